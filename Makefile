@@ -1,0 +1,75 @@
+# The commands of the project. Everything is installed into $(VENV), which is made when it is missing, and installed again
+# only when pyproject.toml or setup.cfg has changed. `make PYTHON=/path/to/python3.12 ...` chooses the interpreter.
+
+VENV ?= .venv
+# Candidates: the first one that runs, is supported and can make virtual environments is taken.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+BIN := $(VENV)/bin
+PACKAGING := pyproject.toml setup.cfg
+
+.NOTPARALLEL:
+.PHONY: help quickstart demo test test-fast test-slow check lint format clean
+
+help:
+	@echo "make quickstart   four Atari games on the CPU: train, evaluate, report -> runs/quickstart"
+	@echo "make demo         toy tasks on the CPU, no ROM, no GL -> runs/demo"
+	@echo "make test         all tests: the fast ones (make test-fast), then the slow ones (make test-slow)"
+	@echo "make check        what a commit must pass: format, lint, types, fast tests"
+	@echo "make format       rewrites the code in the project's format"
+	@echo "make clean        removes .venv and what tools have cached; runs/ stays"
+
+quickstart: $(VENV)/.installed-all
+	$(BIN)/python -m mow_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart
+	$(BIN)/python -m mow_jax.report --workdir=runs/quickstart
+
+demo: $(VENV)/.installed-core
+	$(BIN)/python -m mow_jax.train --config=experiments/demo.py --workdir=runs/demo
+	$(BIN)/python -m mow_jax.report --workdir=runs/demo
+
+test: test-fast test-slow
+
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+check: lint test-fast
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build mow_jax.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find mow_jax experiments tests -name __pycache__ -prune -exec rm -rf {} +
+
+# A larger installation contains the smaller ones.
+$(VENV)/.installed-core: $(PACKAGING) | $(BIN)/pip
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+$(VENV)/.installed-all: $(PACKAGING) | $(BIN)/pip
+	$(BIN)/python -m pip install -e ".[all]"
+	@touch $@ $(VENV)/.installed-core
+
+$(VENV)/.installed-dev: $(PACKAGING) | $(BIN)/pip
+	$(BIN)/python -m pip install -e ".[all,dev]"
+	@touch $@ $(VENV)/.installed-all $(VENV)/.installed-core
+
+# pip comes last into a new environment: where it is, the environment is complete.
+$(BIN)/pip:
+	@for python in $(PYTHON); do \
+	    "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || continue; \
+	    echo "$$python -m venv $(VENV)"; \
+	    "$$python" -m venv "$(VENV)"; exit; \
+	done; \
+	echo "No supported Python among: $(PYTHON)." >&2; \
+	echo "Needed: Python 3.11, 3.12 or 3.13 with its venv module (Debian: apt-get install python3-venv)." >&2; \
+	echo "Install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; \
+	exit 1

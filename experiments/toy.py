@@ -1,0 +1,41 @@
+"""Five tiny pixel tasks with one agent, on a CPU.
+
+    python -m mow_jax.train --config=experiments/toy.py --workdir=runs/toy
+"""
+
+from mow_jax.config import default
+
+
+def get_config():
+    """The toy suite at toy size."""
+    config = default()
+    config.suite.name = "toy"
+    config.suite.tasks = ("toy5",)
+    config.suite.image_size = 16
+    config.train.update(steps=12_800, envs=4)
+    config.warmup.update(steps=800, updates=300)
+    config.batch.update(sequences=4, length=16)
+    config.model.update(
+        embedding=32,
+        categoricals=8,
+        classes=8,
+        channels=16,
+        norm="none",
+        activation="silu",
+        posterior_scale=4.0,
+        width=64,
+        layers=1,
+        shared_layers=1,
+        heads=4,
+        dropout=0.0,
+        head_width=64,
+        zero_heads=True,
+    )
+    config.router.update(experts=4, active=2)
+    config.clustering.update(clusters=4, batches=4)
+    config.optimizer.update(world_lr=3e-3, agent_lr=1e-3)
+    config.agent.update(contexts=16, context=4, horizon=8, act_context=8, width=64, entropy=1e-2)
+    config.actors.workers = 0
+    config.evaluation.update(episodes=100, parallel=20, every=0)
+    config.checkpoint.every = 3200
+    return config

@@ -1,0 +1,511 @@
+"""Steps all environments of a run: one action each comes in, a Batch row and the finished Episodes go out.
+
+Called by train and evaluate. The environments live in this process or in worker processes. Those are fresh
+interpreters that run `serve` and never import jax (multiprocessing's spawn would import the caller's main module,
+which is train); frames come back through shared memory, everything else through pipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mow_jax.envs import make
+from mow_jax.seeding import seed_of
+from mow_jax.types import BadInput, Batch, Task
+
+START_SECONDS = 300.0  # imports, simulators and first frames on a busy machine; also restoring open episodes
+
+
+class Episode(NamedTuple):
+    """One finished episode."""
+
+    task: int  # position in the run's tasks
+    env: int
+    index: int  # type: ignore[assignment]  # how many episodes this environment had before it
+    ret: float  # sum of raw rewards
+    length: int  # agent steps
+    success: bool | None  # the success flag of any step; None: the task has none
+    truncated: bool
+    lost: bool = False  # cut because its worker was lost: no result of the policy
+
+
+def random_actions(draw: np.random.Generator, tasks: list[Task], envs: int) -> np.ndarray:
+    """Uniform actions [K, E] int32, or [K, E, A] float32 in [-1, 1], within each task's mask."""
+    masks = [np.array(task.action_mask) for task in tasks]
+    if tasks[0].discrete:
+        return np.stack([draw.choice(np.flatnonzero(mask), envs) for mask in masks]).astype(np.int32)
+    return np.stack([draw.uniform(-1, 1, (envs, mask.size)) * mask for mask in masks]).astype(np.float32)
+
+
+class Outcome(NamedTuple):
+    """What a joint step did in one environment; the frame to act on next lies in its share's frames."""
+
+    reward: float
+    termination: bool
+    ended: bool  # the episode is over and the next one has begun
+    truncated: bool
+    success: bool | None
+
+
+class Books:
+    """What is known of each stream's open episode, arrays [K * E], and the ended episodes not yet handed out."""
+
+    def __init__(self, names: list[tuple], envs: int):
+        """`names`: the root and the names of each stream's seeds."""
+        self._names, self._envs = names, envs
+        self.index = np.zeros(len(names), np.int64)
+        self.ret = np.zeros(len(names), np.float64)
+        self.length = np.zeros(len(names), np.int64)
+        self.success = np.full(len(names), -1, np.int8)  # -1: no flag so far
+        self._ended: list[Episode] = []
+
+    def seeds(self, streams: slice, later: int = 0) -> list[int]:
+        """The seeds of the open episodes of `streams`, or of those `later`."""
+        pairs = zip(self._names[streams], self.index[streams].tolist(), strict=True)
+        return [seed_of(*names, index + later) for names, index in pairs]
+
+    def note(self, stream: int, outcome: Outcome, lost: bool) -> None:
+        """Enter a step."""
+        self.ret[stream] += outcome.reward
+        self.length[stream] += 1
+        if outcome.success is not None:
+            self.success[stream] = max(self.success[stream], outcome.success)
+        if outcome.ended:
+            self._end(stream, outcome.truncated, lost)
+
+    def cut(self, streams: slice) -> None:
+        """End the open episodes of `streams`, whose environments are lost."""
+        for stream in range(len(self._names))[streams]:
+            self._end(stream, truncated=True, lost=True)
+
+    def _end(self, stream: int, truncated: bool, lost: bool) -> None:
+        # An episode without a step has no row in replay: it leaves no trace but its index.
+        if self.length[stream]:
+            success = None if self.success[stream] < 0 else bool(self.success[stream])
+            index, ret, length = int(self.index[stream]), float(self.ret[stream]), int(self.length[stream])
+            task, env = divmod(stream, self._envs)
+            self._ended.append(Episode(task, env, index, ret, length, success, truncated, lost))
+        self.index[stream] += 1
+        self.ret[stream], self.length[stream], self.success[stream] = 0.0, 0, -1
+
+    def take_ended(self) -> list[Episode]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def state(self) -> dict:
+        arrays = {book: getattr(self, book).copy() for book in ("index", "ret", "length", "success")}
+        return {**arrays, "ended": [list(episode) for episode in self._ended]}
+
+    def restore(self, state: dict) -> None:
+        for book in ("index", "ret", "length", "success"):
+            getattr(self, book)[:] = state[book]
+        self._ended = [Episode(*episode) for episode in state["ended"]]
+
+
+class WorkersFailed(BadInput):
+    """More workers were lost than `max_deaths`. `Actors.state` still works: it cuts every open episode."""
+
+
+class Lost(Exception):
+    """A worker died, raised an exception or did not answer in time; the message says which."""
+
+
+class Actors:
+    """K tasks x E environments that take joint steps, each an unending stream of rows.
+
+    An episode that ends (terminated, truncated, or `max_steps` reached, which truncates) is followed by the first
+    frame of the next one in the same step; its last frame is never seen. Every episode is seeded by the names of task
+    and environment and its index, so the streams do not depend on the number of workers.
+
+    A worker that is lost is replaced and its open episodes end as truncated. It owes the joint step: its environments
+    take that step in a new episode, which is then cut too, so that the row is a true one (is_first) and the next
+    frame to act on is a first frame again, as whoever acts with a memory of past frames expects.
+    """
+
+    def __init__(
+        self,
+        tasks: list[Task],
+        settings: dict,
+        *,
+        envs: int,
+        seed: int,
+        name: str,
+        workers: int,
+        timeout: float = 60.0,
+        max_steps: int = 0,
+        max_deaths: int = 10,
+    ):
+        """Starts everything. `settings` as in envs.make, `name` the root of the seeds' names beside `seed`,
+        `workers` processes (0: none, -1: as many as cores), `timeout` seconds a worker may take for one joint step.
+
+        Raises BadInput as envs.make does, WorkersFailed when a worker cannot start.
+        """
+        self.deaths = 0
+        self.workers: list[Worker | Here] = []
+        self._shape = (len(tasks), envs)
+        self._tasks = [task for task in tasks for _ in range(envs)]
+        self._books = Books([(seed, name, task.name, env) for task in tasks for env in range(envs)], envs)
+        self._settings, self._timeout, self._max_steps = settings, timeout, max_steps
+        self._max_deaths, self._deaths_before = max_deaths, 0
+        self._action: np.ndarray | None = None  # of the joint step under way
+        self._broken = False  # a joint step was given up half way
+        size = settings["image_size"]
+        count = len(self._tasks)
+        self._memory = os.memfd_create("frames")
+        os.ftruncate(self._memory, count * size * size * 3)
+        self._frames = _mapped(self._memory, size)
+        try:
+            self.workers += [self._start(streams) for streams in _shares(count, workers)]
+            self._all_started()
+        except BaseException:
+            self.close()
+            raise
+        self.observation = self._frames.reshape(*self._shape, size, size, 3).copy()
+        self.is_first = np.ones(self._shape, bool)
+
+    # Joint steps.
+
+    def step(self, action: np.ndarray) -> tuple[Batch, list[Episode]]:
+        """`send` and `receive`."""
+        self.send(action)
+        return self.receive()
+
+    def send(self, action: np.ndarray) -> None:
+        """Start the joint step with `action`, [K, E] int32 or [K, E, A] float32, and return at once."""
+        assert self._action is None, "a joint step is under way: receive it first"
+        self._action = np.array(action, np.int32 if self._tasks[0].discrete else np.float32)
+        for worker in self.workers:
+            self._order(worker)
+
+    def receive(self) -> tuple[Batch, list[Episode]]:
+        """Wait for the joint step. Returns its row, arrays [K, E, ...] with the frames that were acted on, and the
+        episodes that ended; `observation` and `is_first` then hold what to act on next. Raises WorkersFailed.
+        """
+        assert self._action is not None, "no joint step is under way: send one first"
+        deadline = time.monotonic() + self._timeout
+        lost = np.zeros(len(self._tasks), bool)
+        outcomes: list[Outcome] = []
+        for number in range(len(self.workers)):
+            try:
+                outcomes += self.workers[number].receive(deadline - time.monotonic())
+            except Lost as loss:
+                outcomes += self._retried(number, loss, lambda worker: self._order(worker, cut=True), self._timeout)
+                lost[self.workers[number].streams] = True
+        for stream, outcome in enumerate(outcomes):
+            self._books.note(stream, outcome, bool(lost[stream]))
+        row = Batch(self.observation, self._action, *self._columns(outcomes), self.is_first)
+        self.observation = self._frames.reshape(self.observation.shape).copy()
+        self.is_first = np.array([outcome.ended for outcome in outcomes]).reshape(self._shape)
+        self._action = None
+        return row, self._books.take_ended()
+
+    def _order(self, worker: Worker | Here, cut: bool = False) -> None:
+        """Send a worker its part of the joint step; `cut` ends all its episodes there."""
+        assert self._action is not None
+        actions = self._action.reshape(len(self._tasks), *self._action.shape[2:])[worker.streams]
+        limits = [cut or 0 < self._max_steps <= length + 1 for length in self._books.length[worker.streams]]
+        worker.send("step", actions, limits, self._books.seeds(worker.streams, later=1))
+
+    def _columns(self, outcomes: list[Outcome]) -> tuple[np.ndarray, np.ndarray]:
+        reward = np.array([outcome.reward for outcome in outcomes], np.float32)
+        termination = np.array([outcome.termination for outcome in outcomes])
+        return reward.reshape(self._shape), termination.reshape(self._shape)
+
+    # Workers.
+
+    def _start(self, streams: slice | None) -> Worker | Here:
+        """Start the worker for `streams`, the streams' open episodes from their first frame; None: all, right here."""
+        if streams is None:
+            streams = slice(0, len(self._tasks))
+            worker: Worker | Here = Here(streams, self._frames)
+        else:
+            worker = Worker(streams, self._settings["image_size"], self._memory)
+        worker.send("open", self._tasks[streams], self._settings)
+        worker.send("begin", self._books.seeds(streams))
+        return worker
+
+    def _started(self, worker: Worker | Here) -> None:
+        for _ in ("open", "begin"):
+            worker.receive(START_SECONDS)
+
+    def _all_started(self) -> None:
+        for worker in self.workers:
+            try:
+                self._started(worker)
+            except Lost as loss:
+                raise WorkersFailed(f"the environments {self._called(worker)} cannot start: {loss}") from None
+
+    def _retried(self, number: int, loss: Lost, order: Callable[[Worker | Here], None], seconds: float) -> Any:
+        """The answer to the `order` that a lost worker owes, given by the first successor that lives to give it."""
+        while True:
+            worker = self._replace(number, loss)
+            try:
+                self._started(worker)
+                self._show(worker.streams)
+                order(worker)
+                return worker.receive(seconds)
+            except Lost as again:
+                loss = again
+
+    def _replace(self, number: int, loss: Lost) -> Worker | Here:
+        """Cut the open episodes of a lost worker and start another with their successors."""
+        worker = self.workers[number]
+        worker.kill()
+        self._count(worker, loss)
+        self._books.cut(worker.streams)
+        self.workers[number] = self._start(worker.streams)
+        return self.workers[number]
+
+    def _count(self, worker: Worker | Here, loss: Lost) -> None:
+        self.deaths += 1
+        deaths = self.deaths - self._deaths_before
+        called = self._called(worker)
+        if deaths > self._max_deaths:
+            self._broken, self._action = True, None
+            raise WorkersFailed(
+                f"{deaths} environment workers were lost since the start, more than actors.max_deaths ="
+                f" {self._max_deaths}; the last, for {called}: {loss}\nIf memory is short, use fewer workers"
+                " (actors.workers); actors.timeout is the time a joint step may take; actors.workers=0 shows an"
+                " environment's own error"
+            )
+        text = f"environment worker for {called} lost: {loss}; replaced, its open episodes are cut"
+        print(f"{text} (loss {deaths} of {self._max_deaths} allowed)", file=sys.stderr, flush=True)
+
+    def _called(self, worker: Worker | Here) -> str:
+        return ", ".join(dict.fromkeys(task.name for task in self._tasks[worker.streams]))
+
+    def _show(self, streams: slice) -> None:
+        """Put the first frames of `streams` before the caller, in new arrays: the old ones are the caller's."""
+        observation, is_first = self.observation.copy(), self.is_first.copy()
+        observation.reshape(self._frames.shape)[streams] = self._frames[streams]
+        is_first.reshape(-1)[streams] = True
+        self.observation, self.is_first = observation, is_first
+
+    # Saving.
+
+    def state(self) -> dict:
+        """Everything needed to go on in the middle of all episodes; between joint steps only.
+
+        A nested dict of JSON scalars, lists and numpy arrays. A worker found lost here is replaced, so `observation`
+        may change. After WorkersFailed the state has no environments, and whoever restores it begins new episodes:
+        what the living workers did in the broken step belongs to no row.
+        """
+        assert self._action is None, "a joint step is under way: receive it first"
+        environments = [] if self._broken else self._environments()
+        return {
+            "deaths": self.deaths,
+            "books": self._books.state(),
+            "observation": self.observation.copy(),
+            "is_first": self.is_first.copy(),
+            "environments": environments,
+        }
+
+    def _environments(self) -> list[dict]:
+        """The states of all environments; one whose worker is lost now has that of its next episode's start."""
+        for worker in self.workers:
+            worker.send("state")
+        states: list[dict] = []
+        for number, worker in enumerate(self.workers):
+            try:
+                states += worker.receive(self._timeout)
+            except Lost as loss:
+                states += self._retried(number, loss, lambda worker: worker.send("state"), self._timeout)
+        return states
+
+    def restore(self, state: dict) -> None:
+        """Go on where `state` was taken, with any number of workers. Raises BadInput if it is of another shape."""
+        if state["observation"].shape != self.observation.shape:
+            raise BadInput(
+                f"the saved environments have frames {state['observation'].shape} (tasks, environments, pixels), this"
+                f" run {self.observation.shape}: go on with the tasks, train.envs and suite.image_size of the saved run"
+            )
+        self._action, self._broken = None, False
+        self.deaths = self._deaths_before = state["deaths"]
+        self._books.restore(state["books"])
+        self.observation, self.is_first = state["observation"].copy(), state["is_first"].copy()
+        if state["environments"]:
+            self._all("restore", state["environments"])
+        else:
+            self._books.cut(slice(None))
+            self._all("begin", self._books.seeds(slice(None)))
+            self._show(slice(None))
+
+    def _all(self, command: str, arguments: list) -> None:
+        """Have every worker carry out `command` with its streams' part of `arguments`."""
+        for worker in self.workers:
+            worker.send(command, arguments[worker.streams])
+        for worker in self.workers:
+            try:
+                worker.receive(START_SECONDS)
+            except Lost as loss:
+                raise WorkersFailed(f"the environments {self._called(worker)} cannot {command}: {loss}") from None
+
+    def close(self) -> None:
+        """End all workers. May be called twice."""
+        while self.workers:
+            self.workers.pop().kill()
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
+
+
+def _shares(count: int, workers: int) -> list[slice | None]:
+    """Cut `count` streams into one contiguous share a worker; [None]: all of them in the caller's process."""
+    if workers == 0:
+        return [None]
+    workers = min(count, workers if workers > 0 else os.cpu_count() or 1)
+    edges = [count * worker // workers for worker in range(workers + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+class Here:
+    """The caller's own process in the role of a Worker: commands are carried out when their answer is asked for."""
+
+    def __init__(self, streams: slice, frames: np.ndarray):
+        self.streams = streams
+        self._share = Share(frames)
+        self._commands: list[tuple] = []
+
+    def send(self, command: str, *arguments: Any) -> None:
+        self._commands.append((command, *arguments))
+
+    def receive(self, seconds: float) -> Any:
+        command, *arguments = self._commands.pop(0)
+        return getattr(self._share, command)(*arguments)
+
+    def kill(self) -> None:
+        self._share.close()
+
+
+class Worker:
+    """The caller's end of a worker process, which holds the environments of `streams`."""
+
+    def __init__(self, streams: slice, image_size: int, memory: int):
+        self.streams = streams
+        self._pipe, there = Pipe()
+        numbers = (there.fileno(), memory, streams.start, streams.stop, image_size)
+        code = f"from mow_jax.actors import serve; serve{numbers}"
+        path = os.pathsep.join(place or os.getcwd() for place in sys.path)
+        with there, _signals_blocked():
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                stdin=subprocess.DEVNULL,
+                pass_fds=numbers[:2],
+                env={**os.environ, "PYTHONPATH": path},
+            )
+
+    def send(self, command: str, *arguments: Any) -> None:
+        # A broken pipe is found by receive, so that a loss is met in one place.
+        with contextlib.suppress(OSError):
+            self._pipe.send((command, *arguments))
+
+    def receive(self, seconds: float) -> Any:
+        """The answer to the oldest unanswered command. Raises Lost, or the BadInput that the worker met."""
+        try:
+            if not self._pipe.poll(max(seconds, 0.0)):
+                raise Lost("it did not answer in time (actors.timeout)")
+            kind, answer = self._pipe.recv()
+        except (EOFError, OSError):
+            raise Lost(f"its process ended, exit status {self.kill()}") from None
+        if kind == "bad":
+            raise BadInput(answer)
+        if kind == "error":
+            raise Lost(answer)
+        return answer
+
+    def kill(self) -> int:
+        """End the process and return its exit status: minus the signal's number if a signal ended it."""
+        self.process.kill()
+        self._pipe.close()
+        return self.process.wait()
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process started in here never sees SIGINT and SIGTERM: sent to the whole group, they are for the caller.
+    It inherits the blocked signals, so that there is no moment at its start when one could kill it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _mapped(memory: int, image_size: int) -> np.ndarray:
+    """The shared frames of all streams, [K * E, H, W, 3] uint8."""
+    return np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(-1, image_size, image_size, 3)
+
+
+def serve(pipe: int, memory: int, start: int, stop: int, image_size: int) -> None:
+    """The worker process: carry out commands for streams `start` to `stop` until the caller's end of the pipe closes.
+
+    `pipe` and `memory` are inherited file descriptors.
+    """
+    connection = Connection(pipe)
+    share = Share(_mapped(memory, image_size)[start:stop])
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            connection.send(_answer(share, *connection.recv()))
+
+
+def _answer(share: Share, command: str, *arguments: Any) -> tuple[str, Any]:
+    try:
+        return "done", getattr(share, command)(*arguments)
+    except BadInput as error:
+        return "bad", str(error)
+    except Exception:
+        return "error", traceback.format_exc()
+
+
+class Share:
+    """Environments stepped one after another; `frames` [n, H, W, 3] holds the frame to act on in each."""
+
+    def __init__(self, frames: np.ndarray):
+        self._frames = frames
+        self._environments: list = []
+
+    def open(self, tasks: list[Task], settings: dict) -> None:
+        self._environments = [make(task, settings) for task in tasks]
+
+    def begin(self, seeds: list[int]) -> None:
+        for place, (environment, seed) in enumerate(zip(self._environments, seeds, strict=True)):
+            self._frames[place] = environment.reset(seed)
+
+    def step(self, actions: np.ndarray, limits: list[bool], seeds: list[int]) -> list[Outcome]:
+        """One step in each environment; where the episode ends, or `limits` says so, the one of `seeds` begins."""
+        orders = zip(actions, limits, seeds, strict=True)
+        return [self._step(place, *order) for place, order in enumerate(orders)]
+
+    def _step(self, place: int, action: np.ndarray, limit: bool, seed: int) -> Outcome:
+        environment = self._environments[place]
+        step = environment.step(int(action) if environment.task.discrete else action)
+        ended = bool(step.terminated or step.truncated or limit)
+        self._frames[place] = environment.reset(seed) if ended else step.observation
+        termination = bool(step.terminated or step.life_lost)
+        success = None if step.success is None else bool(step.success)
+        return Outcome(float(step.reward), termination, ended, ended and not step.terminated, success)
+
+    def state(self) -> list[dict]:
+        return [environment.state() for environment in self._environments]
+
+    def restore(self, states: list[dict]) -> None:
+        for environment, state in zip(self._environments, states, strict=True):
+            environment.restore(state)
+
+    def close(self) -> None:
+        for environment in self._environments:
+            environment.close()

@@ -1,0 +1,300 @@
+"""THE ALGORITHM in the paper's order: pure init, update, act, task_gradients.
+
+Everything but `init` and `end_warmup` runs inside a program with the named axis "device" (see learner.py): parameters are
+replicated, tasks are what is sharded. A device holds the tasks `shard.ids`; per-task state has all K rows everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from mow_jax.models import actor_critic, imagination, router, world_model
+from mow_jax.models.actor_critic import ActorCritic
+from mow_jax.models.imagination import Imagination
+from mow_jax.models.world_model import ROW_AXES, Rows, WorldModel
+from mow_jax.ops import routing
+from mow_jax.ops.gradients import layer_vectors
+from mow_jax.types import ActState, Batch, Dream, Shard, Table, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """Sizes and settings; one instance is closed over by every compiled function."""
+
+    world: WorldModel
+    behaviour: ActorCritic
+    imagination: Imagination
+    seed: int
+    scales: tuple[tuple[str, float], ...]  # of the world model's loss terms, by name
+    balance: float
+    harmony: str  # start of s_k: "optimum", "zero"; "off": unweighted
+    return_init: str  # "first" or "zero"
+    world_lr: float
+    world_eps: float
+    world_clip: float
+    harmony_lr: float
+    agent_lr: float
+    agent_eps: float
+    agent_clip: float
+    slow_decay: float
+
+    @functools.cached_property
+    def world_optimizer(self) -> optax.GradientTransformation:
+        """Adam behind the global-norm clip, for all of the world model."""
+        return optax.chain(optax.clip_by_global_norm(self.world_clip), optax.adam(self.world_lr, eps=self.world_eps))
+
+    @functools.cached_property
+    def harmony_optimizer(self) -> optax.GradientTransformation:
+        """Adam for s_k, outside the clip."""
+        return optax.adam(self.harmony_lr)
+
+    @functools.cached_property
+    def agent_optimizer(self) -> optax.GradientTransformation:
+        """One Adam behind the clip, for actor and critics."""
+        return optax.chain(optax.clip_by_global_norm(self.agent_clip), optax.adam(self.agent_lr, eps=self.agent_eps))
+
+
+# --- Beginning, and the end of the warm-up ------------------------------------------------------------------------------
+
+
+def init(agent: Agent) -> TrainState:
+    """The state before the first update: every task on cluster row 0, experts by the router's first scores."""
+    key_world, key_behaviour = jax.random.split(named_key(agent, 0, "init"))
+    params, statistics = world_model.init(agent.world, key_world)
+    actor, critic = actor_critic.init(agent.behaviour, key_behaviour)
+    rules, zeros = agent.world.routing, jnp.zeros(agent.world.routing.tasks)
+    experts = router.top_experts(router.scores(rules, params["shared"], 0), rules.active)
+    experts = jnp.zeros_like(experts) if rules.mode == "table" else experts
+    return TrainState(
+        update=jnp.int32(0),
+        params=params,
+        statistics=statistics,
+        harmony=zeros,
+        actor=actor,
+        critic=critic,
+        slow_critic=jax.tree.map(jnp.copy, critic),
+        return_scale=zeros if agent.return_init == "zero" else jnp.full_like(zeros, jnp.nan),
+        table=Table(zeros.astype(jnp.int32), experts),
+        world_optimizer=agent.world_optimizer.init(params),
+        harmony_optimizer=agent.harmony_optimizer.init(zeros),
+        agent_optimizer=agent.agent_optimizer.init((actor, critic)),
+        skipped=jnp.zeros(2, jnp.int32),
+    )
+
+
+def end_warmup(agent: Agent, state: TrainState, table: Table, copy_rows: bool) -> TrainState:
+    """The state that training proper starts from: the table set, warm rows copied to all rows, optimisers afresh.
+
+    Rows are copied only where a warm-up has trained row 0 (`copy_rows`); experts only in table mode, where all tasks
+    used row 0. The harmonious weights and their optimiser carry on.
+    """
+    copy = functools.partial(jax.tree.map, lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape))
+    params, statistics = dict(state.params), state.statistics
+    if copy_rows:
+        params["cluster"], statistics = copy(params["cluster"]), copy(statistics)
+        if agent.world.routing.mode == "table":
+            params["expert"] = copy(params["expert"])
+    optimizer = agent.world_optimizer.init(params)
+    return state._replace(params=params, statistics=statistics, table=table, world_optimizer=optimizer)
+
+
+def named_key(agent: Agent, update: jax.Array | int, name: str) -> jax.Array:
+    """The key of the stream `name` at an update (or joint step): folded from the seed, never stored."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(agent.seed), update), zlib.crc32(name.encode()))
+
+
+def task_keys(agent: Agent, update: jax.Array | int, name: str, shard: Shard) -> jax.Array:
+    """One key a task [K'], so that draws do not depend on which device holds it."""
+    key = named_key(agent, update, name)
+    return jax.vmap(lambda task: jax.random.fold_in(key, task))(shard.ids)
+
+
+# --- One update: world model, imagination, actor and critics --------------------------------------------------------------
+
+
+def update(agent: Agent, state: TrainState, batch: Batch, contexts: Batch, shard: Shard) -> tuple[TrainState, dict]:
+    """One whole update from windows [K', B, T] and contexts [K', N, C]; metrics are scalars, [K] or [N_e] arrays."""
+    learned, world_metrics = learn_world(agent, state, batch, shard)
+    rows = gather(agent, learned, shard)
+    dream = imagine(agent, learned, rows, contexts, shard)
+    learned, agent_metrics = learn_behaviour(agent, learned, rows, dream, shard)
+    return keep_finite(state, learned, world_metrics | agent_metrics)
+
+
+def warmup_update(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> tuple[TrainState, dict]:
+    """An update of the world model alone."""
+    return keep_finite(state, *learn_world(agent, state, batch, shard))
+
+
+def keep_finite(old: TrainState, new: TrainState, metrics: dict) -> tuple[TrainState, dict]:
+    """The new state, or the old one with the skip counted where a gradient was not finite."""
+    finite = jnp.isfinite(metrics["world/gradient_norm"]) & jnp.isfinite(metrics.get("agent/gradient_norm", 0.0))
+    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    skipped = jnp.where(finite, old.skipped * jnp.array([1, 0]), old.skipped + 1)
+    return kept._replace(update=old.update + 1, skipped=skipped), metrics | {"train/skipped": skipped[0], "train/skipped_in_row": skipped[1]}
+
+
+# --- The world model ------------------------------------------------------------------------------------------------------
+
+
+def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> tuple[TrainState, dict]:
+    """Re-selects the experts, then one Adam step on L_H + 0.1 L_bal."""
+    chex.assert_rank([batch.observation, batch.reward, batch.is_first], [6, 3, 3])
+    rules, old = agent.world.routing, state.table.experts
+    scores = router.scores(rules, state.params["shared"], state.update)
+    experts = router.select(rules, scores, old, state.update, named_key(agent, state.update, "router"))
+    state = state._replace(table=state.table._replace(experts=experts))
+
+    grad = jax.grad(world_loss, argnums=(1, 2), has_aux=True)
+    gradients, (harmony, statistics, metrics) = grad(agent, state.params, state.harmony, state, batch, shard)
+    gradient, harmony_gradient = jax.lax.psum(gradients, "device")
+    step, world_optimizer = agent.world_optimizer.update(gradient, state.world_optimizer)
+    harmony_step, harmony_optimizer = agent.harmony_optimizer.update(harmony_gradient, state.harmony_optimizer)
+    metrics |= {
+        "world/gradient_norm": optax.global_norm(gradient),
+        "router/switches": (experts != old).sum(),
+        "router/load": router.load(experts, rules.experts) / rules.tasks,
+        "router/tau": router.temperature(rules, state.update),
+    }
+    state = state._replace(
+        params=optax.apply_updates(state.params, step),
+        statistics=statistics,
+        harmony=harmony + harmony_step,
+        world_optimizer=world_optimizer,
+        harmony_optimizer=harmony_optimizer,
+    )
+    return state, metrics | {"harmony": jnp.exp(state.harmony)}
+
+
+def world_loss(agent: Agent, params: Any, harmony: jax.Array, state: TrainState, batch: Batch, shard: Shard):
+    """This device's share of the loss; auxiliary: s [K] as used, new batch-norm statistics, metrics."""
+    rows = gather(agent, state._replace(params=params), shard)
+    terms, (statistics, kl) = task_losses(agent, rows, batch, shard, state, train=True)
+    total = sum(scale * terms[name] for name, scale in agent.scales)
+    spread = functools.partial(routing.everywhere, shard=shard, tasks=agent.world.routing.tasks)
+
+    # Harmonious weighting: sum_k L_k / sigma_k + ln(1 + sigma_k).
+    if agent.harmony == "optimum":
+        optimum = jnp.log((total + jnp.sqrt(total**2 + 4 * total)) / 2)
+        harmony += jnp.where(state.update == 0, jax.lax.stop_gradient(spread(optimum) - harmony), 0.0)
+    sigma = jnp.exp(harmony[shard.ids])
+    weighted = total if agent.harmony == "off" else total / sigma + jnp.log1p(sigma)
+
+    # The balance loss sees all tasks on every device: each contributes its share to the sum over devices.
+    scores = router.scores(agent.world.routing, params["shared"], state.update)
+    balance = router.balance_loss(scores, state.table.experts)
+    loss = (weighted * shard.valid).sum() + agent.balance * balance / jax.lax.psum(1, "device")
+
+    statistics = routing.merge_rows(state.statistics, statistics, state.table.cluster[shard.ids], shard.valid)
+    metrics = {f"world/{name}": spread(value) for name, value in (terms | {"kl": kl, "total": total}).items()}
+    return loss, (harmony, statistics, metrics | {"router/balance": balance})
+
+
+def task_losses(agent: Agent, rows: Rows, batch: Batch, shard: Shard, state: TrainState, train: bool):
+    """The loss terms of the device's tasks, each [K'], with the new batch-norm statistics and the raw KL."""
+    model = agent.world
+    assert {name for name, _ in agent.scales} == set(world_model.TERMS), (agent.scales, world_model.TERMS)
+
+    def one_task(task_rows, task_batch, task, valid, cluster, key):
+        pool = lambda x: routing.pool_by_row(x * valid, cluster, model.clusters)  # padding does not count
+        return world_model.losses(model, task_rows, task_batch, task, key, train, pool)
+
+    run = jax.vmap(one_task, in_axes=(ROW_AXES, 0, 0, 0, 0, 0), axis_name="task")
+    keys = task_keys(agent, state.update, "world", shard)
+    return run(rows, batch, shard.ids, shard.valid, state.table.cluster[shard.ids], keys)
+
+
+def gather(agent: Agent, state: TrainState, shard: Shard) -> Rows:
+    """The rows of the device's tasks."""
+    scores = router.scores(agent.world.routing, state.params["shared"], state.update)
+    return world_model.gather(agent.world, state.params, state.statistics, state.table, shard.ids, scores)
+
+
+# --- Imagination ----------------------------------------------------------------------------------------------------------
+
+
+def imagine(agent: Agent, state: TrainState, rows: Rows, contexts: Batch, shard: Shard) -> Dream:
+    """Rollouts [K', N, ...] of the actor from real contexts [K', N, C]."""
+    run = functools.partial(imagination.imagine, agent.imagination, agent.world, agent.behaviour, state.actor)
+    keys = task_keys(agent, state.update, "imagine", shard)
+    return jax.vmap(run, in_axes=(ROW_AXES, 0, 0, 0))(rows, contexts, shard.mask, keys)
+
+
+# --- Actor and critics ----------------------------------------------------------------------------------------------------
+
+
+def learn_behaviour(agent: Agent, state: TrainState, rows: Rows, dream: Dream, shard: Shard) -> tuple[TrainState, dict]:
+    """One Adam step of actor and critics on the dream, then the slow critic's moving average."""
+    grad = jax.grad(behaviour_loss, argnums=1, has_aux=True)
+    gradient, (scale, metrics) = grad(agent, (state.actor, state.critic), state, rows, dream, shard)
+    gradient = jax.lax.psum(gradient, "device")
+    step, agent_optimizer = agent.agent_optimizer.update(gradient, state.agent_optimizer)
+    actor, critic = optax.apply_updates((state.actor, state.critic), step)
+    slow = optax.incremental_update(critic, state.slow_critic, 1 - agent.slow_decay)
+    new = dict(actor=actor, critic=critic, slow_critic=slow, return_scale=scale, agent_optimizer=agent_optimizer)
+    return state._replace(**new), metrics | {"agent/gradient_norm": optax.global_norm(gradient)}
+
+
+def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, dream: Dream, shard: Shard):
+    """This device's share of the loss, summed over tasks; auxiliary: the return scales P [K], metrics."""
+    (actor, critic), cluster = params, state.table.cluster[shard.ids]
+    critics = routing.take_rows(critic, cluster), routing.take_rows(state.slow_critic, cluster)
+    run = jax.vmap(functools.partial(actor_critic.losses, agent.behaviour, actor))
+    scale = state.return_scale[shard.ids]
+    terms, scale, metrics = run(*critics, dream, rows.embedding, scale, shard.mask)
+    loss = terms["policy"] + terms["critic"] + terms["slow"] - agent.behaviour.entropy * terms["entropy"]
+    spread = functools.partial(routing.everywhere, shard=shard, tasks=agent.world.routing.tasks)
+    metrics = {f"agent/{name}": spread(value) for name, value in (terms | metrics).items()}
+    return (loss * shard.valid).sum(), (spread(scale), metrics)
+
+
+# --- Acting ---------------------------------------------------------------------------------------------------------------
+
+
+def act(agent: Agent, state: TrainState, acting: ActState, observation, is_first, step, shard: Shard):
+    """Sampled actions [K', E] (or [K', E, A]) for frames [K', E, S, S, 3] at joint step `step`; the new contexts."""
+    run = functools.partial(imagination.act, agent.imagination, agent.world, agent.behaviour, state.actor)
+    keys = task_keys(agent, step, "act", shard)
+    vmapped = jax.vmap(run, in_axes=(ROW_AXES, 0, 0, 0, 0, 0))
+    return vmapped(gather(agent, state, shard), acting, observation, is_first, shard.mask, keys)
+
+
+# --- Gradients for clustering ---------------------------------------------------------------------------------------------
+
+
+def task_gradients(agent: Agent, vector: str, size: int, state: TrainState, batch: Batch, shard: Shard) -> dict:
+    """Each task's gradient of L_k, as a vector a layer: {"cluster": {layer: [K', V]}, "experts": the same}.
+
+    Taken with respect to the gathered rows, so that one backward pass keeps the tasks' gradients apart. "cluster" are the
+    perceptual and predictor parameters, "experts" the mean over slots of the temporal ones. No dropout, and batch norm
+    on its running statistics.
+    """
+    rows = gather(agent, state, shard)
+
+    def total(cluster, experts):
+        here = rows._replace(cluster=cluster, experts=experts)
+        terms, _ = task_losses(agent, here, batch, shard, state, train=False)
+        return sum(scale * terms[name] for name, scale in agent.scales).sum()
+
+    cluster, experts = jax.grad(total, argnums=(0, 1))(rows.cluster, rows.experts)
+    experts = jax.tree.map(lambda leaf: leaf.mean(1), experts)
+    parts = {"cluster": cluster, "experts": experts}
+    return {name: layer_vectors(part, vector, size, agent.seed) for name, part in parts.items()}
+
+
+# --- Looking at what the model has learned ----------------------------------------------------------------------------------
+
+
+def open_loop(agent: Agent, state: TrainState, batch: Batch, shard: Shard, context: int) -> tuple[jax.Array, jax.Array]:
+    """Reconstructions of windows [K', B, T], and what the model imagines after the first `context` frames, as uint8."""
+    run = functools.partial(imagination.open_loop, agent.world, context=context)
+    keys = task_keys(agent, 0, "open_loop", shard)
+    return jax.vmap(run, in_axes=(ROW_AXES, 0, 0))(gather(agent, state, shard), batch, keys)

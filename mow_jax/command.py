@@ -1,0 +1,45 @@
+"""How our commands start and end: flags parsed, bad input as one message and exit code 2. Used by the mains."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from mow_jax.types import BadInput
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs `main` after parsing the flags, and exits with what it returns (None: 0)."""
+    logging.set_verbosity(logging.WARNING)
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def _guarded(main: Callable[[], int | None]) -> None:
+    try:
+        sys.exit(main() or 0)
+    except BadInput as error:
+        fail(str(error))
+
+
+def fail(message: str) -> None:
+    """One message on standard error, exit code 2."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """absl's parser; whatever it, ml_collections or a config file raise becomes one message."""
+    try:
+        left = flags.FLAGS(list(argv))
+    except SystemExit:
+        raise  # --help
+    except BadInput as error:
+        fail(str(error))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        fail(f"{text} ({type(error).__name__}); see --help, and mow_jax/config.py for every --config key")
+    if len(left) > 1:
+        fail(f"{left[1]!r} is not understood: settings are given as --name=value, see --help")
+    return left

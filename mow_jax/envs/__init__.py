@@ -1,0 +1,60 @@
+"""The door to all environments: task names become Tasks (`resolve`), a Task becomes an Environment (`make`).
+
+Each suite is one module with these same two functions, without the suite's name; it is imported when it is needed.
+Called by train, evaluate, actors and mow_jax.make_env.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from mow_jax.envs.base import Environment
+from mow_jax.envs.suites import LISTS, unknown
+from mow_jax.types import BadInput, Task
+
+SUITES = ("atari", "toy", "gymnasium", "metaworld")
+
+
+def resolve(suite: str, names: tuple[str, ...], settings: dict) -> list[Task]:
+    """The Tasks that `names` stand for, lists of tasks ("atari26") expanded in place.
+
+    `settings`: {"image_size": int} and the keys of config.suite.<suite>.
+    Raises BadInput for an unknown suite or task, a task named twice, or discrete and continuous tasks together.
+    """
+    module = _module(suite)
+    lists = LISTS.get(suite, {})
+    expanded = tuple(name for given in names for name in lists.get(given, (given,)))
+    if not expanded:
+        raise BadInput("suite.tasks is empty: name at least one task, e.g. --config.suite.tasks=\"('Pong',)\"")
+    tasks = module.resolve(expanded, settings)
+    _refuse_duplicates([task.name for task in tasks])
+    _refuse_mixture(tasks)
+    return tasks
+
+
+def make(task: Task, settings: dict) -> Environment:
+    """A new environment of `task`; `settings` as in `resolve`. Nothing runs before its first `reset` or `restore`."""
+    return _module(task.suite).make(task, settings)
+
+
+def _module(suite: str) -> ModuleType:
+    if suite not in SUITES:
+        raise unknown("suite", suite, SUITES)
+    return importlib.import_module(f"mow_jax.envs.{suite}")
+
+
+def _refuse_duplicates(names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadInput(f"suite.tasks names {', '.join(twice)} more than once: name each task once")
+
+
+def _refuse_mixture(tasks: list[Task]) -> None:
+    discrete = [task.name for task in tasks if task.discrete]
+    continuous = [task.name for task in tasks if not task.discrete]
+    if discrete and continuous:
+        raise BadInput(
+            f"suite.tasks mixes discrete actions ({', '.join(discrete)}) with continuous ones"
+            f" ({', '.join(continuous)}): a run learns one kind, so name only the tasks of one"
+        )

@@ -1,0 +1,92 @@
+"""Tasks as data: names, scores that mean 0 and 1, action sets, and the lists of tasks that have a name of their own.
+
+Read by envs/__init__ and by each suite's module. To add a toy task or a list, add it here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mow_jax.types import BadInput, Task
+
+
+class AtariGame(NamedTuple):
+    """One game of Atari 100k: the size of its minimal action set and the two scores that normalise it."""
+
+    actions: int
+    random: float
+    human: float
+
+
+# Random and human scores: the standard references of Atari 100k (Mnih et al. 2015 and Wang et al. 2016, as used since
+# Kaiser et al. 2020). Action counts: ALE's minimal sets.
+ATARI = {
+    "Alien": AtariGame(18, 227.8, 7127.7),
+    "Amidar": AtariGame(10, 5.8, 1719.5),
+    "Assault": AtariGame(7, 222.4, 742.0),
+    "Asterix": AtariGame(9, 210.0, 8503.3),
+    "BankHeist": AtariGame(18, 14.2, 753.1),
+    "BattleZone": AtariGame(18, 2360.0, 37187.5),
+    "Boxing": AtariGame(18, 0.1, 12.1),
+    "Breakout": AtariGame(4, 1.7, 30.5),
+    "ChopperCommand": AtariGame(18, 811.0, 7387.8),
+    "CrazyClimber": AtariGame(9, 10780.5, 35829.4),
+    "DemonAttack": AtariGame(6, 152.1, 1971.0),
+    "Freeway": AtariGame(3, 0.0, 29.6),
+    "Frostbite": AtariGame(18, 65.2, 4334.7),
+    "Gopher": AtariGame(8, 257.6, 2412.5),
+    "Hero": AtariGame(18, 1027.0, 30826.4),
+    "Jamesbond": AtariGame(18, 29.0, 302.8),
+    "Kangaroo": AtariGame(18, 52.0, 3035.0),
+    "Krull": AtariGame(18, 1598.0, 2665.5),
+    "KungFuMaster": AtariGame(14, 258.5, 22736.3),
+    "MsPacman": AtariGame(9, 307.3, 6951.6),
+    "Pong": AtariGame(6, -20.7, 14.6),
+    "PrivateEye": AtariGame(18, 24.9, 69571.3),
+    "Qbert": AtariGame(6, 163.9, 13455.0),
+    "RoadRunner": AtariGame(18, 11.5, 7845.0),
+    "Seaquest": AtariGame(18, 68.4, 42054.7),
+    "UpNDown": AtariGame(6, 533.4, 11693.2),
+}
+
+
+def _toy(name: str, actions: str, horizon: int, random: float, best: float) -> Task:
+    """A discrete toy task; `actions` names what it can do: s(tay), l(eft), r(ight), u(p), d(own)."""
+    return Task(name, "toy", True, 5, tuple(key in actions for key in "slrud"), horizon, random, best)
+
+
+# Random: mean return of the uniform policy over the allowed actions. Best: mean return of the best policy. Both are
+# derived in tests/test_envs.py: exactly, but for the random score of slide (4,000,000 simulated episodes of one axis,
+# standard error 0.001).
+TOY = {
+    task.name: task
+    for task in (
+        _toy("catch", "slr", 5, -0.5, 1.0),
+        _toy("catch_swap", "slr", 5, -0.5, 1.0),
+        _toy("grid", "lrud", 20, -0.21257478495859533, 0.9166666666666666),
+        _toy("wall", "slr", 3, -750.0, 0.0),
+        _toy("cue", "lr", 5, 0.0, 1.0),
+        Task("slide", "toy", False, 2, (True, True), 10, -3.521, -0.1875),
+    )
+}
+
+# Suite -> name of a list -> its tasks.
+LISTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "atari": {"atari26": tuple(ATARI)},
+    "toy": {"toy5": ("catch", "catch_swap", "grid", "wall", "cue")},
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question that proposes the known name nearest to `name`, or nothing where none is near."""
+    names = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    return f"did you mean {names[near[0]]!r}?" if near else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
+    """The error for a `name` that is not `known`: with the nearest one, or all of them where none is near."""
+    names = sorted(known)
+    return BadInput(f"unknown {kind} {name!r}: {nearest(name, names) or 'choose from ' + ', '.join(names)}")

@@ -1,0 +1,323 @@
+"""Evaluation: episodes of the sampled policy on fresh seeds, scores, and a look into the world model.
+
+`python -m mow_jax.evaluate --workdir=DIR` needs only the workdir; train calls `evaluate` during and after a run. Also home of
+`load_agent` and `make_env`, for scripts and notebooks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from mow_jax import build, command, envs, logs, summary, workdir
+from mow_jax.actors import Actors, Episode, random_actions
+from mow_jax.checkpoint import Checkpoints
+from mow_jax.config import check
+from mow_jax.learner import Learner
+from mow_jax.report import scores
+from mow_jax.seeding import generator
+from mow_jax.types import BadInput, Batch, Task
+
+WINDOW = 24  # frames of a strip ...
+CONTEXT = 8  # ... of which so many are seen before imagination goes on alone
+LONGEST_CLIP = 400  # frames of an episode kept for its GIF
+
+
+def evaluate(config: ConfigDict, learner: Learner, tasks: list[Task], directory: Path | None) -> dict[str, Any]:
+    """Plays `evaluation.episodes` a task and returns what results.json holds.
+
+    With a `directory` it also writes results.json and frames.npz there, and prints the table.
+    """
+    episodes, clips = play(config, learner, tasks)
+    random = measured_random(config, tasks)
+    results = {"tasks": {}, "protocol": protocol(config), "versions": summary.versions(), "commit": summary.commit()}
+    for k, task in enumerate(tasks):
+        results["tasks"][task.name] = task_result(task, [e for e in episodes if e.task == k], random.get(task.name))
+    normalised = {name: r["runs"] for name, r in results["tasks"].items() if r["runs"]}
+    results["aggregate"] = scores.aggregate(normalised) if normalised else None
+    if directory is not None:
+        frames, results["diagnostics"] = diagnose(learner, tasks, clips)
+        np.savez_compressed(directory / "frames.npz", **frames)
+    for result in results["tasks"].values():
+        del result["runs"]
+    return results
+
+
+def write_results(results: dict[str, Any], step: int, directory: Path) -> None:
+    """Writes results.json, whole or not at all, and prints the table."""
+    temporary = directory / "results.tmp"
+    temporary.write_text(json.dumps({"step": step} | results, indent=1) + "\n")
+    temporary.replace(directory / "results.json")
+    print_table(results, step)
+
+
+# --- Playing --------------------------------------------------------------------------------------------------------------
+
+
+def play(config: ConfigDict, learner: Learner, tasks: list[Task]) -> tuple[list[Episode], list[dict[str, np.ndarray]]]:
+    """`evaluation.episodes` episodes of every task, and the first one's rows of each ("clips")."""
+    settings = config.evaluation
+    parallel = min(settings.parallel, settings.episodes)
+    acting = learner.init_acting(parallel)
+    recorder = Recorder(len(tasks))
+    finished: list[Episode] = []
+    with contextlib.closing(actors(config, tasks, parallel, "evaluation")) as environments:
+        step = 0
+        while len(finished) < settings.episodes * len(tasks):
+            action, acting = learner.act(acting, environments.observation, environments.is_first, step)
+            row, episodes = environments.step(action)
+            recorder.add(row)
+            finished += [e for e in episodes if counts(e, parallel, settings.episodes)]
+            step += 1
+    return sorted(finished, key=lambda e: (e.task, e.index * parallel + e.env)), recorder.clips()
+
+
+def counts(episode: Episode, parallel: int, episodes: int) -> bool:
+    """Whether an episode is one of a task's `episodes`: each environment has its share, so short ones are not favoured."""
+    return not episode.lost and episode.index * parallel + episode.env < episodes
+
+
+def actors(config: ConfigDict, tasks: list[Task], parallel: int, name: str) -> Actors:
+    """Evaluation environments, seeded apart from training's."""
+    settings = config.evaluation
+    options = dict(envs=parallel, seed=settings.seed + config.seed, name=name, max_steps=settings.max_steps)
+    return Actors(tasks, build.env_settings(config), **options, **config.actors.to_dict())
+
+
+def measured_random(config: ConfigDict, tasks: list[Task]) -> dict[str, float]:
+    """Mean return of uniform actions, measured for tasks that have a reference score but no known random score."""
+    unknown = [task for task in tasks if task.random_score is None and task.reference_score is not None]
+    if not unknown:
+        return {}
+    episodes = max(20, config.evaluation.episodes)
+    finished: list[Episode] = []
+    draw = generator(config.evaluation.seed, config.seed, "random")
+    with contextlib.closing(actors(config, unknown, 1, "random")) as environments:
+        while any(sum(e.task == k for e in finished) < episodes for k in range(len(unknown))):
+            action = random_actions(draw, unknown, 1)
+            finished += environments.step(action)[1]
+    returns = [[e.ret for e in finished if e.task == k][:episodes] for k in range(len(unknown))]
+    return {task.name: float(np.mean(r)) for task, r in zip(unknown, returns, strict=True)}
+
+
+class Recorder:
+    """Keeps the first episode of every task's first environment, as far as a GIF can show it."""
+
+    def __init__(self, tasks: int):
+        self._rows: list[list[tuple]] = [[] for _ in range(tasks)]
+        self._open = [True] * tasks
+
+    def add(self, row: Batch) -> None:
+        """A joint step's row [K, E, ...]."""
+        for k, rows in enumerate(self._rows):
+            self._open[k] &= not (rows and row.is_first[k, 0]) and len(rows) < LONGEST_CLIP
+            if self._open[k]:
+                rows.append((row.observation[k, 0], row.action[k, 0], row.reward[k, 0]))
+
+    def clips(self) -> list[dict[str, np.ndarray]]:
+        """{"observation", "action", "reward"} of each task, [N, ...]."""
+        names = ("observation", "action", "reward")
+        return [dict(zip(names, map(np.stack, zip(*rows, strict=True)), strict=True)) for rows in self._rows]
+
+
+# --- Scores ---------------------------------------------------------------------------------------------------------------
+
+
+def task_result(task: Task, episodes: list[Episode], measured: float | None) -> dict[str, Any]:
+    """Returns, lengths, success where it exists, and the normalised score of one task."""
+    returns = [episode.ret for episode in episodes]
+    random = task.random_score if task.random_score is not None else measured
+    result: dict[str, Any] = {"returns": returns, "lengths": [episode.length for episode in episodes]}
+    result |= {"random": random, "reference": task.reference_score, "normalised": None, "runs": []}
+    successes = [episode.success for episode in episodes if episode.success is not None]
+    if successes:
+        result["success"] = successes
+        result["runs"] = [float(success) for success in successes]
+    elif random is not None and task.reference_score is not None:
+        result["runs"] = [scores.normalise(r, random, task.reference_score) for r in returns]
+    if result["runs"]:
+        result["normalised"] = float(np.mean(result["runs"]))
+    return result
+
+
+def protocol(config: ConfigDict) -> dict[str, Any]:
+    """What a score depends on beside the agent."""
+    settings = {key: config.evaluation[key] for key in ("episodes", "max_steps", "parallel", "seed")}
+    suite = {"suite": config.suite.name, **build.env_settings(config)}
+    return suite | settings | {"actions": "sampled", "train_steps": config.train.steps, "seed": config.seed}
+
+
+def metrics(results: dict[str, Any]) -> dict[str, float]:
+    """The numbers of an evaluation by the names of metrics.jsonl."""
+    line: dict[str, float] = {}
+    for name, result in results["tasks"].items():
+        line[f"evaluation/{name}/return"] = float(np.mean(result["returns"]))
+        if result["normalised"] is not None:
+            line[f"evaluation/{name}/normalised"] = result["normalised"]
+    aggregate = results["aggregate"] or {}
+    return line | {f"evaluation/{name}": aggregate[name] for name in ("mean", "median", "iqm") if name in aggregate}
+
+
+def print_table(results: dict[str, Any], step: int) -> None:
+    """The table a person reads."""
+    number = lambda x: "-" if x is None else f"{x:,.4g}"
+    rows = [
+        (name, number(np.mean(r["returns"])), number(r["random"]), number(r["reference"]), number(r["normalised"]))
+        for name, r in results["tasks"].items()
+    ]
+    logs.table(f"evaluation at step {step:,}", ["task", "return", "random", "reference", "normalised"], rows)
+    if results["aggregate"]:
+        a = results["aggregate"]
+        low, high = a["interval"]
+        print(f"mean {a['mean']:.4f}  median {a['median']:.4f}  IQM {a['iqm']:.4f} [{low:.4f}, {high:.4f}]", flush=True)
+
+
+# --- What the world model sees --------------------------------------------------------------------------------------------
+
+
+def diagnose(learner: Learner, tasks: list[Task], clips: list[dict[str, np.ndarray]]) -> tuple[dict, dict[str, dict]]:
+    """Arrays of frames.npz and, per task, the reconstruction error beside that of the clip's own mean frame.
+
+    Errors are squared, summed over a frame's pixels in [0, 1], mean over the frames of the clip.
+    """
+    length = max(len(clip["reward"]) for clip in clips)
+    time = min(WINDOW, learner.agent.world.max_length)
+    context = min(CONTEXT, time // 3)
+    windows = -(-length // time)
+    padded = [{key: _pad(value, windows * time) for key, value in clip.items()} for clip in clips]
+    stack = lambda key: np.stack([clip[key].reshape(windows, time, *clip[key].shape[1:]) for clip in padded])
+    shape = (len(tasks), windows, time)
+    batch = Batch(stack("observation"), stack("action"), stack("reward"), np.zeros(shape, bool), np.zeros(shape, bool))
+    reconstructed, imagined = learner.open_loop(batch, context)
+    frames: dict[str, np.ndarray] = {"names": np.array([t.name for t in tasks]), "imagined_from": np.array(context)}
+    errors = {}
+    for k, (task, clip) in enumerate(zip(tasks, clips, strict=True)):
+        count = len(clip["reward"])
+        real, made = clip["observation"], reconstructed[k].reshape(-1, *clip["observation"].shape[1:])[:count]
+        errors[task.name] = reconstruction_errors(real, made)
+        shown = slice(0, min(time, count))
+        frames |= {f"episode/{k}": real, f"real/{k}": real[shown], f"reconstructed/{k}": made[shown]}
+        frames[f"imagined/{k}"] = imagined[k, 0][shown]
+    return frames, errors
+
+
+def _pad(x: np.ndarray, length: int) -> np.ndarray:
+    """Repeats the last row of x [N, ...] up to `length`."""
+    return np.concatenate([x, np.repeat(x[-1:], length - len(x), axis=0)])
+
+
+def reconstruction_errors(real: np.ndarray, made: np.ndarray) -> dict[str, float | None]:
+    """Error of frames `made` [N, S, S, 3] against `real`, beside the error of painting the mean frame every time."""
+    real, made = real.astype(np.float32) / 255, made.astype(np.float32) / 255
+    error = float(((real - made) ** 2).sum((1, 2, 3)).mean())
+    mean_frame = float(((real - real.mean(0)) ** 2).sum((1, 2, 3)).mean())
+    ratio = error / mean_frame if mean_frame > 0 else None
+    return {"reconstruction_error": error, "mean_frame_error": mean_frame, "ratio": ratio}
+
+
+# --- Few-line use ---------------------------------------------------------------------------------------------------------
+
+
+def restore(directory: Path, step: int | None = None) -> tuple[ConfigDict, list[Task], Learner, int]:
+    """Config, tasks, learner and step of a run's checkpoint (None: the newest valid one)."""
+    config = workdir.read(directory)
+    check(config)
+    tasks = build.tasks(config)
+    learner = Learner(build.agent(config, tasks), tasks)
+    try:
+        found, state, _ = Checkpoints(directory / "checkpoints", keep=1).load(step, learner.abstract_state())
+    except FileNotFoundError:
+        raise BadInput(f"{directory} has no checkpoint yet: train it first") from None
+    learner.load(state)
+    return config, tasks, learner, found
+
+
+class LoadedAgent:
+    """A trained agent for one environment at a time: `reset(task, seed)`, then `act(observation, task)`."""
+
+    def __init__(self, directory: Path, step: int | None):
+        self.config, self.tasks, self._learner, self.step = restore(directory, step)
+        self._names = [task.name for task in self.tasks]
+        self._frames = np.zeros((len(self.tasks), 1, *[self.config.suite.image_size] * 2, 3), np.uint8)
+        self._acting = self._learner.init_acting(1)
+        self._first = np.ones((len(self.tasks), 1), bool)
+        self._clock = [0] * len(self.tasks)
+
+    def reset(self, task: str, seed: int = 0) -> None:
+        """Begins an episode of `task`; `seed` decides the sampled actions."""
+        k = self._index(task)
+        self._first[k] = True
+        self._clock[k] = seed * 1_000_003
+
+    def act(self, observation: np.ndarray, task: str) -> Any:
+        """The action for a uint8 frame [H, W, 3] of any size: what `make_env(...).step` takes."""
+        k, size = self._index(task), self.config.suite.image_size
+        observation = np.asarray(observation)
+        if observation.ndim != 3 or observation.shape[-1] != 3 or observation.dtype != np.uint8:
+            raise BadInput(f"an observation is uint8 [H, W, 3], not {observation.dtype} {list(observation.shape)}")
+        same = observation.shape[:2] == (size, size)
+        self._frames[k, 0] = observation if same else cv2.resize(observation, (size, size), interpolation=cv2.INTER_AREA)
+        action, acting = self._learner.act(self._acting, self._frames, self._first, self._clock[k] % 2**31)
+        self._acting = self._keep_others(acting, k)
+        self._first[k], self._clock[k] = False, self._clock[k] + 1
+        return int(action[k, 0]) if self.tasks[k].discrete else action[k, 0]
+
+    def _keep_others(self, acting: Any, k: int) -> Any:
+        """Only task k has taken a step."""
+        new, old = self._learner.save_acting(acting), self._learner.save_acting(self._acting)
+        chosen = (np.arange(len(self.tasks)) == k).reshape(-1, *[1] * 10)
+        pick = lambda a, b: np.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+        return self._learner.load_acting(type(new)(*map(pick, new, old)))
+
+    def _index(self, task: str) -> int:
+        if task not in self._names:
+            raise BadInput(f"this agent does not know {task!r}; its tasks: {', '.join(self._names)}")
+        return self._names.index(task)
+
+
+def load_agent(directory: str | Path, step: int | None = None) -> LoadedAgent:
+    """The agent of a run's newest checkpoint, or of agent step `step`."""
+    return LoadedAgent(Path(directory), step)
+
+
+def make_env(directory: str | Path, task: str) -> envs.Environment:
+    """An environment of one of a run's tasks, exactly as the run had it."""
+    config = workdir.read(Path(directory))
+    found = {t.name: t for t in build.tasks(config)}
+    if task not in found:
+        raise BadInput(f"the run in {directory} has no task {task!r}; its tasks: {', '.join(found)}")
+    return envs.make(found[task], build.env_settings(config))
+
+
+# --- The command ----------------------------------------------------------------------------------------------------------
+
+def write_report(directory: Path) -> None:
+    """The report of a run, after its end."""
+    from mow_jax.report import data, page  # draws with matplotlib, which takes a second to import
+
+    print(f"report: {page.write(data.read(directory))}", flush=True)
+
+
+def main(directory: Path | None, episodes: int | None, step: int | None) -> None:
+    """Evaluates a checkpoint: results.json and the table."""
+    if directory is None:
+        raise BadInput("give --workdir=DIR of a run")
+    config, tasks, learner, found = restore(directory, step)
+    if episodes is not None:
+        config.evaluation.episodes = episodes
+        check(config)
+    write_results(evaluate(config, learner, tasks, directory), found, directory)
+
+
+if __name__ == "__main__":
+    _DIRECTORY = flags.DEFINE_string("workdir", None, "Folder of the run.")
+    _EPISODES = flags.DEFINE_integer("episodes", None, "Episodes a task; default as configured.")
+    _STEP = flags.DEFINE_integer("step", None, "Agent steps of the checkpoint; default the newest.")
+    command.run(lambda: main(_DIRECTORY.value and Path(_DIRECTORY.value), _EPISODES.value, _STEP.value))

@@ -1,0 +1,133 @@
+"""The one place that compiles: the pure functions of agent.py as pmapped programs with donated state.
+
+Replay batches and frames come in as numpy arrays [K, ...], metrics stay on the device until somebody reads them. Parameters are
+replicated over the devices, tasks are dealt out to them (padded to equal counts). Called by train and evaluate.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mow_jax import agent as algorithm
+from mow_jax.agent import Agent
+from mow_jax.models import imagination
+from mow_jax.types import ActState, Batch, Shard, Table, Task, TrainState
+
+
+class Learner:
+    """A TrainState on all local devices, and the compiled functions on it."""
+
+    def __init__(self, agent: Agent, tasks: list[Task], devices: list[Any] | None = None):
+        """Compiles nothing yet; `state` must be set by `initialise` or `load` before use."""
+        self.agent, self.devices = agent, devices or jax.local_devices()
+        self.tasks = len(tasks)
+        each = -(-self.tasks // len(self.devices))
+        slots = np.arange(each * len(self.devices)).reshape(len(self.devices), each)
+        valid = slots < self.tasks
+        self._slots = np.where(valid, slots, 0)  # [devices, K'] task of each slot
+        mask = np.array([task.action_mask for task in tasks], bool)
+        shard = Shard(self._slots.astype(np.int32), valid.astype(np.float32), mask[self._slots])
+        self._sharding = NamedSharding(Mesh(np.array(self.devices), ("device",)), PartitionSpec("device"))
+        self._shard = self._put(shard)
+        pmap = functools.partial(jax.pmap, axis_name="device", devices=self.devices)
+        bind = lambda function, *settings: functools.partial(function, agent, *settings)
+        self._update = pmap(bind(algorithm.update), donate_argnums=0, out_axes=(0, None))
+        self._warmup_update = pmap(bind(algorithm.warmup_update), donate_argnums=0, out_axes=(0, None))
+        self._act = pmap(bind(algorithm.act))
+        self._gradients = pmap(algorithm.task_gradients, static_broadcasted_argnums=(0, 1, 2))
+        self._open_loop = pmap(bind(algorithm.open_loop), static_broadcasted_argnums=3)
+        self.state: TrainState | None = None
+
+    # State
+
+    def initialise(self) -> None:
+        """The state of a new run."""
+        self.load(jax.jit(functools.partial(algorithm.init, self.agent))())
+
+    def load(self, state: TrainState) -> None:
+        """Takes a single-copy state, e.g. a checkpoint's."""
+        count = len(self.devices)
+        self.state = jax.tree.map(lambda leaf: self._device_put(np.broadcast_to(leaf, (count, *leaf.shape))), state)
+
+    def snapshot(self) -> TrainState:
+        """A single copy of the state, on the host."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf[0]), self.state)
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and dtypes of a single copy, without making one."""
+        return jax.eval_shape(functools.partial(algorithm.init, self.agent))
+
+    def end_warmup(self, table: Table, copy_rows: bool) -> None:
+        """Sets the task table, copies warm rows, restarts the optimiser."""
+        table = Table(np.asarray(table.cluster, np.int32), np.asarray(table.experts, np.int32))
+        finish = functools.partial(algorithm.end_warmup, self.agent, copy_rows=copy_rows)
+        self.load(jax.jit(finish)(self.snapshot(), table))
+
+    @property
+    def table(self) -> Table:
+        """The task table in force, on the host."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf[0]), self.state.table)
+
+    # Compiled functions
+
+    def update(self, batch: Batch, contexts: Batch) -> dict[str, jax.Array]:
+        """One whole update from windows [K, B, T] and contexts [K, N, C]; metrics on the device."""
+        self.state, metrics = self._update(self.state, self._tasks(batch), self._tasks(contexts), self._shard)
+        return metrics
+
+    def warmup_update(self, batch: Batch) -> dict[str, jax.Array]:
+        """One update of the world model alone."""
+        self.state, metrics = self._warmup_update(self.state, self._tasks(batch), self._shard)
+        return metrics
+
+    def act(self, acting: ActState, observation: np.ndarray, is_first: np.ndarray, step: int):
+        """Actions [K, E] (or [K, E, A]) for frames [K, E, S, S, 3], and the new contexts (on the device)."""
+        frames, first = self._tasks((observation, is_first))
+        steps = self._put(np.full(len(self.devices), step, np.int32))
+        action, acting = self._act(self.state, acting, frames, first, steps, self._shard)
+        return self._gather(action), acting
+
+    def init_acting(self, envs: int) -> ActState:
+        """Empty contexts for `envs` environments a task."""
+        make = functools.partial(imagination.init_acting, self.agent.imagination, self.agent.world)
+        return self._tasks(jax.tree.map(np.asarray, make(self.tasks, envs)))
+
+    def load_acting(self, acting: ActState) -> ActState:
+        """Contexts [K, E, ...] from the host, laid out on the devices."""
+        return self._tasks(acting)
+
+    def save_acting(self, acting: ActState) -> ActState:
+        """Contexts [K, E, ...] on the host."""
+        return jax.tree.map(self._gather, acting)
+
+    def task_gradients(self, batch: Batch, vector: str, size: int) -> dict[str, dict[str, np.ndarray]]:
+        """Per-task gradient vectors by part and layer, [K, V], on the host."""
+        made = self._gradients(self.agent, vector, size, self.state, self._tasks(batch), self._shard)
+        return jax.tree.map(self._gather, made)
+
+    def open_loop(self, batch: Batch, context: int) -> tuple[np.ndarray, np.ndarray]:
+        """Reconstructed and imagined frames [K, B, T, S, S, 3] uint8 of windows; see agent.open_loop."""
+        made = self._open_loop(self.state, self._tasks(batch), self._shard, context)
+        return jax.tree.map(self._gather, made)
+
+    # Layout
+
+    def _tasks(self, tree: Any) -> Any:
+        """Arrays [K, ...] dealt out to the devices as [devices, K', ...]."""
+        return self._put(jax.tree.map(lambda leaf: leaf[self._slots], tree))
+
+    def _gather(self, leaf: jax.Array) -> np.ndarray:
+        """[devices, K', ...] back to [K, ...] on the host."""
+        host = np.asarray(leaf)
+        return host.reshape(-1, *host.shape[2:])[: self.tasks]
+
+    def _put(self, tree: Any) -> Any:
+        return jax.tree.map(self._device_put, tree)
+
+    def _device_put(self, leaf: Any) -> jax.Array:
+        return jax.device_put(leaf, self._sharding)

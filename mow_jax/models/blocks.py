@@ -1,0 +1,206 @@
+"""Layers shared by all networks: PyTorch-initialised linear maps, norms, the head MLP and STORM's Transformer.
+
+Parameters are float32; `dtype` is the precision of the matrix products. Norms and softmax are taken in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mow_jax.ops.convolution import downsample, upsample
+
+Pool = Callable[[jax.Array], jax.Array]  # sums a statistic over the tasks that share this row of parameters
+Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values [B, L, heads, D / heads] of every block
+
+ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu}
+
+
+def uniform(bound: float) -> Callable[..., jax.Array]:
+    """An initialiser that draws from [-bound, bound]."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Linear(nn.Module):
+    """[..., I] to [..., features]; weights and bias start uniform in +-scale / sqrt(I), PyTorch's default at scale 1."""
+
+    features: int
+    bias: bool = True
+    scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bound = self.scale / math.sqrt(x.shape[-1])
+        kernel = self.param("kernel", uniform(bound), (x.shape[-1], self.features))
+        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if self.bias:
+            y = y + self.param("bias", uniform(bound), (self.features,)).astype(self.dtype)
+        return y
+
+
+class Convolution(nn.Module):
+    """4x4, stride 2, padding 1, no bias: [N, H, W, C] to [N, H/2, W/2, features], or to twice the size if `transposed`."""
+
+    features: int
+    transposed: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        fan = 16 * (self.features if self.transposed else x.shape[-1])  # PyTorch's rule for each kind
+        kernel = self.param("kernel", uniform(1 / math.sqrt(fan)), (4, 4, x.shape[-1], self.features))
+        convolve = upsample if self.transposed else downsample
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+class BatchNorm(nn.Module):
+    """Batch norm over all but the last axis, its batch statistics pooled over the tasks that share the row.
+
+    Training normalises by the batch and moves the running statistics by `momentum` (variance unbiased, as in PyTorch);
+    otherwise the running statistics are used.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, pool: Pool) -> jax.Array:
+        shape = x.shape[-1:]
+        scale, bias = self.param("scale", nn.initializers.ones, shape), self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            y = x.astype(jnp.float32)
+            axes = tuple(range(x.ndim - 1))
+            count = pool(jnp.float32(math.prod(x.shape[:-1])))
+            mean, square = pool(y.sum(axes)) / count, pool((y * y).sum(axes)) / count
+            var = jnp.maximum(square - mean**2, 0.0)
+            if not self.is_initializing():
+                unbiased = var * count / jnp.maximum(count - 1, 1)
+                running_mean.value = (1 - self.momentum) * running_mean.value + self.momentum * mean
+                running_var.value = (1 - self.momentum) * running_var.value + self.momentum * unbiased
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
+
+
+class ConvolutionBlock(nn.Module):
+    """Convolution, norm ("batch", "rms" or "none"), activation."""
+
+    features: int
+    transposed: bool
+    norm: str
+    activation: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, pool: Pool) -> jax.Array:
+        x = Convolution(self.features, self.transposed, self.dtype)(x)
+        return normalised_activation(x, self.norm, self.activation, self.dtype, train, pool)
+
+
+def normalised_activation(x, norm: str, activation: str, dtype: Any, train: bool, pool: Pool) -> jax.Array:
+    """Norm and activation of a feature map, inside the compact method of the calling module."""
+    if norm == "batch":
+        x = BatchNorm()(x, train, pool)
+    elif norm == "rms":
+        x = nn.RMSNorm(epsilon=1e-5, dtype=dtype)(x)
+    return ACTIVATIONS[activation](x)
+
+
+class Head(nn.Module):
+    """STORM's MLP head: `depth` times (linear without bias, LayerNorm, activation), then a linear map to `features`."""
+
+    features: int
+    width: int
+    depth: int = 2
+    activation: str = "relu"
+    zero: bool = False  # start the output at zero
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for _ in range(self.depth):
+            x = Linear(self.width, bias=False, dtype=self.dtype)(x)
+            x = ACTIVATIONS[self.activation](nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x))
+        return Linear(self.features, scale=0.0 if self.zero else 1.0, dtype=self.dtype)(x)
+
+
+class Attention(nn.Module):
+    """Post-norm multi-head self-attention, all maps without bias."""
+
+    heads: int
+    dropout: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, mask, cache, position, deterministic: bool):
+        width = x.shape[-1]
+        project = lambda name: Linear(width, bias=False, dtype=self.dtype, name=name)(x).reshape(
+            *x.shape[:-1], self.heads, width // self.heads
+        )
+        query, key, value = project("query"), project("key"), project("value")
+        if cache is not None:
+            start = (0, position, 0, 0)
+            key = jax.lax.dynamic_update_slice(cache[0], key, start)
+            value = jax.lax.dynamic_update_slice(cache[1], value, start)
+        score = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(query.shape[-1]), key).astype(jnp.float32)
+        weight = jax.nn.softmax(jnp.where(mask[:, None], score, -1e9))
+        weight = nn.Dropout(self.dropout)(weight.astype(self.dtype), deterministic=deterministic)
+        y = jnp.einsum("bhqk,bkhd->bqhd", weight, value).reshape(x.shape)
+        y = nn.Dropout(self.dropout)(Linear(width, bias=False, dtype=self.dtype, name="out")(y), deterministic=deterministic)
+        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x + y), (key, value)
+
+
+class FeedForward(nn.Module):
+    """Post-norm feed-forward block of twice the width."""
+
+    dropout: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, deterministic: bool):
+        width = x.shape[-1]
+        y = nn.relu(Linear(2 * width, dtype=self.dtype)(x))
+        y = nn.Dropout(self.dropout)(Linear(width, dtype=self.dtype)(y), deterministic=deterministic)
+        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x + y)
+
+
+class Transformer(nn.Module):
+    """STORM's Transformer without its stem: learned positions, LayerNorm, post-norm blocks.
+
+    Tokens x [B, T, D] at positions position..position + T - 1 attend as mask [B, T, L] allows: to each other (L = T), or,
+    with a cache of length L, to everything written to it so far. Returns [B, T, D] and the new cache.
+    """
+
+    layers: int
+    heads: int
+    max_length: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, mask, cache: Cache | None = None, position=0, deterministic: bool = True):
+        width, length = x.shape[-1], x.shape[-2]
+        table = self.param("positions", nn.initializers.normal(1.0), (self.max_length, width))
+        x = x + jax.lax.dynamic_slice_in_dim(table, position, length).astype(self.dtype)
+        x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x)
+        new_cache = []
+        for layer in range(self.layers):
+            block_cache = None if cache is None else cache[layer]
+            attention = Attention(self.heads, self.dropout, self.dtype, name=f"attention_{layer}")
+            x, written = attention(x, mask, block_cache, position, deterministic)
+            x = FeedForward(self.dropout, self.dtype, name=f"feed_forward_{layer}")(x, deterministic)
+            new_cache.append(written)
+        return x, tuple(new_cache)
+
+
+def causal_mask(segment: jax.Array) -> jax.Array:
+    """Mask [B, T, T]: a token sees itself and earlier ones of its own episode, by segment numbers [B, T]."""
+    time = jnp.arange(segment.shape[-1])
+    return (time[:, None] >= time[None, :]) & (segment[:, :, None] == segment[:, None, :])

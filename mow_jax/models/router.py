@@ -1,0 +1,140 @@
+"""The task-level router: scores S_k from the task embeddings, and a selection of experts that settles.
+
+The selection is state: an expert is replaced only when a challenger's score exceeds its own by a margin, and the
+newcomer takes the leaver's slot, so that the shared Transformer's input stays in place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mow_jax.models.blocks import Linear
+
+
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """How tasks choose experts."""
+
+    tasks: int  # K
+    experts: int  # N_e
+    active: int  # n_k
+    embedding: int = 128  # E; 0: nothing to route by, scores are uniform
+    mode: str = "learned"  # or "table"
+    margin: float = 0.25  # in units of 1 / N_e
+    noise: float = 0.0
+    gate: str = "none"  # or "straight_through"
+    freeze: bool = True
+    tau_start: float = 5.0
+    tau_end: float = 1.0
+    anneal_updates: float = 0.0  # tau reaches its end after so many
+
+    @functools.cached_property
+    def router(self) -> Router:
+        return Router(self.experts)
+
+
+def init(routing: Routing, key: jax.Array) -> dict[str, Any]:
+    """Parameters: the task embeddings [K, E] and the router's MLP."""
+    key_embedding, key_router = jax.random.split(key)
+    if not routing.embedding:
+        return {}
+    embedding = jax.random.normal(key_embedding, (routing.tasks, routing.embedding))
+    return {"embedding": embedding, "router": routing.router.init(key_router, embedding)["params"]}
+
+
+def embeddings(routing: Routing, params: dict[str, Any]) -> jax.Array:
+    """e [K, E] at unit L2 norm."""
+    raw = params.get("embedding", jnp.zeros((routing.tasks, 0)))
+    return raw * jax.lax.rsqrt((raw**2).sum(-1, keepdims=True) + 1e-12)
+
+
+def temperature(routing: Routing, update: jax.Array | int) -> jax.Array:
+    """tau at an update, linear from tau_start to tau_end."""
+    done = jnp.clip(update / max(routing.anneal_updates, 1.0), 0.0, 1.0)
+    return routing.tau_start + (routing.tau_end - routing.tau_start) * done
+
+
+def scores(routing: Routing, params: dict[str, Any], update: jax.Array | int) -> jax.Array:
+    """S [K, N_e] at an update."""
+    if not routing.embedding:
+        return jnp.full((routing.tasks, routing.experts), 1 / routing.experts)
+    tau = temperature(routing, update)
+    return routing.router.apply({"params": params["router"]}, embeddings(routing, params), tau)
+
+
+def select(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.Array, key: jax.Array) -> jax.Array:
+    """This update's selection [K, n_k]: hysteresis over the last one; frozen once tau has reached its end."""
+    if routing.mode == "table" or not routing.embedding:
+        return experts
+    if routing.noise:
+        scores = scores * jnp.exp(routing.noise * jax.random.gumbel(key, scores.shape))
+    new = reselect(scores, experts, routing.margin / routing.experts)
+    return jnp.where(temperature(routing, update) <= routing.tau_end, experts, new) if routing.freeze else new
+
+
+def gates(routing: Routing, scores: jax.Array, experts: jax.Array) -> jax.Array:
+    """Factors [K, n_k] on the experts' outputs: one, with the scores' gradient under gate = "straight_through"."""
+    if routing.gate == "none":
+        return jnp.ones(experts.shape)
+    chosen = jnp.take_along_axis(scores, experts, axis=-1)
+    return chosen / jax.lax.stop_gradient(chosen)
+
+
+class Router(nn.Module):
+    """Embeddings [K, E] to scores S [K, N_e] = softmax(MLP(e_k) / tau)."""
+
+    experts: int
+    width: int = 128
+
+    @nn.compact
+    def __call__(self, embedding: jax.Array, tau: jax.Array | float = 1.0) -> jax.Array:
+        x = nn.relu(Linear(self.width)(embedding))
+        x = nn.relu(Linear(self.width)(x))
+        return jax.nn.softmax(Linear(self.experts)(x) / tau)
+
+
+def top_experts(scores: jax.Array, active: int) -> jax.Array:
+    """The first selection [K, n_k]: the highest scores [K, N_e], ties to the lower index."""
+    return jax.lax.top_k(scores, active)[1].astype(jnp.int32)
+
+
+def reselect(scores: jax.Array, experts: jax.Array, margin: float) -> jax.Array:
+    """One hysteresis pass over a selection experts [K, n_k] by scores [K, N_e]: at most n_k replacements a task."""
+
+    def replace_weakest(_, selection):
+        chosen = jax.nn.one_hot(selection, scores.shape[-1]).sum(-2) > 0
+        challenger = jnp.where(chosen, -jnp.inf, scores)
+        held = jnp.take_along_axis(scores, selection, axis=-1)
+        slot = jax.nn.one_hot(held.argmin(-1), selection.shape[-1], dtype=bool)
+        better = challenger.max(-1) > held.min(-1) + margin
+        newcomer = challenger.argmax(-1).astype(selection.dtype)
+        return jnp.where(slot & better[:, None], newcomer[:, None], selection)
+
+    return jax.lax.fori_loop(0, experts.shape[-1], replace_weakest, experts)
+
+
+def load(experts: jax.Array, count: int) -> jax.Array:
+    """Tasks [N_e] that use each expert, from a selection [K, n_k]."""
+    return jax.nn.one_hot(experts, count).sum((0, 1))
+
+
+def balance_loss(scores: jax.Array, experts: jax.Array) -> jax.Array:
+    """|| sum_k w_k - K n_k / N_e ||^2 with the selection's value and the scores' gradient.
+
+    An expert whose load lies within floor..ceil of the mean load is balanced and gets no gradient: without that, loads
+    that cannot all be equal would drive the scores for ever.
+    """
+    tasks, count = scores.shape
+    mean = tasks * experts.shape[-1] / count
+    selected = load(experts, count)
+    total = selected + (scores - jax.lax.stop_gradient(scores)).sum(0)
+    balanced = (selected >= math.floor(mean)) & (selected <= math.ceil(mean))
+    excess = jnp.where(balanced, jax.lax.stop_gradient(total), total) - mean
+    return (excess**2).sum()

@@ -1,0 +1,60 @@
+"""The convolution stacks of one cluster's VAE: frames to features, latents to frames (STORM's stacks)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mow_jax.models.blocks import Convolution, ConvolutionBlock, Linear, Pool, normalised_activation, uniform
+
+MAP = 4  # every encoder ends, every decoder starts at 4 x 4
+
+
+def blocks(image_size: int) -> int:
+    """Convolution blocks between an image and the 4 x 4 map."""
+    return int(math.log2(image_size // MAP))
+
+
+class Encoder(nn.Module):
+    """Frames [N, S, S, 3] in [0, 1] to the flattened 4 x 4 map [N, 16 * channels * 2^(blocks - 1)]."""
+
+    image_size: int
+    channels: int
+    norm: str = "batch"
+    activation: str = "relu"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, pool: Pool) -> jax.Array:
+        for i in range(blocks(self.image_size)):
+            block = ConvolutionBlock(self.channels * 2**i, False, self.norm, self.activation, self.dtype, name=f"block_{i}")
+            x = block(x, train, pool)
+        return x.reshape(x.shape[0], -1)
+
+
+class Decoder(nn.Module):
+    """Latents [N, Z] and embeddings [N, E] to frames [N, S, S, 3], no output nonlinearity."""
+
+    image_size: int
+    channels: int
+    norm: str = "batch"
+    activation: str = "relu"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: jax.Array, embedding: jax.Array, train: bool, pool: Pool) -> jax.Array:
+        count = blocks(self.image_size)
+        top = self.channels * 2 ** (count - 1)
+        x = jnp.concatenate([z.astype(self.dtype), embedding.astype(self.dtype)], axis=-1)
+        x = Linear(MAP * MAP * top, bias=False, dtype=self.dtype, name="stem")(x).reshape(-1, MAP, MAP, top)
+        x = normalised_activation(x, self.norm, self.activation, self.dtype, train, pool)
+        for i in reversed(range(count - 1)):
+            block = ConvolutionBlock(self.channels * 2**i, True, self.norm, self.activation, self.dtype, name=f"block_{i}")
+            x = block(x, train, pool)
+        x = Convolution(3, True, self.dtype, name="out")(x)
+        bias = self.param("bias", uniform(1 / math.sqrt(3 * 16)), (3,))
+        return x.astype(jnp.float32) + bias

@@ -1,0 +1,268 @@
+"""The world model of K tasks: modular VAEs, routed dynamics, prediction heads, and its losses.
+
+Parameters come in three parts: "cluster" [N_m, ...], "expert" [N_e, ...], "shared". `gather` takes each task's rows by the
+table; the functions below it see ONE task's rows and run under vmap over tasks (axis name "task").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mow_jax.models.blocks import Head, Linear, Pool, Transformer, causal_mask
+from mow_jax.models import router
+from mow_jax.models.dynamics import Dynamics, DynamicsCache, Expert, Shared
+from mow_jax.models.router import Routing
+from mow_jax.models.vae import Decoder, Encoder
+from mow_jax.ops import distributions, routing, twohot
+from mow_jax.types import Batch, Table
+
+
+TERMS = ("reconstruction", "reward", "continuation", "task", "dyn", "rep")
+
+
+class Rows(NamedTuple):
+    """What one task sees of the parameters (under vmap: every leaf but `shared` has a leading [K])."""
+
+    cluster: Any  # encoder, posterior, decoder, prior, reward, continuation
+    statistics: Any  # batch-norm running statistics of encoder and decoder
+    experts: Any  # [n_k, ...]
+    shared: Any  # shared Transformer, task head
+    embedding: Any  # [E], unit norm
+    gate: Any  # [n_k]
+
+
+ROW_AXES = Rows(0, 0, 0, None, 0, 0)  # vmap's in_axes for Rows
+
+
+class Posterior(NamedTuple):
+    """What the encoder makes of frames."""
+
+    log_p: jax.Array  # [B, T, G, C]
+    z: jax.Array  # [B, T, G * C] one-hot sample with straight-through gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModel:
+    """Sizes and options; the modules are built from them once."""
+
+    image_size: int
+    action_size: int  # A
+    discrete: bool
+    clusters: int  # N_m
+    routing: Routing
+    max_length: int  # longest sequence of tokens
+    categoricals: int = 32  # G
+    classes: int = 32  # C
+    unimix: float = 0.01
+    channels: int = 32
+    norm: str = "batch"
+    activation: str = "relu"
+    posterior_scale: float = 1.0
+    width: int = 512  # D
+    layers: int = 2
+    shared_layers: int = 2
+    heads: int = 8
+    dropout: float = 0.1
+    head_width: int = 512
+    zero_heads: bool = False
+    mask_boundaries: bool = True
+    free_bits: float = 1.0
+    dtype: Any = jnp.float32
+
+    @property
+    def latent(self) -> int:
+        """Z, the size of a flattened latent."""
+        return self.categoricals * self.classes
+
+    @functools.cached_property
+    def cluster_modules(self) -> dict[str, Any]:
+        """The modules that each cluster has its own row of."""
+        convolution = dict(norm=self.norm, activation=self.activation, dtype=self.dtype)
+        head = dict(width=self.head_width, activation=self.activation, zero=self.zero_heads, dtype=self.dtype)
+        return {
+            "encoder": Encoder(self.image_size, self.channels, **convolution),
+            "posterior": Linear(self.latent, scale=self.posterior_scale, dtype=self.dtype),
+            "decoder": Decoder(self.image_size, self.channels, **convolution),
+            "prior": Linear(self.latent, dtype=self.dtype),
+            "reward": Head(twohot.BINS, **head),
+            "continuation": Head(1, **head),
+        }
+
+    @functools.cached_property
+    def dynamics(self) -> Dynamics:
+        """Expert and shared Transformers."""
+        transformer = functools.partial(
+            Transformer, heads=self.heads, max_length=self.max_length, dropout=self.dropout, dtype=self.dtype
+        )
+        shared = transformer(self.shared_layers) if self.shared_layers else None
+        expert = Expert(self.width, transformer(self.layers), self.dtype)
+        return Dynamics(expert, Shared(self.width, shared, self.routing.active, self.dtype))
+
+    @functools.cached_property
+    def task_head(self) -> Head:
+        """From h alone to the task's logits [K]."""
+        width, options = self.head_width, dict(activation=self.activation, zero=self.zero_heads, dtype=self.dtype)
+        return Head(self.routing.tasks, width, **options)
+
+
+def init(model: WorldModel, key: jax.Array) -> tuple[Any, Any]:
+    """Parameters {"cluster", "expert", "shared"} and batch-norm statistics [N_m, ...]."""
+    key_cluster, key_dynamics, key_routing, key_task = jax.random.split(key, 4)
+    width = model.routing.embedding
+    frame, features = jnp.zeros((1, model.image_size, model.image_size, 3)), 2 * model.channels * model.image_size
+    hidden, z, embedding = jnp.zeros((1, model.width + width)), jnp.zeros((1, model.latent)), jnp.zeros((1, width))
+    inputs = {name: (hidden,) for name in ("prior", "reward", "continuation")} | {
+        "encoder": (frame, True, _no_pool),
+        "posterior": (jnp.zeros((1, features + width)),),
+        "decoder": (z, embedding, True, _no_pool),
+    }
+
+    def init_row(row_key):
+        keys = dict(zip(inputs, jax.random.split(row_key, len(inputs)), strict=True))
+        made = {name: model.cluster_modules[name].init(keys[name], *inputs[name]) for name in inputs}
+        parameters = {name: made[name]["params"] for name in made}
+        return parameters, {name: made[name]["batch_stats"] for name in made if "batch_stats" in made[name]}
+
+    cluster, statistics = jax.vmap(init_row)(jax.random.split(key_cluster, model.clusters))
+    token = model.latent + model.action_size + width
+    expert, shared = model.dynamics.init(key_dynamics, model.routing.experts, token, width)
+    task_head = model.task_head.init(key_task, jnp.zeros((1, model.width)))["params"]
+    shared = {"dynamics": shared, "task_head": task_head} | router.init(model.routing, key_routing)
+    return {"cluster": cluster, "expert": expert, "shared": shared}, statistics
+
+
+def gather(model: WorldModel, params: Any, statistics: Any, table: Table, ids: jax.Array, scores: jax.Array) -> Rows:
+    """The rows of the tasks `ids` [K'] by the full table, and by the router's scores [K, N_e] if it gates."""
+    cluster, experts = table.cluster[ids], table.experts[ids]
+    return Rows(
+        cluster=routing.take_rows(params["cluster"], cluster),
+        statistics=routing.take_rows(statistics, cluster),
+        experts=routing.take_rows(params["expert"], experts),
+        shared=params["shared"],
+        embedding=router.embeddings(model.routing, params["shared"])[ids],
+        gate=router.gates(model.routing, scores[ids], experts),
+    )
+
+
+# Below: one task's rows.
+
+
+def _no_pool(x: jax.Array) -> jax.Array:
+    return x
+
+
+def _run(model: WorldModel, rows: Rows, name: str, *inputs, train: bool, pool: Pool) -> tuple[jax.Array, Any]:
+    """A convolutional module of the cluster on its inputs, with its new running statistics."""
+    variables = {"params": rows.cluster[name], "batch_stats": rows.statistics.get(name, {})}
+    output, updated = model.cluster_modules[name].apply(variables, *inputs, train, pool, mutable=["batch_stats"])
+    return output, updated.get("batch_stats", {})
+
+
+def head(model: WorldModel, rows: Rows, name: str, hidden: jax.Array) -> jax.Array:
+    """A prediction head ("prior", "reward", "continuation") on hidden states [..., D] and the task's embedding."""
+    x = _with_embedding(hidden, rows.embedding)
+    return model.cluster_modules[name].apply({"params": rows.cluster[name]}, x)
+
+
+def _with_embedding(x: jax.Array, embedding: jax.Array) -> jax.Array:
+    return jnp.concatenate([x, jnp.broadcast_to(embedding, (*x.shape[:-1], embedding.shape[-1])).astype(x.dtype)], -1)
+
+
+def encode(model: WorldModel, rows: Rows, frames, key, train: bool = False, pool: Pool = _no_pool) -> tuple[Posterior, Any]:
+    """Posteriors of uint8 frames [B, T, S, S, 3], and the encoder's new running statistics."""
+    batch, time = frames.shape[:2]
+    x = frames.reshape(batch * time, *frames.shape[2:]).astype(model.dtype) / 255
+    features, statistics = _run(model, rows, "encoder", x, train=train, pool=pool)
+    posterior = model.cluster_modules["posterior"]
+    logits = posterior.apply({"params": rows.cluster["posterior"]}, _with_embedding(features, rows.embedding))
+    log_p = unimixed(model, logits.reshape(batch, time, -1))
+    return Posterior(log_p, distributions.sample_latent(key, log_p)), statistics
+
+
+def unimixed(model: WorldModel, logits: jax.Array) -> jax.Array:
+    """Log-probabilities [..., G, C] of flat logits [..., G * C]."""
+    return distributions.unimix(logits.reshape(*logits.shape[:-1], model.categoricals, model.classes), model.unimix)
+
+
+def decode(model: WorldModel, rows: Rows, z, train: bool = False, pool: Pool = _no_pool) -> tuple[jax.Array, Any]:
+    """Frames [B, T, S, S, 3] in float32 of latents [B, T, Z], and the decoder's new running statistics."""
+    flat = z.reshape(-1, z.shape[-1])
+    embedding = jnp.broadcast_to(rows.embedding, (flat.shape[0], rows.embedding.shape[-1]))
+    frames, statistics = _run(model, rows, "decoder", flat, embedding, train=train, pool=pool)
+    return frames.reshape(*z.shape[:-1], *frames.shape[1:]), statistics
+
+
+def prior(model: WorldModel, rows: Rows, hidden: jax.Array) -> jax.Array:
+    """Log-probabilities [..., G, C] of the next latent after hidden states [..., D]."""
+    return unimixed(model, head(model, rows, "prior", hidden))
+
+
+def tokens(model: WorldModel, rows: Rows, z: jax.Array, action: jax.Array) -> jax.Array:
+    """[z, a, e_k] [..., Z + A + E]; integer actions [...] become one-hot, continuous ones [..., A] stay."""
+    if model.discrete:
+        action = jax.nn.one_hot(action, model.action_size)
+    return _with_embedding(jnp.concatenate([z.astype(model.dtype), action.astype(model.dtype)], -1), rows.embedding)
+
+
+def transition(model: WorldModel, rows: Rows, z, action, mask, cache: DynamicsCache | None = None, position=0, dropout_key=None):
+    """Hidden states [B, T, D] of latents [B, T, Z] and actions under an attention mask [B, T, L]; and the new cache."""
+    token = tokens(model, rows, z, action)
+    return model.dynamics.apply(
+        rows.experts, rows.shared["dynamics"], rows.gate, token, rows.embedding, mask, cache, position, dropout_key
+    )
+
+
+def segments(model: WorldModel, is_first: jax.Array) -> jax.Array:
+    """Episode numbers [B, T] inside windows, all zero when boundaries are ignored (STORM)."""
+    return jnp.cumsum(is_first, axis=-1) if model.mask_boundaries else jnp.zeros(is_first.shape, jnp.int32)
+
+
+def predicted_reward(model: WorldModel, rows: Rows, hidden: jax.Array) -> jax.Array:
+    """Decoded rewards [...] of hidden states [..., D]."""
+    return twohot.decode(head(model, rows, "reward", hidden))
+
+
+def termination_logit(model: WorldModel, rows: Rows, hidden: jax.Array) -> jax.Array:
+    """Logits [...] of the termination; the continuation is 1 - sigmoid."""
+    return head(model, rows, "continuation", hidden)[..., 0].astype(jnp.float32)
+
+
+def losses(model: WorldModel, rows: Rows, batch: Batch, task: jax.Array, key, train: bool, pool: Pool):
+    """The loss terms of one task on windows [B, T], each a scalar, and the new batch-norm statistics.
+
+    With train=False nothing is drawn but the latents' samples: running statistics, no dropout (gradient clustering).
+    """
+    key_latent, key_dropout = jax.random.split(key)
+    posterior, encoder_statistics = encode(model, rows, batch.observation, key_latent, train, pool)
+    frames, decoder_statistics = decode(model, rows, posterior.z, train, pool)
+    segment = segments(model, batch.is_first)
+    dropout_key = key_dropout if train and model.dropout else None
+    hidden, _ = transition(model, rows, posterior.z, batch.action, causal_mask(segment), dropout_key=dropout_key)
+
+    squared = (frames - batch.observation.astype(jnp.float32) / 255) ** 2
+    logit = termination_logit(model, rows, hidden)
+    task_logits = model.task_head.apply({"params": rows.shared["task_head"]}, hidden).astype(jnp.float32)
+    kl_dyn, kl_rep = _kl(posterior.log_p, prior(model, rows, hidden), segment)
+    terms = {
+        "reconstruction": squared.sum((-3, -2, -1)).mean(),
+        "reward": twohot.cross_entropy(head(model, rows, "reward", hidden), batch.reward).mean(),
+        "continuation": (jax.nn.softplus(logit) - logit * batch.termination).mean(),
+        "task": -jax.nn.log_softmax(task_logits)[..., task].mean(),
+        "dyn": jnp.maximum(model.free_bits, kl_dyn),
+        "rep": jnp.maximum(model.free_bits, kl_rep),
+    }
+    statistics = {"encoder": encoder_statistics, "decoder": decoder_statistics}
+    return terms, ({name: statistics[name] for name in rows.statistics}, kl_dyn)
+
+
+def _kl(posterior: jax.Array, prior_: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean KL of posterior_{t+1} against prior_t over pairs inside an episode: for the dynamics, for the representation."""
+    now, before, stop = posterior[:, 1:], prior_[:, :-1], jax.lax.stop_gradient
+    inside = (segment[:, 1:] == segment[:, :-1]).astype(jnp.float32)
+    mean = lambda kl: (kl * inside).sum() / jnp.maximum(inside.sum(), 1.0)
+    return mean(distributions.kl(stop(now), before)), mean(distributions.kl(now, stop(before)))

@@ -1,0 +1,32 @@
+"""Linear maps from a task's gradient to a short vector a layer, small enough to leave the device."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def layer_vectors(gradients: Any, vector: str, size: int, seed: int) -> dict[str, jax.Array]:
+    """{layer name: [K, V]} of a gradient pytree with leaves [K, ...].
+
+    "layer_mean": mean over the fan-in axes, one number an output unit; "layer_scalar": one number a layer;
+    "projection": one "layer" of `size` numbers, a seeded random projection (count sketch) of the whole gradient.
+    """
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)}
+    if vector == "layer_mean":
+        return {name: leaf.mean(tuple(range(1, leaf.ndim - 1))) for name, leaf in leaves.items()}
+    if vector == "layer_scalar":
+        return {name: leaf.mean(tuple(range(1, leaf.ndim)))[:, None] for name, leaf in leaves.items()}
+    return {"projection": sum(_sketch(name, leaf, size, seed) for name, leaf in leaves.items())}
+
+
+def _sketch(name: str, leaf: jax.Array, size: int, seed: int) -> jax.Array:
+    """Adds every coordinate of leaf [K, ...] with a random sign to one of `size` random places: [K, size]."""
+    flat = leaf.reshape(leaf.shape[0], -1)
+    key_sign, key_place = jax.random.split(jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode())))
+    sign = jax.random.rademacher(key_sign, flat.shape[1:], flat.dtype)
+    place = jax.random.randint(key_place, flat.shape[1:], 0, size)
+    return jnp.zeros((leaf.shape[0], size), flat.dtype).at[:, place].add(flat * sign)

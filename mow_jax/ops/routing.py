@@ -1,0 +1,47 @@
+"""Routing: rows of stacked parameters by table, and results of tasks pooled by row or brought to all devices.
+
+The functions that reduce expect the named axes "task" (vmap) and "device" (pmap).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mow_jax.types import Shard
+
+
+def take_rows(params: Any, table: jax.Array) -> Any:
+    """Rows of a pytree whose leaves are stacked on axis 0: leaves [N, ...] and a table [...] to [table..., ...].
+
+    Autodiff turns the take into the segment sum that pools gradients over the tasks of a row.
+    """
+    return jax.tree.map(lambda leaf: leaf[table], params)
+
+
+def pool_by_row(x: jax.Array, row: jax.Array, rows: int) -> jax.Array:
+    """The sum of x [...] over all tasks that use the same row; seen by one task, inside the axes "task" and "device"."""
+    one_hot = jax.nn.one_hot(row, rows, dtype=x.dtype)
+    return jax.lax.psum(jnp.tensordot(one_hot, x, axes=0), ("task", "device"))[row]
+
+
+def merge_rows(stacked: Any, updated: Any, table: jax.Array, valid: jax.Array) -> Any:
+    """The stack [N, ...] with the tasks' updated rows [K', ...] in it, which agree where tasks share a row.
+
+    Rows that no valid task of any device uses stay as they are.
+    """
+
+    def merge(old, new):
+        used = jax.nn.one_hot(table, old.shape[0]) * valid[:, None]
+        count = jax.lax.psum(used.sum(0), "device").reshape(-1, *[1] * (old.ndim - 1))
+        total = jax.lax.psum(jnp.tensordot(used, new, axes=(0, 0)), "device")
+        return jnp.where(count > 0, total / jnp.maximum(count, 1), old)
+
+    return jax.tree.map(merge, stacked, updated)
+
+
+def everywhere(x: jax.Array, shard: Shard, tasks: int) -> jax.Array:
+    """Per-task values [K'] of every device as one array [K] on all of them."""
+    return jax.lax.psum(jnp.zeros(tasks).at[shard.ids].add(jnp.where(shard.valid > 0, x, 0.0)), "device")

@@ -1,0 +1,306 @@
+"""Experience on disk: rows of the actors' environments come in, windows [K, B, T] go out. Called by train.
+
+Every stream (an environment of a task) is a directory of chunk files: a fixed number of fixed-size records,
+reserved at once, written with pwrite and read through a read-only memory map. (Writing through a map on a full
+disk would kill the process.) A checkpoint stores only the number of rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import mmap
+import os
+import resource
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from mow_jax.seeding import generator
+from mow_jax.types import BadInput, Batch, Task
+
+_DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+class Replay:
+    """Append-only store of K tasks with E environments each; all streams have the same number of rows."""
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        tasks: Sequence[Task],
+        *,
+        envs: int,
+        image_size: int,
+        chunk_rows: int,
+        capacity: int,
+        seed: int,
+    ):
+        """Opens or creates `directory`. Holds no rows until `restore`; the first `append` discards unrestored ones.
+
+        `capacity`: sample only the newest rows of a task (shared by its E streams); 0: all.
+        Raises BadInput where the directory holds something else or cannot be used.
+        """
+        self.rows = 0
+        self._tasks = tuple(task.name for task in tasks)
+        self._envs = envs
+        self._seed = seed
+        self._newest = capacity // envs if capacity else None
+        self._image = (image_size, image_size, 3)
+        action = (np.int32,) if tasks[0].discrete else (np.float32, (tasks[0].action_size,))
+        fields = [("action", *action), ("reward", np.float32), ("termination", bool), ("is_first", bool)]
+        self._rest = np.dtype(fields)
+        self._pixels = image_size * image_size * 3
+        self._directory = Path(directory)
+        layout = {
+            "tasks": list(self._tasks),
+            "envs": envs,
+            "image_size": image_size,
+            "chunk_rows": chunk_rows,
+            "record": str(self._rest),
+        }
+        with _usable(self._directory):
+            _claim(self._directory, layout)
+            self._streams = [
+                _Stream(self._directory / _safe(name) / str(env), self._pixels, self._rest.itemsize, chunk_rows)
+                for name in self._tasks
+                for env in range(envs)
+            ]
+        self._restored = False
+        _allow_open_files()
+
+    def append(self, row: Batch) -> None:
+        """Adds one row [K, E, ...] to every stream; `gather` sees it at once. Raises BadInput on a full disk."""
+        if not self._restored:
+            self.restore({"rows": 0})
+        records = np.empty((len(self._streams), self._pixels + self._rest.itemsize), np.uint8)
+        records[:, : self._pixels] = row.observation.reshape(len(records), self._pixels)
+        rest = np.empty(row.reward.shape, self._rest)
+        for field in self._rest.names:
+            rest[field] = getattr(row, field)
+        records[:, self._pixels :] = rest.view(np.uint8).reshape(len(records), -1)
+        with _usable(self._directory):
+            for stream, record in zip(self._streams, records, strict=True):
+                stream.write(self.rows, record)
+        self.rows += 1
+
+    def indices(self, batch: int, length: int, update: int, name: str) -> np.ndarray:
+        """Draws windows of `length` rows: [K, batch, 2] int32 (environment, start row), uniform over all that exist.
+
+        A pure function of the seed, `name`, the task's name, `update` and the rows stored.
+        Raises BadInput where fewer than `length` rows are there to sample.
+        """
+        oldest = self._oldest()
+        starts = self.rows - oldest - length + 1
+        if starts < 1:
+            raise BadInput(
+                f"a window of {length} rows does not fit into the {self.rows - oldest} rows a stream that the replay "
+                "may sample; lower batch.length or agent.context, or raise warmup.steps or replay.capacity"
+            )
+        draws = [
+            generator(self._seed, name, task, update).integers(0, self._envs * starts, batch) for task in self._tasks
+        ]
+        env, start = np.divmod(np.stack(draws), starts)
+        return np.stack([env, oldest + start], axis=-1).astype(np.int32)
+
+    def gather(self, indices: np.ndarray, length: int) -> Batch:
+        """Copies windows of `length` rows at `indices` [K, B, 2] (environment, start row): a Batch [K, B, T, ...]."""
+        if indices[..., 1].min() < 0 or indices[..., 1].max() + length > self.rows:
+            raise IndexError(f"windows of {length} rows must lie within the {self.rows} rows stored")
+        shape = (*indices.shape[:2], length)
+        pixels = np.empty((*shape, self._pixels), np.uint8)
+        rest = np.empty((*shape, self._rest.itemsize), np.uint8)
+        for task, windows in enumerate(indices.tolist()):
+            streams = self._streams[task * self._envs : (task + 1) * self._envs]
+            for window, (env, start) in enumerate(windows):
+                streams[env].read(start, pixels[task, window], rest[task, window])
+        fields = rest.view(self._rest)[..., 0]
+        return Batch(pixels.reshape(*shape, *self._image), *(fields[field].copy() for field in self._rest.names))
+
+    def sample(self, batch: int, length: int, update: int, name: str) -> Batch:
+        """The windows that `indices` draws: a Batch [K, batch, length, ...]."""
+        return self.gather(self.indices(batch, length, update, name), length)
+
+    def state(self) -> dict:
+        """The position to store in a checkpoint."""
+        return {"rows": self.rows}
+
+    def restore(self, state: dict) -> None:
+        """Goes back to a position: later rows are erased, so that files equal those of an uninterrupted run.
+
+        Raises BadInput where rows up to the position, as far as they may be sampled, are missing.
+        """
+        self.rows = state["rows"]
+        with _usable(self._directory):
+            for stream in self._streams:
+                stream.restore(self.rows, self._oldest())
+        self._restored = True
+
+    def sync(self) -> None:
+        """Returns when everything appended would survive a power cut."""
+        with _usable(self._directory):
+            for stream in self._streams:
+                stream.sync()
+            _fsync(self._directory)
+
+    def prune(self, oldest: int) -> None:
+        """Deletes the chunks all of whose rows are below row `oldest`."""
+        for stream in self._streams:
+            stream.prune(min(oldest, self.rows))
+
+    def close(self) -> None:
+        """Releases files and maps."""
+        for stream in self._streams:
+            stream.close()
+
+    def _oldest(self) -> int:
+        """The first row of a stream that may be sampled."""
+        return 0 if self._newest is None else max(0, self.rows - self._newest)
+
+
+class _Stream:
+    """The chunk files of one environment. A record is the frame followed by the packed other fields."""
+
+    def __init__(self, directory: Path, pixels: int, rest: int, chunk_rows: int):
+        self._directory = directory
+        self._pixels = pixels
+        self._record = pixels + rest
+        self._chunk_rows = chunk_rows
+        self._writer = -1  # descriptor of the chunk that grows
+        self._maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # chunk: frames, other fields
+        self._dirty: set[int] = set()
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def write(self, row: int, record: np.ndarray) -> None:
+        chunk, row = divmod(row, self._chunk_rows)
+        if row == 0:
+            self._open(chunk, row)
+        if os.pwrite(self._writer, record, row * self._record) != self._record:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._dirty.add(chunk)
+
+    def read(self, start: int, pixels: np.ndarray, rest: np.ndarray) -> None:
+        """Fills pixels [T, P] and rest [T, R] from row `start` on."""
+        done, length = 0, len(pixels)
+        while done < length:
+            chunk, row = divmod(start + done, self._chunk_rows)
+            count = min(length - done, self._chunk_rows - row)
+            frames, others = self._maps[chunk]
+            pixels[done : done + count] = frames[row : row + count]
+            rest[done : done + count] = others[row : row + count]
+            done += count
+
+    def restore(self, rows: int, oldest: int) -> None:
+        self.close()
+        chunks = -(-rows // self._chunk_rows)
+        for path in self._directory.glob("[0-9]*.rows"):
+            if int(path.stem) >= chunks:
+                path.unlink()
+        for chunk in range(chunks):
+            path = self._path(chunk)
+            if path.exists() and path.stat().st_size == self._record * self._chunk_rows:
+                self._map(chunk)
+            elif (chunk + 1) * self._chunk_rows > oldest:
+                raise BadInput(f"replay file {path} is missing or damaged; restore it or start in another --workdir")
+        if rows % self._chunk_rows:
+            self._open(chunks - 1, rows % self._chunk_rows)
+
+    def sync(self) -> None:
+        for path in (*map(self._path, self._dirty), self._directory, self._directory.parent):
+            _fsync(path)
+        self._dirty.clear()
+
+    def prune(self, oldest: int) -> None:
+        for chunk in [chunk for chunk in self._maps if (chunk + 1) * self._chunk_rows <= oldest]:
+            del self._maps[chunk]
+            self._dirty.discard(chunk)
+            self._path(chunk).unlink()
+
+    def close(self) -> None:
+        if self._writer >= 0:
+            os.close(self._writer)
+        self._writer = -1
+        self._maps.clear()
+
+    def _open(self, chunk: int, rows: int) -> None:
+        """Makes `chunk` the one that grows, with its first `rows` rows kept, zeros after them, and space reserved."""
+        if self._writer >= 0:
+            os.close(self._writer)
+        self._writer = os.open(self._path(chunk), os.O_RDWR | os.O_CREAT, 0o666)
+        os.ftruncate(self._writer, rows * self._record)
+        os.posix_fallocate(self._writer, 0, self._chunk_rows * self._record)
+        self._dirty.add(chunk)
+        self._map(chunk)
+
+    def _map(self, chunk: int) -> None:
+        with self._path(chunk).open("rb") as file:
+            view = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        view = view.reshape(self._chunk_rows, self._record)
+        self._maps[chunk] = view[:, : self._pixels], view[:, self._pixels :]
+
+    def _path(self, chunk: int) -> Path:
+        return self._directory / f"{chunk:06d}.rows"
+
+
+@contextlib.contextmanager
+def _usable(directory: Path) -> Iterator[None]:
+    """Turns what the operating system refuses into BadInput."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            message = f"disk is full: no room for replay rows in {directory}; free space and run the same command again"
+        elif error.errno == errno.EMFILE:
+            message = f"too many open replay files in {directory}; raise `ulimit -n` or replay.chunk_rows"
+        else:
+            message = f"cannot use replay directory {directory}: {error.strerror}; choose another --workdir"
+        raise BadInput(message) from error
+
+
+def _claim(directory: Path, layout: dict) -> None:
+    """Writes `layout` into a new directory; an old one must have the same."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path, temporary = directory / "meta.json", directory / "meta.json.tmp"
+    if path.exists():
+        _check_layout(path, layout)
+        return
+    if foreign := [entry.name for entry in directory.iterdir() if entry != temporary]:
+        raise BadInput(f"{directory} is no replay directory: it holds {foreign[0]!r}; choose another --workdir")
+    temporary.write_text(json.dumps(layout, indent=1) + "\n")
+    _fsync(temporary)
+    temporary.rename(path)
+
+
+def _check_layout(path: Path, layout: dict) -> None:
+    try:
+        found = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{path} is damaged; restore it or choose another --workdir") from error
+    for key, value in layout.items():
+        if found.get(key) != value:
+            raise BadInput(
+                f"replay in {path.parent} was written with {key} = {found.get(key)!r}, this run has {value!r}; "
+                "use the same configuration or another --workdir"
+            )
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _allow_open_files() -> None:
+    """A map keeps a descriptor open and long runs have thousands of chunks: takes what the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _safe(name: str) -> str:
+    """A directory name that no other task shares."""
+    return quote(name, safe="").replace(".", "%2E")

@@ -1,0 +1,1 @@
+"""Scores, figures and pages from a run's files; never imports jax. Command: python -m mow_jax.report."""

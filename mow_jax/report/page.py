@@ -1,0 +1,191 @@
+"""Writes DIR/report/: report.md, index.html, and the pictures they show.
+
+In: a data.Run. Called by python -m mow_jax.report, which also prints the tables of `summary` on the terminal.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mow_jax.report import figures, render, strips, tables
+from mow_jax.report.data import Run
+from mow_jax.report.render import Picture, Section
+from mow_jax.types import BadInput
+
+NEEDS = {
+    "Scores": "results.json",
+    "Learning curves": "episode/<task>/return or evaluation/<task>/return in metrics.jsonl",
+    "Reconstruction": "diagnostics in results.json",
+    "What the world model sees": "frames.npz",
+    "Clusters and experts": "clusters.json",
+    "Use of the experts": "router/load/<expert> or router/switches in metrics.jsonl",
+    "Harmonious weights": "harmony/<task> in metrics.jsonl",
+    "World model": "world/... in metrics.jsonl",
+    "Agent": "agent/... in metrics.jsonl",
+}
+
+
+def write(run: Run) -> Path:
+    """Writes the report and returns its directory. Raises BadInput where it cannot be written."""
+    directory = run.directory / "report"
+    try:
+        for part in ("strips", "episodes"):
+            (directory / part).mkdir(parents=True, exist_ok=True)
+        sections = _sections(run, directory)
+        title, subtitle = f"Run {run.directory.resolve().name}", _subtitle(run)
+        (directory / "report.md").write_text(render.markdown(title, subtitle, sections), encoding="utf-8")
+        (directory / "index.html").write_text(render.page(title, subtitle, sections), encoding="utf-8")
+    except OSError as problem:
+        raise BadInput(
+            f"cannot write the report to {directory}: {problem.strerror or problem}; free it first"
+        ) from None
+    return directory
+
+
+def _subtitle(run: Run) -> str:
+    parts = [f"{len(run.tasks)} task{'s' * (len(run.tasks) != 1)}"] if run.tasks else []
+    if run.config:
+        parts = [f"suite {run.config['suite'].get('name')}", *parts, f"seed {run.config.get('seed')}"]
+    if run.metrics:
+        parts.append(f"{int(max(series.step[-1] for series in run.metrics.values())):,} agent steps a task")
+        parts.append(f"{int(max(series.update[-1] for series in run.metrics.values())):,} updates")
+    return ", ".join(parts)
+
+
+def _sections(run: Run, directory: Path) -> list[Section]:
+    sections = [
+        _scores(run),
+        _curves(run, directory),
+        _reconstruction(run),
+        _frames(run, directory),
+        _clusters(run, directory),
+        _router(run, directory),
+        _harmony(run, directory),
+        _losses(run, directory, "world", "World model"),
+        _losses(run, directory, "agent", "Agent"),
+        _protocol(run),
+    ]
+    made = {section.title: section for section in sections if section is not None}
+    unmade = [f"{title}: needs {what}" for title, what in NEEDS.items() if title not in made]
+    return [Section("Missing", run.missing + unmade)] * bool(run.missing or unmade) + list(made.values())
+
+
+def _scores(run: Run) -> Section | None:
+    if run.results is None:
+        return None
+    text = (
+        "Returns are means over evaluation episodes, ± their standard error. A normalised score is 0 for the random "
+        "policy and 1 for the reference (a human for Atari, the best known score for toy tasks, the reward threshold "
+        "for Gymnasium; for Meta-World it is the success rate). Mean and median are over the tasks' means, the "
+        "interquartile mean (IQM) is over all runs, its interval a stratified bootstrap."
+    )
+    return Section("Scores", [text], [tables.aggregate(run.results), tables.scores(run.results)])
+
+
+def _curves(run: Run, directory: Path) -> Section | None:
+    if not figures.learning_curves(run, directory / "learning_curves.png"):
+        return None
+    text = (
+        "Every episode that ended while the agent learned, its moving average, and the evaluations. Where a dashed "
+        "score lies far outside what was reached it is named at the panel's edge instead."
+    )
+    return Section("Learning curves", [text], pictures=[Picture("learning_curves.png", "Episode return of each task")])
+
+
+def _reconstruction(run: Run) -> Section | None:
+    if run.results is None or not run.results["diagnostics"]:
+        return None
+    text = (
+        "The ratio divides the model's squared pixel error by the error of one fixed picture, the mean of the task's "
+        "frames. A model that paints only the mean background scores 1, so that what moves in a game counts; below "
+        "1 is better, 0 is perfect, above 1 the pictures are blurred or mixed up with another task's."
+    )
+    below = sum(entry["ratio"] is not None and entry["ratio"] < 1 for entry in run.results["diagnostics"].values())
+    count = f"{below} of {len(run.results['diagnostics'])} tasks are below 1."
+    return Section("Reconstruction", [text, count], [tables.reconstruction(run.results["diagnostics"])])
+
+
+def _frames(run: Run, directory: Path) -> Section | None:
+    if run.frames is None:
+        return None
+    text = (
+        "For each task: what was seen, what the autoencoder makes of it, and what the world model imagines from the "
+        "given actions alone, once the context has ended. Context frames are faded; +1 is the first imagined frame."
+    )
+    galleries = [_pictures(run, task, number, directory) for number, task in enumerate(run.frames.names)]
+    return Section("What the world model sees", [text], galleries=[gallery for gallery in galleries if gallery])
+
+
+def _pictures(run: Run, task: str, number: int, directory: Path) -> list[Picture]:
+    """Writes one task's strip and films."""
+    name, start, made = f"{number:02d}-{safe(task)}", run.frames.imagined_from, []
+    kinds = [run.frames.get(kind, task) for kind in ("real", "reconstructed", "imagined")]
+    if all(kind is not None for kind in kinds):
+        rows = strips.rows(*kinds, start)
+        strips.strip(rows, start, directory / "strips" / f"{name}.png")
+        strips.strip_gif(rows, start, directory / "strips" / f"{name}.gif")
+        made = [Picture(f"strips/{name}.png", task), Picture(f"strips/{name}.gif", f"{task}: the same, moving")]
+    episode = run.frames.get("episode", task)
+    if episode is not None:
+        every = strips.episode_gif(episode, directory / "episodes" / f"{name}.gif")
+        pace = f", one frame in {every}" if every > 1 else ""
+        made.append(Picture(f"episodes/{name}.gif", f"{task}: an evaluation episode{pace}"))
+    return made
+
+
+def safe(name: str) -> str:
+    """A task's name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:80]
+
+
+def _clusters(run: Run, directory: Path) -> Section | None:
+    if run.clusters is None:
+        return None
+    used = len(set(run.clusters.cluster.tolist()))
+    text = (
+        f"Clusters in use: {used}; method {run.clusters.method!r}, seed {run.clusters.seed}. Tasks of a cluster share "
+        "encoder, decoder, heads and critic; an expert is a temporal module, and a task mixes several."
+    )
+    pictures = []
+    for kind, caption in (("cluster", "Tasks by cluster"), ("experts", "Tasks by experts, the first the darkest")):
+        figures.similarity_map(run.clusters, kind, directory / f"map_{kind}.png")
+        if run.clusters.similarity[kind] is None:
+            caption += "; no similarity of gradients was measured for these"
+        pictures.append(Picture(f"map_{kind}.png", caption))
+    return Section("Clusters and experts", [text], [tables.sharing(run.clusters)], pictures)
+
+
+def _router(run: Run, directory: Path) -> Section | None:
+    if not figures.expert_use(run.metrics, directory / "expert_use.png"):
+        return None
+    text = (
+        "How large a share of the tasks has each expert among its own, and how often the selection changed. Dark rows "
+        "over pale ones mean that few experts do all the work; switches should fade out as the router cools."
+    )
+    return Section("Use of the experts", [text], pictures=[Picture("expert_use.png", "Expert use over training")])
+
+
+def _harmony(run: Run, directory: Path) -> Section | None:
+    if not figures.harmony(run, directory / "harmony.png"):
+        return None
+    text = (
+        "Sigma follows a task's loss, so that each task weighs about the same. A line that leaves the others shows a "
+        "task whose loss grows or stalls."
+    )
+    return Section("Harmonious weights", [text], pictures=[Picture("harmony.png", "Sigma of each task")])
+
+
+def _losses(run: Run, directory: Path, area: str, title: str) -> Section | None:
+    if not figures.losses(run, area, directory / f"{area}.png"):
+        return None
+    return Section(
+        title,
+        pictures=[
+            Picture(f"{area}.png", f"All metrics {area}/... over updates; of many tasks the thick line is the mean")
+        ],
+    )
+
+
+def _protocol(run: Run) -> Section | None:
+    return None if run.results is None else Section("Protocol", tables=[tables.protocol(run.results)])

@@ -1,0 +1,114 @@
+"""Normalised scores and their aggregates over tasks.
+
+In: raw scores (a score file, or the bundled STORM seeds) or normalised ones. Out: dicts of numbers, ready for JSON.
+Called by python -m mow_jax.report --scores and, for results.json, by mow_jax.evaluate.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import trim_mean
+
+from mow_jax.types import BadInput
+
+BUNDLED = Path(__file__).parent / "data" / "atari100k_scores.json"
+DRAWS = 2000  # of the bootstrap
+TRIM = 0.25  # cut off at each end: what is left is the interquartile mean
+
+
+def normalise(score: float, random: float, reference: float) -> float:
+    """The score on the scale where the random policy is 0 and the reference (a human, the best known) is 1."""
+    return (score - random) / (reference - random)
+
+
+def aggregate(normalised: dict[str, list[float]]) -> dict:
+    """Mean, median, IQM and its interval of normalised runs, {task: [one value a run, ...]}.
+
+    Mean and median are over the tasks' means; the IQM pools all runs; the interval is the 95% stratified bootstrap of
+    the IQM (Agarwal et al. 2021). Tasks without runs are left out; with none left every value is None.
+    """
+    runs = [np.asarray(values, np.float64) for values in normalised.values() if len(values)]
+    if not runs:
+        return {"mean": None, "median": None, "iqm": None, "interval": None}
+    means = [values.mean() for values in runs]
+    return {
+        "mean": float(np.mean(means)),
+        "median": float(np.median(means)),
+        "iqm": float(trim_mean(np.concatenate(runs), TRIM)),
+        "interval": _interval(runs),
+    }
+
+
+def _interval(runs: list[np.ndarray]) -> list[float]:
+    """[low, high]: runs are drawn again with replacement inside each task, so every task keeps its weight."""
+    random = np.random.default_rng(0)
+    draws = [values[random.integers(len(values), size=(DRAWS, len(values)))] for values in runs]
+    return np.percentile(trim_mean(np.concatenate(draws, axis=1), TRIM, axis=1), [2.5, 97.5]).tolist()
+
+
+def atari_scores(path: str | None = None) -> dict:
+    """Human-normalised Atari 100k scores of a score file, {"Game": [score a seed, ...]}; None: STORM's published seeds.
+
+    Returns {"games": {name: score}, "mean", "median", "iqm", "interval", "superhuman"}. Raises BadInput.
+    """
+    known = json.loads(BUNDLED.read_text())["games"]
+    raw = {game: entry["storm_seeds"] for game, entry in known.items()} if path is None else _read(path, known)
+    normalised = {
+        game: [normalise(score, known[game]["random"], known[game]["human"]) for score in scores]
+        for game, scores in raw.items()
+    }
+    games = {game: float(np.mean(values)) for game, values in normalised.items()}
+    superhuman = sum(value >= 1 for value in games.values())
+    return {"games": games, **aggregate(normalised), "superhuman": superhuman}
+
+
+def _read(path: str, known: dict) -> dict[str, list[float]]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
+    except OSError as problem:
+        raise BadInput(f"cannot read the score file {path!r}: {problem.strerror}; give --scores=FILE.json") from None
+    except (ValueError, RecursionError) as problem:
+        raise BadInput(f'{path} is not a score file ({problem}); write {{"Game": [score of each seed, ...]}}') from None
+    if not isinstance(content, dict) or not content:
+        raise BadInput(f'{path} holds no scores; write one JSON object {{"Game": [score of each seed, ...], ...}}')
+    return {_game(game, known, path): _numbers(game, scores, path) for game, scores in content.items()}
+
+
+def _without_repeats(pairs: list[tuple]) -> dict:
+    """A JSON object; the standard reader would silently keep only the last of two equal names."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in it twice")
+    return content
+
+
+def _game(game: str, known: dict, path: str) -> str:
+    if game in known:
+        return game
+    plain = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(game.lower().replace("_", ""), plain, n=1, cutoff=0.5)
+    hint = f"did you mean {plain[near[0]]!r}? " if near else ""
+    raise BadInput(f"{path}: unknown game {game!r}; {hint}The games are {', '.join(known)}")
+
+
+def _numbers(game: str, scores: object, path: str) -> list[float]:
+    if not isinstance(scores, list) or not scores:
+        raise BadInput(f"{path}: {game!r} has {json.dumps(scores)}; give a list, one score for each seed")
+    for score in scores:
+        if not is_number(score):
+            raise BadInput(f"{path}: {game!r} has the score {json.dumps(score)}; scores are finite numbers")
+    return [float(score) for score in scores]
+
+
+def is_number(value: object) -> bool:
+    """Whether a value out of a JSON file is a finite number (a bool is not, nor an integer too large for a float)."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False

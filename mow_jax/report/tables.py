@@ -1,0 +1,92 @@
+"""The report's tables as plain text cells: scores, aggregates, reconstruction errors, who shares what.
+
+In: parts of a data.Run. Out: Table. Called by page, which shows them in the report and on the terminal.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mow_jax.report.data import Clusters
+
+NONE = "–"
+
+
+class Table(NamedTuple):
+    """Cells of text; the first column holds names, the others numbers."""
+
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def number(value: float | None) -> str:
+    """A score: four digits or so, thousands set apart."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def ratio(value: float | None) -> str:
+    """A normalised score or a ratio: always three decimals."""
+    return NONE if value is None else f"{value:.3f}"
+
+
+def scores(results: dict) -> Table:
+    """A row a task: episodes, mean return and its standard error, random, reference, normalised, success."""
+    tasks = results["tasks"]
+    succeeds = any(entry["success"] for entry in tasks.values())
+    columns = ["task", "episodes", "return", "± error", "random", "reference", "normalised"]
+    rows = [[name, *_score(entry, succeeds)] for name, entry in tasks.items()]
+    return Table(columns + ["success"] * succeeds, rows)
+
+
+def _score(entry: dict, succeeds: bool) -> list[str]:
+    returns, success = np.array(entry["returns"], np.float64), entry["success"]
+    error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else None
+    cells = [str(len(returns)), number(returns.mean() if len(returns) else None), number(error)]
+    cells += [number(entry["random"]), number(entry["reference"]), ratio(entry["normalised"])]
+    return cells + [f"{np.mean(success):.0%}" if success else NONE] * succeeds
+
+
+def aggregate(results: dict) -> Table:
+    """One row: mean, median, IQM with its interval, over the tasks that have a normalised score."""
+    given = results["aggregate"]
+    interval = given.get("interval")
+    between = " to ".join(map(ratio, interval)) if interval else NONE
+    success = [np.mean(entry["success"]) for entry in results["tasks"].values() if entry["success"]]
+    cells = [ratio(given["mean"]), ratio(given["median"]), ratio(given["iqm"]), between]
+    columns = ["over all tasks", "mean", "median", "IQM", "95% interval of the IQM"] + ["success"] * bool(success)
+    return Table(columns, [["normalised score", *cells, *([f"{np.mean(success):.1%}"] if success else [])]])
+
+
+def reconstruction(diagnostics: dict) -> Table:
+    """A row a task: the world model's error of reconstruction beside that of the task's mean frame."""
+    keys = ("reconstruction_error", "mean_frame_error")
+    rows = [
+        [name, *(NONE if entry[key] is None else f"{entry[key]:#.4g}" for key in keys), ratio(entry["ratio"])]
+        for name, entry in diagnostics.items()
+    ]
+    return Table(["task", "reconstruction error", "error of the mean frame", "ratio"], rows)
+
+
+def sharing(clusters: Clusters) -> Table:
+    """A row a task: its cluster and its experts."""
+    rows = zip(clusters.tasks, clusters.cluster, clusters.experts, strict=True)
+    return Table(
+        ["task", "cluster", "experts"],
+        [[name, str(cluster), ", ".join(map(str, experts))] for name, cluster, experts in rows],
+    )
+
+
+def protocol(results: dict) -> Table:
+    """A row a field of the evaluation's protocol, then the step, the commit and the versions it ran with."""
+    fields = dict(results.get("protocol") or {}) | {key: results.get(key) for key in ("step", "commit", "versions")}
+    return Table(["field", "value"], [[key, _plain(value)] for key, value in fields.items() if value is not None])
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,38 @@
+"""Prints a run's tables on the terminal: scores, aggregates, reconstruction, and what is missing.
+
+In: a data.Run. Called by python -m mow_jax.report.
+"""
+
+from __future__ import annotations
+
+import rich.box
+import rich.table
+from rich.console import Console
+from rich.text import Text
+
+from mow_jax.report import tables
+from mow_jax.report.data import Run
+
+
+def show(run: Run) -> None:
+    """Prints to standard output."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a file or a pipe has no width of its own; 80 would cut long task names
+    if run.results is not None:
+        _print(console, "Scores", tables.scores(run.results))
+        _print(console, "", tables.aggregate(run.results))
+        if run.results["diagnostics"]:
+            table = tables.reconstruction(run.results["diagnostics"])
+            _print(console, "Reconstruction (the mean frame's ratio is 1)", table)
+    for sentence in run.missing:
+        console.print(Text(f"missing: {sentence}"), soft_wrap=True)
+
+
+def _print(console: Console, title: str, table: tables.Table) -> None:
+    shown = rich.table.Table(title=title or None, title_justify="left", box=rich.box.SIMPLE_HEAD)
+    for index, column in enumerate(table.columns):
+        shown.add_column(column, justify="right" if index else "left")
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    console.print(shown)

@@ -1,0 +1,188 @@
+"""The first screen of a run and what --dry_run adds: versions, devices, sizes, plans; refuses what cannot fit."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import mow_jax
+from mow_jax import agent as algorithm
+from mow_jax import build, logs
+from mow_jax.agent import Agent
+from mow_jax.types import BadInput, Batch, Shard, Task
+
+PACKAGES = ("jax", "flax", "optax", "numpy", "ale-py", "gymnasium", "metaworld", "mujoco")
+STORM_PARAMETERS = 16_503_939 + 3_413_502  # of one published STORM model, slow critic included, without ...
+STORM_PER_ACTION = 512 + 513  # ... what each action adds
+
+
+def versions() -> dict[str, str]:
+    """Our version and those of the packages that decide results."""
+    found = {"mow_jax": mow_jax.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The checkout's commit, with "+" if files differ from it; "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    git = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=False)
+    try:
+        if git(["git", "ls-files", "--error-unmatch", "mow_jax/summary.py"]).returncode:
+            return "unknown"
+        head = git(["git", "rev-parse", "--short=12", "HEAD"])
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except OSError:
+        return "unknown"
+    return head.stdout.strip() + ("+" if changed else "") if head.returncode == 0 else "unknown"
+
+
+def parameters(agent: Agent) -> dict[str, int]:
+    """Parameters by component (slow critics included, batch-norm statistics not)."""
+    state = jax.eval_shape(functools.partial(algorithm.init, agent))
+    count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+    cluster, shared = state.params["cluster"], state.params["shared"]
+    return {
+        "encoders and posteriors": count([cluster["encoder"], cluster["posterior"]]),
+        "decoders": count(cluster["decoder"]),
+        "priors, rewards, continuations": count([cluster[name] for name in ("prior", "reward", "continuation")]),
+        "mixers and expert Transformers": count(state.params["expert"]),
+        "shared Transformer": count(shared["dynamics"]),
+        "router, embeddings, task head": count([shared[n] for n in ("router", "embedding", "task_head") if n in shared]),
+        "actor": count(state.actor),
+        "critics and slow critics": count([state.critic, state.slow_critic]),
+    }
+
+
+def rows(config: ConfigDict, agent: Agent, tasks: list[Task], workdir: Path) -> list[tuple[str, str]]:
+    """What every run shows before it starts."""
+    plan, sizes = build.plan(config), parameters(agent)
+    device = jax.local_devices()[0]
+    names = ", ".join(task.name for task in tasks)
+    return [
+        ("mow_jax", f"{versions()['mow_jax']}, commit {commit()}, jax {jax.__version__}"),
+        ("devices", f"{jax.local_device_count()} x {device.device_kind}, {np.dtype(agent.world.dtype).name}"),
+        ("tasks", f"{len(tasks)} of {config.suite.name}: {names}"),
+        ("clusters", f"{agent.world.clusters} (configured: {config.clustering.clusters}), {config.clustering.method}"),
+        ("experts", f"{config.router.experts}, {config.router.active} active a task, router {config.router.mode}"),
+        ("parameters", f"{sum(sizes.values()):,}"),
+        *((f"  {name}", f"{count:,}") for name, count in sizes.items()),
+        ("replay", f"{size(replay_bytes(config, tasks))} in the end; free: {size(free_disk(workdir))} of disk"),
+        ("memory", f"{size(state_bytes(agent))} of training state; free: {size(free_memory())}"),
+        (
+            "plan",
+            f"{plan.joint_steps:,} joint steps x {config.train.envs} environments = {config.train.steps:,} agent steps a"
+            f" task; {plan.warmup_updates:,} warm-up updates, {plan.updates:,} updates",
+        ),
+        ("workdir", str(workdir)),
+    ]
+
+
+def dry_run(config: ConfigDict, workdir: Path) -> int:
+    """Prints the first screen, the ratio to STORM and the memory of the compiled update; starts nothing."""
+    tasks = build.tasks(config)
+    agent = build.agent(config, tasks)
+    total = sum(parameters(agent).values())
+    single = sum(STORM_PARAMETERS + STORM_PER_ACTION * task.action_size for task in tasks)
+    more = [
+        ("against STORM", f"{total / single:.3f} of {len(tasks)} STORM models ({single:,} parameters)"),
+        ("compiled update", compiled_memory(config, agent, tasks)),
+    ]
+    logs.first_screen(rows(config, agent, tasks, workdir) + more)
+    refuse_too_large(config, agent, tasks, workdir)
+    return 0
+
+
+def compiled_memory(config: ConfigDict, agent: Agent, tasks: list[Task]) -> str:
+    """Memory of the compiled update on this device, from shapes alone."""
+    state = jax.eval_shape(functools.partial(algorithm.init, agent))
+    count = len(tasks)
+    shard = Shard(_shape((count,), np.int32), _shape((count,)), _shape((count, tasks[0].action_size), bool))
+    windows = [
+        abstract_batch(agent, count, config.batch.sequences, config.batch.length),
+        abstract_batch(agent, count, config.agent.contexts, config.agent.context),
+    ]
+    lead = lambda tree: jax.tree.map(lambda leaf: _shape((1, *leaf.shape), leaf.dtype), tree)
+    update = jax.pmap(functools.partial(algorithm.update, agent), axis_name="device", donate_argnums=0)
+    compiled = update.lower(lead(state), *map(lead, windows), lead(shard)).compile()
+    memory = compiled.memory_analysis()
+    held, scratch = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    return f"{size(held)} of state and batches, {size(scratch)} of scratch memory on {jax.default_backend()}"
+
+
+def abstract_batch(agent: Agent, tasks: int, sequences: int, length: int) -> Batch:
+    """Shapes of a Batch."""
+    lead, side = (tasks, sequences, length), agent.world.image_size
+    action = _shape(lead, np.int32) if agent.world.discrete else _shape((*lead, agent.world.action_size))
+    return Batch(_shape((*lead, side, side, 3), np.uint8), action, _shape(lead), _shape(lead, bool), _shape(lead, bool))
+
+
+def _shape(shape: tuple, dtype=np.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def replay_bytes(config: ConfigDict, tasks: list[Task]) -> int:
+    """Bytes of replay on disk at the end of the run."""
+    action = 4 if tasks[0].discrete else 4 * tasks[0].action_size
+    kept = config.train.steps if not config.replay.capacity else min(config.train.steps, config.replay.capacity)
+    return len(tasks) * kept * (config.suite.image_size**2 * 3 + action + 6)
+
+
+def state_bytes(agent: Agent) -> int:
+    """Bytes of one TrainState."""
+    state = jax.eval_shape(functools.partial(algorithm.init, agent))
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def refuse_too_large(config: ConfigDict, agent: Agent, tasks: list[Task], workdir: Path) -> None:
+    """Raises BadInput where disk or memory cannot hold the run."""
+    checkpoints = (config.checkpoint.keep + 1 + len(config.checkpoint.milestones)) * state_bytes(agent)
+    replay, disk = replay_bytes(config, tasks), free_disk(workdir) + used(workdir)
+    if replay + checkpoints > disk:
+        raise BadInput(
+            f"the run needs {size(replay)} of replay and {size(checkpoints)} of checkpoints, {workdir} has {size(disk)}:"
+            " lower replay.capacity or checkpoint.keep, or choose a --workdir on a larger disk"
+        )
+    if jax.default_backend() == "cpu" and state_bytes(agent) > free_memory():
+        raise BadInput(
+            f"the training state takes {size(state_bytes(agent))}, {size(free_memory())} of memory are free:"
+            " lower model.width, clustering.clusters or router.experts"
+        )
+
+
+def free_disk(workdir: Path) -> int:
+    """Free bytes where `workdir` is or will be."""
+    place = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(place).free
+
+
+def used(workdir: Path) -> int:
+    """Bytes that an earlier part of the run already holds."""
+    return sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file()) if workdir.is_dir() else 0
+
+
+def free_memory() -> int:
+    """Bytes of memory that the system could still give."""
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else os.sysconf("SC_PAGE_SIZE")
+
+
+def size(count: float) -> str:
+    """Bytes for people: "3.2 GB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"

@@ -1,0 +1,168 @@
+"""The loop: collect at random, warm up and cluster, then act and learn.
+
+`python -m mow_jax.train --config=experiments/NAME.py --workdir=DIR`; the same command on the same workdir resumes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from mow_jax import clustering, command, evaluate, logs, summary, warmup, workdir
+from mow_jax.actors import WorkersFailed, random_actions
+from mow_jax.config import check
+from mow_jax.run import Run
+from mow_jax.seeding import generator
+
+MOST_SKIPPED = 20  # non-finite updates in a row
+
+
+class Stopped(Exception):
+    """The run was asked to stop, or cannot go on; its state is worth saving."""
+
+
+def loop(run: Run) -> None:
+    """All phases of a run. Raises Stopped where a saved run goes on exactly."""
+    with logs.Progress("steps", run.config.train.steps) as progress:
+        while True:
+            if run.at.joint >= run.plan.warmup_joint and not run.at.warm:
+                warm_up(run, progress)
+            while run.at.update < due_updates(run):
+                learn(run)
+            evaluate_and_save(run)
+            if run.at.joint >= run.plan.joint_steps:
+                return
+            check_stop(run)
+            collect(run)
+            progress.update(run.steps, run.window.text(run.at.update))
+
+
+def collect(run: Run) -> None:
+    """One joint step: every environment of every task."""
+    if run.at.joint < run.plan.warmup_joint:
+        action = random_actions(generator(run.config.seed, "random", run.at.joint), run.tasks, run.config.train.envs)
+    else:
+        action = policy_actions(run)
+    row, episodes = run.actors.step(action)
+    run.replay.append(row)
+    run.window.add_episodes(episodes)
+    run.at.joint += 1
+
+
+def policy_actions(run: Run) -> np.ndarray:
+    """The actor's actions, its contexts moved on."""
+    action, run.acting = run.learner.act(run.acting, run.actors.observation, run.actors.is_first, run.at.joint)
+    return action
+
+
+def due_updates(run: Run) -> int:
+    """Updates that should be done by now: exact for fractional ratios, with nothing to remember."""
+    after = run.at.joint - run.plan.warmup_joint
+    return run.plan.warmup_updates + int(after * run.config.train.ratio + 1e-9)
+
+
+def learn(run: Run) -> None:
+    """One update of world model, actor and critics."""
+    agent = run.config.agent
+    contexts = run.replay.sample(agent.contexts, agent.context, run.at.update, "imagine")
+    count_update(run, run.learner.update(world_batch(run), contexts))
+
+
+def world_batch(run: Run):
+    """This update's windows [K, B, T]."""
+    batch = run.config.batch
+    return run.replay.sample(batch.sequences, batch.length, run.at.update, "world")
+
+
+def count_update(run: Run, metrics: dict) -> None:
+    """Counts an update and writes a line now and then."""
+    run.at.update += 1
+    run.window.add(metrics)
+    if run.at.update % run.config.log.every == 0:
+        run.write(run.window.flush() | {"actors/deaths": run.actors.deaths})
+        if run.window.most_skipped >= MOST_SKIPPED:
+            raise Stopped(f"{MOST_SKIPPED} updates in a row were not finite: lower optimizer.world_lr or agent_lr")
+
+
+def warm_up(run: Run, progress: logs.Progress) -> None:
+    """Trains one shared set of rows on the random buffer, then sets the task table."""
+    if run.at.saved < run.at.joint:
+        run.save()
+    last_save, total = time.monotonic(), run.plan.warmup_updates
+    while run.at.update < total:
+        count_update(run, run.learner.warmup_update(world_batch(run)))
+        progress.update(run.steps, f"warm-up {run.at.update:,}/{total:,}")
+        check_stop(run)
+        if time.monotonic() - last_save > 60 * run.config.checkpoint.minutes:
+            run.save()
+            last_save = time.monotonic()
+    clusters = warmup.make_table(run.config, run.names, run.learner, run.replay)
+    clustering.write(run.directory / "clusters.json", clusters)
+    run.learner.end_warmup(clusters.table, copy_rows=total > 0)
+    run.at.warm = True
+    run.save()
+
+
+def evaluate_and_save(run: Run) -> None:
+    """Evaluations and checkpoints, each once at its joint step."""
+    last = run.at.joint >= run.plan.joint_steps
+    if run.at.evaluated < run.at.joint and (last or falls_due(run, run.config.evaluation.every)):
+        run.at.evaluated = run.at.joint
+        results = evaluate.evaluate(run.config, run.learner, run.tasks, run.directory if last else None)
+        run.write(evaluate.metrics(results))
+        if last:
+            evaluate.write_results(results, run.steps, run.directory)
+    if run.at.saved < run.at.joint and (last or falls_due(run, run.config.checkpoint.every)):
+        run.save()
+
+
+def falls_due(run: Run, every: int) -> bool:
+    """Whether a multiple of `every` agent steps lies in the last joint step."""
+    return every > 0 and run.steps // every > (run.steps - run.config.train.envs) // every
+
+
+def check_stop(run: Run) -> None:
+    """Raises Stopped once a signal has asked for it."""
+    if run.stop:
+        raise Stopped(run.stop)
+
+
+def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), preempted_exit_code: int = 0) -> int:
+    """Trains or resumes in a workdir, evaluates, writes the report; returns the exit code."""
+    lock, config = workdir.claim(directory, config, allowed)
+    with lock, contextlib.closing(Run(config, directory)) as run:
+        for name in ("SIGTERM", "SIGINT"):
+            signal.signal(getattr(signal, name), lambda *_, name=name: setattr(run, "stop", name))
+        try:
+            loop(run)
+        except (Stopped, WorkersFailed) as reason:
+            run.save()
+            print(f"stopped ({reason}), saved at step {run.steps}: the same command goes on from there", flush=True)
+            return preempted_exit_code if run.stop else 2
+    evaluate.write_report(directory)
+    return 0
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment file, e.g. experiments/toy.py.")
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one with a checkpoint is resumed.")
+    _ALLOWED = flags.DEFINE_list("allow_config_change", [], "Config keys that a resumed run may change.")
+    _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print sizes and plans, start nothing.")
+    _PREEMPTED = flags.DEFINE_integer("preempted_exit_code", 0, "Exit code after SIGTERM or SIGINT.")
+
+    def main() -> int:
+        """The command."""
+        config, directory = workdir.settle(_CONFIG.value, _WORKDIR.value, dry_run=_DRY_RUN.value)
+        check(config)
+        if _DRY_RUN.value:
+            return summary.dry_run(config, directory)
+        return train(config, directory, tuple(_ALLOWED.value), _PREEMPTED.value)
+
+    command.run(main)

@@ -1,0 +1,36 @@
+"""The end of the warm-up: gradients of all tasks on the shared rows become the task table. Called by train."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mow_jax import clustering
+from mow_jax.learner import Learner
+from mow_jax.replay import Replay
+from mow_jax.types import Table
+
+
+def make_table(config: ConfigDict, names: list[str], learner: Learner, replay: Replay) -> clustering.Clusters:
+    """The task table by `clustering.method`, or from `clustering.table`."""
+    routing, settings = learner.agent.world.routing, config.clustering
+    sizes = dict(clusters=learner.agent.world.clusters, experts=routing.experts, active=routing.active)
+    if settings.table:
+        return clustering.read(settings.table, names, **sizes)
+    needed = settings.method in clustering.GRADIENT_METHODS and len(names) > 1
+    layers = mean_gradients(config, learner, replay) if needed else None
+    made = clustering.cluster_tasks(names, layers, method=settings.method, seed=config.seed, **sizes)
+    if routing.mode == "learned":  # the file records the router's selection at the warm-up's end
+        made = made._replace(table=Table(made.table.cluster, learner.table.experts))
+    return made
+
+
+def mean_gradients(config: ConfigDict, learner: Learner, replay: Replay) -> dict[str, dict[str, np.ndarray]]:
+    """Gradient vectors {part: {layer: [K, V]}}, averaged over M batches of the buffer."""
+    settings = config.clustering
+    draws = []
+    for i in range(settings.batches):
+        batch = replay.sample(config.batch.sequences, config.batch.length, i, "gradients")
+        draws.append(learner.task_gradients(batch, settings.vector, settings.projection))
+    return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *draws)

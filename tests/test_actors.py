@@ -1,0 +1,412 @@
+"""Streams are true, the same for any number of workers, go on after a restore, and outlive the loss of workers."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mow_jax import actors as module
+from mow_jax.actors import Actors, Episode, WorkersFailed
+from mow_jax.envs import make, resolve
+from mow_jax.envs.base import Environment
+from mow_jax.seeding import seed_of
+from mow_jax.types import BadInput, Batch, Step, Task
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = {"image_size": 16}
+TOYS = ("catch", "grid", "wall")
+ENVS, SEED, NAME = 2, 7, "collect"
+
+
+def make_actors(workers: int, names: tuple[str, ...] = TOYS, **changes) -> Actors:
+    options = {"envs": ENVS, "seed": SEED, "name": NAME, "workers": workers, "timeout": 30.0} | changes
+    return Actors(resolve("toy", names, SETTINGS), SETTINGS, **options)
+
+
+def an_action(names: tuple[str, ...], time_step: int) -> np.ndarray:
+    """Allowed actions that depend on the time step alone."""
+    random = np.random.default_rng(time_step)
+    tasks = resolve("toy", names, SETTINGS)
+    if not tasks[0].discrete:
+        return random.uniform(-1, 1, (len(tasks), ENVS, tasks[0].action_size)).astype(np.float32)
+    return np.stack([random.choice(np.flatnonzero(task.action_mask), ENVS) for task in tasks]).astype(np.int32)
+
+
+def steps(actors: Actors, first: int, last: int, names: tuple[str, ...] = TOYS) -> tuple[list[Batch], list[Episode]]:
+    rows, episodes = [], []
+    for time_step in range(first, last):
+        row, ended = actors.step(an_action(names, time_step))
+        rows.append(row)
+        episodes += ended
+    return rows, episodes
+
+
+def run(workers: int, length: int, names: tuple[str, ...] = TOYS, **changes) -> tuple[list[Batch], list[Episode]]:
+    actors = make_actors(workers, names, **changes)
+    try:
+        return steps(actors, 0, length, names)
+    finally:
+        actors.close()
+
+
+def assert_same(left: list[Batch], right: list[Batch]) -> None:
+    assert len(left) == len(right)
+    for ours, theirs in zip(left, right, strict=True):
+        for field in Batch._fields:
+            a, b = getattr(ours, field), getattr(theirs, field)
+            assert a.dtype == b.dtype, field
+            np.testing.assert_array_equal(a, b, err_msg=field)
+
+
+def assert_true(rows: list[Batch], episodes: list[Episode], names: tuple[str, ...] = TOYS) -> None:
+    """Play every stream again, episode by episode, in an environment of its own, and compare each row."""
+    for k, task in enumerate(resolve("toy", names, SETTINGS)):
+        for e in range(ENVS):
+            stream = [Batch(*(field[k, e] for field in row)) for row in rows]
+            starts = [t for t, row in enumerate(stream) if row.is_first]
+            assert starts[0] == 0
+            ended = [episode for episode in episodes if (episode.task, episode.env) == (k, e)]
+            assert len(starts) - len(ended) in (0, 1), "an episode ended without notice, or was told of twice"
+            for number, start in enumerate(starts):
+                stop = starts[number + 1] if number + 1 < len(starts) else len(stream)
+                episode = ended[number] if number < len(ended) else None
+                index = episode.index if episode else (ended[-1].index + 1 if ended else 0)
+                assert_played(task, e, index, stream[start:stop], episode)
+
+
+def assert_played(task: Task, env: int, index: int, rows: list[Batch], episode: Episode | None) -> None:
+    environment = make(task, SETTINGS)
+    frame = environment.reset(seed_of(SEED, NAME, task.name, env, index))
+    for row in rows:
+        np.testing.assert_array_equal(row.observation, frame)
+        step = environment.step(int(row.action) if task.discrete else row.action)
+        assert (row.reward, row.termination) == (np.float32(step.reward), step.terminated)
+        frame = step.observation
+    if episode:
+        assert episode.length == len(rows)
+        assert episode.ret == pytest.approx(sum(float(row.reward) for row in rows))
+        assert episode.truncated == (not rows[-1].termination)
+
+
+@pytest.mark.parametrize("names", [TOYS, ("slide",)], ids=["discrete", "continuous"])
+def test_streams_are_true_and_the_same_for_any_number_of_workers(names):
+    rows, episodes = run(0, 60, names)
+    assert_true(rows, episodes, names)
+    assert rows[0].action.dtype == (np.float32 if names == ("slide",) else np.int32)
+    assert len(episodes) > 10
+    for workers in (1, 4):
+        other_rows, other_episodes = run(workers, 60, names)
+        assert_same(rows, other_rows)
+        assert episodes == other_episodes
+
+
+def test_streams_differ_between_seeds_environments_and_uses():
+    frames = [make_actors(0, seed=seed, name=name, envs=8).observation for seed, name in ((1, "a"), (2, "a"), (1, "b"))]
+    assert not any(np.array_equal(frames[0], other) for other in frames[1:])
+    assert all(len({frame.tobytes() for frame in task}) > 1 for task in frames[0])
+
+
+def test_max_steps_truncates_and_is_no_termination():
+    rows, episodes = run(0, 9, max_steps=2)
+    assert_true(rows, episodes)
+    assert {episode.length for episode in episodes} <= {1, 2}
+    catch = [episode for episode in episodes if episode.task == 0]
+    assert [episode.index for episode in catch if episode.env == 0] == [0, 1, 2, 3]
+    assert all(episode.truncated for episode in catch)
+    assert not any(row.termination[0].any() for row in rows)
+
+
+class Scripted(Environment):
+    """Six steps: a life is lost in the second, the flag of success shows in the third alone, time is up in the last."""
+
+    def __init__(self, task: Task, settings: dict):
+        self.task, self.time = task, 0
+
+    def reset(self, seed):
+        self.time = 0
+        return np.zeros((16, 16, 3), np.uint8)
+
+    def step(self, action):
+        self.time += 1
+        frame = np.full((16, 16, 3), self.time, np.uint8)
+        return Step(frame, 1.5, False, self.time == 6, life_lost=self.time == 2, success=self.time == 3)
+
+    def state(self):
+        return {"time": self.time}
+
+    def restore(self, state):
+        self.time = state["time"]
+
+
+def test_a_lost_life_ends_the_continuation_and_a_time_limit_does_not(monkeypatch):
+    monkeypatch.setattr(module, "make", Scripted)
+    rows, episodes = run(0, 12)
+    assert [row.termination[0, 0] for row in rows] == [False, True, False, False, False, False] * 2
+    assert [row.is_first[0, 0] for row in rows] == [True, False, False, False, False, False] * 2
+    assert [row.observation[0, 0, 0, 0, 0] for row in rows] == [0, 1, 2, 3, 4, 5] * 2
+    assert episodes[0] == Episode(0, 0, 0, 9.0, 6, success=True, truncated=True)
+
+
+def test_success_survives_a_restore(monkeypatch):
+    monkeypatch.setattr(module, "make", Scripted)
+    before, after = make_actors(0), make_actors(0)
+    steps(before, 0, 4)
+    after.restore(before.state())
+    assert steps(after, 4, 6)[1][0] == Episode(0, 0, 0, 9.0, 6, success=True, truncated=True)
+
+
+def assert_storable(value) -> None:
+    """Only what a checkpoint can hold: dicts with string keys, lists, JSON scalars and arrays of numbers."""
+    if isinstance(value, dict):
+        assert all(type(key) is str for key in value)
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            assert_storable(part)
+    elif isinstance(value, np.ndarray):
+        assert value.dtype.kind in "biuf"
+    else:
+        assert value is None or type(value) in (bool, int, float, str)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (3, 1)])
+def test_a_restore_goes_on_in_the_middle_of_episodes(before, after):
+    rows, episodes = run(0, 60)
+    first = make_actors(before)
+    early_rows, early_episodes = steps(first, 0, 33)
+    state = first.state()
+    steps(first, 33, 40)  # what is done later must not reach the state
+    first.close()
+    assert_storable(state)
+    second = make_actors(after, seed=SEED)
+    second.restore(state)
+    late_rows, late_episodes = steps(second, 33, 60)
+    second.close()
+    assert not all(late_rows[0].is_first.flat), "the state was to be taken in the middle of episodes"
+    assert_same(rows, early_rows + late_rows)
+    assert episodes == early_episodes + late_episodes
+
+
+def test_a_foreign_state_is_refused():
+    with pytest.raises(BadInput, match=r"frames \(3, 2, 16, 16, 3\).*this run \(1, 2, 16, 16, 3\)"):
+        make_actors(0, ("catch",)).restore(make_actors(0).state())
+
+
+def strike(actors: Actors, number: int, blow: signal.Signals) -> None:
+    os.kill(actors.workers[number].process.pid, blow)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+@pytest.mark.parametrize("under_way", [False, True], ids=["between steps", "during a step"])
+def test_a_lost_worker_is_replaced_and_rows_stay_true(blow, under_way, capfd):
+    actors = make_actors(3, timeout=1.5)
+    rows, episodes = steps(actors, 0, 11)
+    if under_way:
+        actors.send(an_action(TOYS, 11))
+        strike(actors, 1, blow)
+        row, ended = actors.receive()
+    else:
+        strike(actors, 1, blow)
+        row, ended = actors.step(an_action(TOYS, 11))
+    if actors.deaths == 0:  # the worker was done before the blow fell: the next step finds it out
+        assert under_way
+        rows, episodes = [*rows, row], episodes + ended
+        row, ended = actors.step(an_action(TOYS, 12))
+    assert row.is_first[1].all() and actors.is_first[1].all()
+    assert actors.deaths == 1
+    later_rows, later_episodes = steps(actors, len(rows) + 1, 40)
+    actors.close()
+    rows, episodes = [*rows, row, *later_rows], episodes + ended + later_episodes
+    assert_true(rows, episodes)
+    assert {(episode.task, episode.truncated) for episode in episodes if episode.lost} == {(1, True)}
+    quiet_rows, quiet_episodes = run(0, 40)
+    others = [0, 2]
+    assert_same(*([Batch(*(x[others] for x in row)) for row in part] for part in (rows, quiet_rows)))
+    assert [x for x in episodes if x.task != 1] == [x for x in quiet_episodes if x.task != 1]
+    assert "environment worker for grid lost" in capfd.readouterr().err
+
+
+def test_a_worker_lost_while_saving_leaves_a_state_that_goes_on(capfd):
+    actors = make_actors(3)
+    rows, episodes = steps(actors, 0, 11)
+    strike(actors, 1, signal.SIGKILL)
+    state = actors.state()
+    assert actors.is_first[1].all()
+    restored = make_actors(0)
+    restored.restore(state)
+    assert restored.deaths == 1
+    for going_on in (actors, restored):
+        late_rows, late_episodes = steps(going_on, 11, 30)
+        assert_true(rows + late_rows, episodes + late_episodes)
+        assert [episode.lost for episode in late_episodes[:3]] == [True, True, False]
+        going_on.close()
+
+
+def test_too_many_losses_stop_the_run_in_a_state_that_can_be_saved(capfd):
+    actors = make_actors(2, max_deaths=1)
+    rows, episodes = steps(actors, 0, 8)
+    strike(actors, 0, signal.SIGKILL)
+    late_rows, late_episodes = steps(actors, 8, 11)
+    strike(actors, 1, signal.SIGKILL)
+    with pytest.raises(
+        WorkersFailed, match=r"2 environment workers.*actors.max_deaths = 1.*grid, wall.*exit status -9"
+    ):
+        actors.step(an_action(TOYS, 11))
+    state = actors.state()
+    actors.close()
+    restored = make_actors(2, max_deaths=1)
+    restored.restore(state)
+    assert restored.is_first.all()
+    rows, episodes = rows + late_rows, episodes + late_episodes
+    strike(restored, 1, signal.SIGKILL)  # a run that is started again may lose workers again
+    late_rows, late_episodes = steps(restored, 11, 30)
+    restored.close()
+    assert restored.deaths == 3
+    assert_true(rows + late_rows, episodes + late_episodes)
+
+
+def test_an_error_in_a_worker_comes_back_as_its_traceback():
+    actors = make_actors(1, max_deaths=0)
+    with pytest.raises(WorkersFailed, match=r"(?s)Traceback.*ValueError: grid has no action 0"):
+        actors.step(np.zeros((len(TOYS), ENVS), np.int32))
+    actors.close()
+
+
+def test_bad_input_in_a_worker_is_bad_input_here():
+    task = Task("catch", "tou", True, 5, (True,) * 5, 5, None, None)
+    with pytest.raises(BadInput, match="unknown suite 'tou': did you mean 'toy'") as caught:
+        Actors([task], SETTINGS, envs=1, seed=0, name="x", workers=1)
+    assert not isinstance(caught.value, WorkersFailed)
+
+
+def test_a_worker_that_cannot_start_says_why():
+    task = Task("nothing", "toy", True, 5, (True,) * 5, 5, None, None)
+    with pytest.raises(WorkersFailed, match=r"(?s)nothing cannot start: Traceback.*KeyError"):
+        Actors([task], SETTINGS, envs=1, seed=0, name="x", workers=1)
+
+
+def test_send_does_not_wait():
+    actors = make_actors(1)
+    strike(actors, 0, signal.SIGSTOP)
+    actors.send(an_action(TOYS, 0))
+    strike(actors, 0, signal.SIGCONT)
+    row, _ = actors.receive()
+    actors.close()
+    assert_same([row], run(0, 1)[0])
+    assert actors.deaths == 0
+
+
+def test_as_many_workers_as_cores_and_none_idle():
+    actors = make_actors(-1)
+    assert len(actors.workers) == min(os.cpu_count(), len(TOYS) * ENVS)
+    actors.close()
+    actors = make_actors(9, ("catch",))
+    assert len(actors.workers) == 2
+    actors.close()
+
+
+def test_nothing_is_left_open():
+    def open_files() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    before = open_files()
+    actors = make_actors(2)
+    processes = [worker.process for worker in actors.workers]
+    actors.close()
+    actors.close()
+    del actors
+    assert open_files() == before
+    assert all(process.returncode is not None for process in processes)
+
+
+CALLER = """
+import sys, time
+import jax
+from mow_jax.actors import Actors
+from mow_jax.envs import resolve
+settings = {"image_size": 16}
+actors = Actors(resolve("toy", ("catch",), settings), settings, envs=2, seed=0, name="x", workers=2)
+print(*(worker.process.pid for worker in actors.workers), flush=True)
+sys.stdin.readline()
+actors.step([[0, 0]])
+print(actors.deaths, flush=True)
+time.sleep(60)
+"""
+
+
+def test_workers_have_no_jax_outlive_ctrl_c_and_end_with_their_caller(tmp_path):
+    (tmp_path / "caller.py").write_text(CALLER)
+    caller = subprocess.Popen(
+        [sys.executable, "-m", "caller"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    with caller:
+        workers = [int(pid) for pid in caller.stdout.readline().split()]
+        assert len(workers) == 2
+        assert "jaxlib" in Path(f"/proc/{caller.pid}/maps").read_text()
+        assert not any("jaxlib" in Path(f"/proc/{pid}/maps").read_text() for pid in workers)
+        for pid in workers:
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        caller.stdin.write("go\n")
+        caller.stdin.flush()
+        assert caller.stdout.readline() == "0\n"
+        caller.kill()
+    deadline = time.monotonic() + 20
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline, "a worker outlived its caller"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; a dead one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_atari_streams_do_not_depend_on_workers_or_restores():
+    pytest.importorskip("ale_py")
+    from mow_jax.config import default
+
+    settings = {"image_size": 16, **default().suite.atari.to_dict()}
+    tasks = resolve("atari", ("Pong", "Breakout"), settings)
+
+    def start(workers: int) -> Actors:
+        return Actors(tasks, settings, envs=1, seed=3, name="x", workers=workers, max_steps=25)
+
+    def go_on(actors: Actors, times: range) -> tuple[list[Batch], list[Episode]]:
+        allowed = [np.flatnonzero(task.action_mask) for task in tasks]
+        rows, episodes = [], []
+        for t in times:
+            row, ended = actors.step(np.array([[actions[t % len(actions)]] for actions in allowed]))
+            rows.append(row)
+            episodes += ended
+        return rows, episodes
+
+    whole, first, second = start(0), start(2), start(0)
+    rows, episodes = go_on(whole, range(60))
+    early_rows, early_episodes = go_on(first, range(33))
+    state = first.state()
+    assert_storable(state)
+    second.restore(state)
+    late_rows, late_episodes = go_on(second, range(33, 60))
+    for actors in (whole, first, second):
+        actors.close()
+    assert_same(rows, early_rows + late_rows)
+    assert episodes == early_episodes + late_episodes
+    assert len(episodes) >= 4

@@ -1,0 +1,222 @@
+"""A checkpoint comes back bit for bit, whatever happened to newer ones, and nothing lost is passed over in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl import logging
+
+from mow_jax.checkpoint import Checkpoints, lock
+from mow_jax.types import BadInput
+
+
+class State(NamedTuple):
+    params: Any
+    moments: Any
+    step: Any
+
+
+def make_state(seed: int) -> State:
+    random = np.random.default_rng(seed)
+    everywhere = jax.sharding.NamedSharding(jax.make_mesh((jax.device_count(),), ("d",)), jax.sharding.PartitionSpec())
+    params = {
+        "kernel": jax.device_put(random.normal(size=(5, 7)).astype(np.float32), everywhere),
+        "half": jnp.asarray(random.normal(size=3), jnp.bfloat16),
+        "none": {},
+        "empty": jnp.zeros((4, 0)),
+    }
+    return State(params, (np.arange(4, dtype=np.uint8), None, np.bool_(True)), np.int32(seed))
+
+
+def make_host(seed: int) -> dict:
+    random = np.random.default_rng(seed)
+    envs = [{"ram": random.integers(0, 256, (3, 2), np.uint8), "text": "x"}, {"ram": np.array(2.5), "on": True}]
+    return {"fraction": 0.1 + 0.2, "none": None, "envs": envs, "big": 2**80, "infinite": float("inf")}
+
+
+def assert_same(left: Any, right: Any) -> None:
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        if not hasattr(one, "dtype"):
+            assert (type(one), one) == (type(other), other)
+            continue
+        one, other = np.asarray(one), np.asarray(other)
+        assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+
+
+def make_checkpoints(directory: Path, *steps: int, keep: int = 5) -> Checkpoints:
+    checkpoints = Checkpoints(directory, keep=keep)
+    for step in steps:
+        checkpoints.save(step, make_state(step), make_host(step))
+    return checkpoints
+
+
+def test_what_comes_back_is_what_went_in(tmp_path, capfd):
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.INFO)  # as under absl.app
+    checkpoints = make_checkpoints(tmp_path, 3, 20)
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), make_state(3))
+    for step, like in ((3, make_state(0)), (20, abstract), (None, abstract)):
+        found, arrays, host = checkpoints.load(step, like)
+        assert found == (step or 20)
+        assert_same(arrays, make_state(found))
+        assert_same(host, make_host(found))
+        assert_same(checkpoints.host(found), host)
+        assert json.dumps(list(host)) == json.dumps(list(make_host(found)))  # order is kept
+    logging.set_verbosity(verbosity)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_digest_is_a_function_of_the_contents(tmp_path):
+    digests = []
+    for name, seed, host_seed in (("a", 1, 1), ("b", 1, 1), ("c", 2, 1), ("d", 1, 2)):
+        Checkpoints(tmp_path / name, keep=1).save(7, make_state(seed), make_host(host_seed))
+        digests.append(json.loads((tmp_path / name / "7" / "manifest.json").read_text())["digest"])
+    assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def halve(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [flip, halve, Path.unlink])
+def test_any_damaged_file_of_the_newest_leads_to_the_one_before(tmp_path, capsys, damage):
+    make_checkpoints(tmp_path / "good", 3, 20)
+    names = [path.relative_to(tmp_path / "good") for path in (tmp_path / "good" / "20").rglob("*") if path.is_file()]
+    assert len(names) > 5
+    for index, name in enumerate(names):
+        directory = tmp_path / str(index)
+        shutil.copytree(tmp_path / "good", directory)
+        if damage is not Path.unlink and not (directory / name).stat().st_size:
+            continue
+        damage(directory / name)
+        checkpoints = Checkpoints(directory, keep=5)
+        with pytest.raises(BadInput, match="damaged"):
+            checkpoints.load(20, make_state(0))
+        step, arrays, host = checkpoints.load(None, make_state(0))
+        assert step == 3
+        assert_same((arrays, host), (make_state(3), make_host(3)))
+        message = capsys.readouterr().err
+        assert "checkpoint 20 is damaged" in message and name.name in message
+        assert sorted(path.name for path in directory.iterdir()) == ["3", "damaged-20-1"]
+
+
+def test_empty_directory_is_no_checkpoint_and_nothing_valid_is_bad_input(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    with pytest.raises(FileNotFoundError):
+        checkpoints.load(None, make_state(0))
+    checkpoints.save(5, make_state(5), {})
+    (tmp_path / "checkpoints" / "7").mkdir()
+    assert checkpoints.steps() == [5]
+    assert checkpoints.load(None, make_state(0))[0] == 5
+    (tmp_path / "checkpoints" / "5" / "manifest.json").write_text("[]")
+    for _ in range(2):  # stays so: a run must not start anew over what may be mended
+        with pytest.raises(BadInput, match=r"no valid checkpoint .*5: manifest.json"):
+            checkpoints.load(None, make_state(0))
+    shutil.rmtree(tmp_path / "checkpoints" / "5")
+    with pytest.raises(BadInput, match="set aside"):
+        checkpoints.load(None, make_state(0))
+    with pytest.raises(BadInput, match="no checkpoint of step 5"):
+        checkpoints.host(5)
+
+
+def test_another_configuration_is_named_not_called_damage(tmp_path):
+    checkpoints = make_checkpoints(tmp_path, 1)
+    like = make_state(0)
+    like.params["kernel"] = np.zeros((5, 8), np.float32)
+    with pytest.raises(BadInput, match=r"params/kernel is \['float32', \[5, 7\]\] there"):
+        checkpoints.load(None, like)
+    assert checkpoints.steps() == [1]
+
+
+def test_newest_and_milestones_are_kept_and_a_step_can_be_saved_again(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, milestones=(2, 99))
+    for step in (1, 2, 3, 4, 5):
+        checkpoints.save(step, make_state(step), {})
+    checkpoints.save(5, make_state(55), {"second": True})
+    assert checkpoints.steps() == [2, 4, 5]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4", "5"]
+    _, arrays, host = checkpoints.load(None, make_state(0))
+    assert_same((arrays, host), (make_state(55), {"second": True}))
+
+
+def test_recover_after_a_kill_at_any_point_of_a_save(tmp_path):
+    checkpoints = make_checkpoints(tmp_path, 4)
+    (tmp_path / "temporary-5").mkdir()
+    (tmp_path / "temporary-5" / "half").write_text("x")
+    (tmp_path / "4").rename(tmp_path / "replaced-4")  # between the two renames of a replacement
+    shutil.copytree(tmp_path / "replaced-4", tmp_path / "replaced-6")
+    shutil.copytree(tmp_path / "replaced-4", tmp_path / "6")  # after both
+    checkpoints.recover()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "6"]
+    assert_same(checkpoints.load(4, make_state(0))[1], make_state(4))
+
+
+def test_pickles_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="allow_pickle"):
+        Checkpoints(tmp_path, keep=1).save(1, make_state(1), {"object": np.array([object()])})
+    with pytest.raises(TypeError, match="must be text"):
+        Checkpoints(tmp_path, keep=1).save(1, make_state(1), {"envs": {3: 1}})
+    assert list(tmp_path.iterdir()) == []
+
+
+FULL_DISK = """
+import resource, sys, numpy as np
+from mow_jax.checkpoint import Checkpoints
+from mow_jax.types import BadInput
+checkpoints = Checkpoints(sys.argv[1], keep=1)
+arrays = {"a": np.arange(1_000_000)}
+checkpoints.save(1, arrays, {})
+for limit in (0, 100_000, 7_900_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        checkpoints.save(2, arrays, {})
+    except BadInput as error:
+        print(error)
+step, loaded, _ = checkpoints.load(None, arrays)
+assert step == 1 and (loaded["a"] == arrays["a"]).all()
+"""
+
+
+def test_full_disk_is_one_message_each_time_and_leaves_the_old_checkpoint(tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["disk is full"] * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_unusable_directory_is_bad_input(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(BadInput, match="Not a directory"):
+        Checkpoints(tmp_path / "file" / "checkpoints", keep=1).save(1, make_state(1), {})
+    with pytest.raises(BadInput, match="cannot use workdir"):
+        lock(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_one_lock_a_workdir(tmp_path):
+    with lock(tmp_path / "work"):
+        program = "import sys; from mow_jax.checkpoint import lock; lock(sys.argv[1])"
+        command = [sys.executable, "-c", program, str(tmp_path / "work")]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1 and "in use by another run" in done.stderr
+        with pytest.raises(BadInput, match="in use by another run"):
+            lock(tmp_path / "work")
+    lock(tmp_path / "work").close()

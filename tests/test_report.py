@@ -1,0 +1,225 @@
+"""The report: known scores to four digits, every picture of a run, and one clear message for each kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mow_jax.report import figures, scores, strips
+from mow_jax.report.__main__ import main
+
+TASKS = ["Pong", "a:b/c|<i>$x$"]  # the second is what a Gymnasium id may look like, and worse
+SIZE, LENGTH, START = 16, 6, 2
+
+
+def film(task: int, count: int) -> np.ndarray:
+    """[count, SIZE, SIZE, 3]: a bright dot that walks over a dark ground."""
+    frames = np.full((count, SIZE, SIZE, 3), 40 * (task + 1), np.uint8)
+    for moment in range(count):
+        frames[moment, 5, 2 * moment % SIZE] = 250
+    return frames
+
+
+def lines() -> list[dict]:
+    """metrics.jsonl of 20 updates: everything the report looks for, one value null."""
+    entries = []
+    for update in range(1, 21):
+        entry = {"step": update * 10, "update": update, "seconds": 0.5 * update, "world/reconstruction": 900.0 / update}
+        entry |= {"agent/entropy": None if update == 3 else 1.0, "router/switches": 20 - update}
+        entry |= {f"router/load/{expert}": 0.5 for expert in range(3)}
+        for task in TASKS:
+            entry |= {f"harmony/{task}": 1000.0 / update, f"episode/{task}/return": float(update)}
+        entries.append(entry)
+    return entries
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A finished run of two tasks."""
+    similarity = {"cluster": [[1.0, 0.3], [0.3, 1.0]], "experts": None}
+    clusters = {"tasks": TASKS, "cluster": [1, 0], "experts": [[0, 1], [2, 1]], "method": "kmeans", "seed": 0}
+    results = {
+        "tasks": {
+            "Pong": {"returns": [4.0, 6.0], "normalised": 0.75, "random": -20.7, "reference": 14.6},
+            TASKS[1]: {"returns": [1.0, 2.0], "success": [True, False], "normalised": None},
+        },
+        "aggregate": {"mean": 0.75, "median": 0.75, "iqm": 0.75, "interval": [0.7, 0.8]},
+        "diagnostics": {"Pong": {"reconstruction_error": 2.0, "mean_frame_error": 8.0, "ratio": 0.25}},
+        "protocol": {"sticky": 0.25},
+        "step": 200,
+        "commit": "0123abc",
+        "versions": {"numpy": np.__version__},
+    }
+    arrays = {"names": np.array(TASKS), "imagined_from": np.array(START)}
+    for task in range(len(TASKS)):
+        arrays |= {f"{kind}/{task}": film(task, LENGTH) for kind in ("real", "reconstructed", "imagined")}
+    arrays["episode/0"] = film(0, 12)  # the second task finished none
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 3, "suite": {"name": "gymnasium"}}))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines()))
+    (tmp_path / "clusters.json").write_text(json.dumps(clusters | {"similarity": similarity}))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    np.savez(tmp_path / "frames.npz", **arrays)
+    return tmp_path
+
+
+def test_storm_seeds_give_the_published_aggregate(capsys):
+    assert main(["--scores"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert len(result["games"]) == 26
+    for name, published in {"mean": 1.2221, "median": 0.4246, "iqm": 0.5611}.items():
+        assert result[name] == pytest.approx(published, abs=5e-5)
+    low, high = result["interval"]
+    assert low < result["iqm"] < high and high - low < 0.2
+    assert result["superhuman"] == sum(score >= 1 for score in result["games"].values()) == 9
+
+
+def test_aggregate_by_hand_with_unequal_seeds():
+    result = scores.aggregate({"a": [0.0, 0.0, 3.0, 9.0], "b": [2.0], "c": []})
+    assert result["mean"] == 2.5 and result["median"] == 2.5  # the tasks' means are 3 and 2
+    assert result["iqm"] == pytest.approx((0 + 2 + 3) / 3)  # all runs together, one cut off at each end
+    assert scores.aggregate({"c": []}) == {"mean": None, "median": None, "iqm": None, "interval": None}
+
+
+def test_bootstrap_draws_inside_each_task():
+    """Tasks without spread leave nothing to chance, however far they lie apart; a plain bootstrap would mix them."""
+    assert scores.aggregate({"a": [0.0] * 5, "b": [1.0] * 5})["interval"] == [0.5, 0.5]
+
+
+def test_score_file_with_one_game_and_unequal_seeds(tmp_path, capsys):
+    file = tmp_path / "scores.json"
+    file.write_text('{"Pong": [14.6, -20.7], "Boxing": [12.1]}')
+    assert main([f"--scores={file}"]) == 0
+    assert json.loads(capsys.readouterr().out)["games"] == pytest.approx({"Pong": 0.5, "Boxing": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("not json", "not a score file"),
+        ("[1, 2]", "holds no scores"),
+        ('{"pong": [1]}', "did you mean 'Pong'"),
+        ('{"ms_pacman": [1]}', "did you mean 'MsPacman'"),
+        ('{"Pong": []}', "give a list"),
+        ('{"Pong": 3}', "give a list"),
+        ('{"Pong": [1, "2"]}', "finite numbers"),
+        ('{"Pong": [true]}', "finite numbers"),
+        ('{"Pong": [NaN]}', "NaN"),
+        ('{"Pong": [1], "Pong": [2]}', "twice"),
+        (f'{{"Pong": [1{400 * "0"}]}}', "finite numbers"),
+        (None, "cannot read"),
+    ],
+)
+def test_bad_score_files_end_with_one_message(tmp_path, capsys, content, words):
+    file = tmp_path / "scores.json"
+    if content is not None:
+        file.write_text(content)
+    assert main([f"--scores={file}"]) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and words in output.err and str(file) in output.err and output.err.count("\n") == 1
+
+
+def test_report_of_a_whole_run(workdir, capsys):
+    assert main([f"--workdir={workdir}"]) == 0
+    printed = capsys.readouterr().out
+    page, text = ((workdir / "report" / name).read_text() for name in ("index.html", "report.md"))
+    assert "Missing" not in page and "missing" not in printed
+    shown = re.findall(r'<img src="([^"]+)"', page)
+    assert shown == re.findall(r"!\[.*?\]\(([^)]+)\)$", text, re.MULTILINE)
+    assert len(shown) == len(set(shown)) == 6 + 1 + 2 * 2 + 1  # figures, a second map, two strips a task, one episode
+    for name in shown:
+        with Image.open(workdir / "report" / name) as picture:
+            assert min(picture.size) > 100 and len(set(picture.convert("L").getextrema())) == 2
+    assert "<i>" not in page and "a:b/c|&lt;i&gt;$x$" in page
+    for cell in ("0.750", "0.250", "50%", "0.700 to 0.800", "14.60"):
+        assert cell in page and cell in text and cell in printed
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "clusters.json", "results.json", "frames.npz"])
+def test_an_absent_file_is_named_with_the_command_that_makes_it(workdir, capsys, name):
+    (workdir / name).unlink()
+    assert main([f"--workdir={workdir}"]) == 0
+    wanted = rf"{re.escape(name)}: .*python -m mow_jax\.(train|evaluate)"
+    assert re.search(rf"missing: {wanted}", capsys.readouterr().out)
+    assert re.search(wanted, (workdir / "report" / "index.html").read_text())
+
+
+def test_a_line_that_is_still_being_written_is_left_out(workdir):
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 210, "upd')
+    assert main([f"--workdir={workdir}"]) == 0
+    assert "200 agent steps a task, 20 updates" in (workdir / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", '{"architectures": ["another program"]}'),
+        ("metrics.jsonl", "no json\n"),
+        ("metrics.jsonl", '{"step": 1, "update": 1, "world/loss": NaN}\n'),
+        ("clusters.json", '{"tasks": ["Pong", "Boxing"], "cluster": [0], "experts": [[0], [1]]}'),
+        ("results.json", '{"tasks": {"Pong": {"returns": ["high"]}}}'),
+        ("frames.npz", "no archive"),
+    ],
+)
+def test_a_damaged_file_ends_with_one_message(workdir, capsys, name, content):
+    (workdir / name).write_text(content)
+    assert main([f"--workdir={workdir}"]) == 2
+    error = capsys.readouterr().err
+    assert str(workdir / name) in error and error.count("\n") == 1
+    assert not (workdir / "report").exists()
+
+
+def test_a_directory_that_is_no_workdir_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path, tmp_path / "nowhere", tmp_path / "file", ""):
+        assert main([f"--workdir={place}"]) == 2
+        assert "no workdir" in capsys.readouterr().err
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_report_that_cannot_be_written_ends_with_one_message(workdir, capsys):
+    (workdir / "report").write_text("in the way")
+    assert main([f"--workdir={workdir}"]) == 2
+    assert "cannot write the report" in capsys.readouterr().err
+
+
+def test_strips_show_the_very_pixels(tmp_path):
+    """Enlarged with nearest neighbour, and imagination lined up with reality whether or not it includes the context."""
+    real, imagined = film(0, LENGTH), film(1, LENGTH)
+    whole = strips.rows(real, real, imagined, START)
+    np.testing.assert_array_equal(whole["imagined"], strips.rows(real, real, imagined[START:], START)["imagined"])
+    np.testing.assert_array_equal(whole["imagined"][START:], imagined[START:])
+    strips.strip(whole, START, tmp_path / "strip.png")
+    sheet = np.asarray(Image.open(tmp_path / "strip.png"))
+    top, left = strips.HEADER + 2 * (128 + strips.GAP), strips.LABEL + (LENGTH - 1) * (128 + strips.GAP)
+    np.testing.assert_array_equal(sheet[top : top + 128 : 8, left : left + 128 : 8], imagined[-1])
+    assert strips.episode_gif(film(0, 2 * strips.LONGEST), tmp_path / "episode.gif") == 2
+
+
+def test_names_at_line_ends_keep_order_distance_and_room():
+    heights = np.sort(np.random.default_rng(0).uniform(0.4, 0.5, 20))
+    places = figures.spread(heights, 0.03)
+    assert np.diff(places).min() >= 0.03 - 1e-9 and places.min() >= 0 and places.max() <= 1
+    np.testing.assert_allclose(figures.spread(np.array([0.1, 0.9]), 0.03), [0.1, 0.9])
+    assert np.diff(figures.spread(np.zeros(50), 0.03)).min() > 0  # too many for the gap: equal shares
+
+
+def test_moving_average_keeps_a_level_and_calms_noise():
+    np.testing.assert_allclose(figures.smooth(np.full(100, 3.0)), 3.0)
+    noise = np.random.default_rng(0).normal(size=300)
+    assert figures.smooth(noise).std() < 0.5 * noise.std()
+
+
+def test_the_report_runs_without_jax_and_without_pyplot(workdir):
+    code = (
+        "import sys; from mow_jax.report.__main__ import main; assert main(sys.argv[1:]) == 0;"
+        "sys.exit(str({'jax', 'flax', 'matplotlib.pyplot'} & set(sys.modules)) if"
+        " {'jax', 'flax', 'matplotlib.pyplot'} & set(sys.modules) else 0)"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code, f"--workdir={workdir}"], check=True, timeout=120)
