@@ -114,13 +114,13 @@ class Atari(Environment):
             self.ale.act(NOOP)
             self._look()
 
-    def _starts(self) -> list[tuple[Any, np.ndarray]]:
-        """The emulator and its screen, which is no part of its state, after 0, 1, ... noop_max idle frames."""
-        starts = [(self.ale.cloneState(include_rng=True), self.current.copy())]
-        for _ in range(self.protocol["noop_max"]):
+    def _starts(self) -> list[tuple[Any, np.ndarray, int]]:
+        """Emulator, screen (which is no part of its state) and lives after 0, 1, ... noop_max idle frames."""
+        starts = []
+        for _ in range(self.protocol["noop_max"] + 1):
+            starts.append((self.ale.cloneState(include_rng=True), self.current.copy(), self.ale.lives()))
             self.ale.act(NOOP)
             self._look()
-            starts.append((self.ale.cloneState(include_rng=True), self.current.copy()))
         return starts
 
     def _look(self) -> None:
@@ -134,16 +134,15 @@ class Atari(Environment):
         """
         random = np.random.Generator(np.random.Philox(seed))
         most = self.protocol["noop_max"]
-        emulator, screen = self.starts[random.integers(1, most + 1) if most else 0]
-        self.ale.restoreState(emulator)
-        self._enter(emulator, seed, NOOP, self.ale.lives())
+        emulator, screen, lives = self.starts[random.integers(1, most + 1) if most else 0]
+        self._enter(emulator, seed, NOOP, lives)
         return self._resize(screen)
 
     def _enter(self, emulator: Any, seed: int, action: int, lives: int) -> None:
         """Go to an emulator's state by a way that leaves no trace of where we were, and remember it for `state`.
 
-        ALE's states lack the value on the data bus, which Qbert reads as noise: after restoreState alone, the game
-        would go on differently in another process. Starting the game over first brings it to a fixed value.
+        ALE's states lack something that Qbert reads (by all signs, the value left on the data bus): after restoreState
+        alone its memory differs from the first frame on. Starting the game over first brings that to a fixed value.
         """
         self.ale.restoreState(self.starts[0][0])
         self.ale.reset_game()

@@ -171,7 +171,7 @@ class Wall(Toy):
 
     def advance(self, action):
         gap, column = self.numbers
-        column = (column + abs(SIDEWAYS[int(action)])) % COLUMNS
+        column = (column + SIDEWAYS[int(action)]) % COLUMNS
         self.numbers = [gap, column]
         arrived = self.time == self.task.horizon
         return -1000.0 if arrived and column != gap else 0.0, arrived
