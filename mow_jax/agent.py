@@ -270,7 +270,7 @@ def act(agent: Agent, state: TrainState, acting: ActState, observation, is_first
 # --- Gradients for clustering ---------------------------------------------------------------------------------------------
 
 
-def task_gradients(agent: Agent, vector: str, size: int, state: TrainState, batch: Batch, shard: Shard) -> dict:
+def task_gradients(agent: Agent, state: TrainState, batch: Batch, shard: Shard, vector: str, size: int) -> dict:
     """Each task's gradient of L_k, as a vector a layer: {"cluster": {layer: [K', V]}, "experts": the same}.
 
     Taken with respect to the gathered rows, so that one backward pass keeps the tasks' gradients apart. "cluster" are the

@@ -7,6 +7,7 @@ replicated over the devices, tasks are dealt out to them (padded to equal counts
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -34,20 +35,18 @@ class Learner:
         shard = Shard(self._slots.astype(np.int32), valid.astype(np.float32), mask[self._slots])
         self._sharding = NamedSharding(Mesh(np.array(self.devices), ("device",)), PartitionSpec("device"))
         self._shard = self._put(shard)
-        pmap = functools.partial(jax.pmap, axis_name="device", devices=self.devices)
-        bind = lambda function, *settings: functools.partial(function, agent, *settings)
-        self._update = pmap(bind(algorithm.update), donate_argnums=0, out_axes=(0, None))
-        self._warmup_update = pmap(bind(algorithm.warmup_update), donate_argnums=0, out_axes=(0, None))
-        self._act = pmap(bind(algorithm.act))
-        self._gradients = pmap(algorithm.task_gradients, static_broadcasted_argnums=(0, 1, 2))
-        self._open_loop = pmap(bind(algorithm.open_loop), static_broadcasted_argnums=3)
+        self._update = self._compiled(algorithm.update, (0, None), donate=0)
+        self._warmup_update = self._compiled(algorithm.warmup_update, (0, None), donate=0)
+        self._act = self._compiled(algorithm.act, 0, donate=1)
         self.state: TrainState | None = None
 
     # State
 
     def initialise(self) -> None:
         """The state of a new run."""
-        self.load(jax.jit(functools.partial(algorithm.init, self.agent))())
+        # Random numbers take XLA's CPU compiler half a minute to optimise, for nothing: this runs once.
+        options = {"xla_backend_optimization_level": 0} if self._on_cpu else None
+        self.load(jax.jit(functools.partial(algorithm.init, self.agent), compiler_options=options)())
 
     def load(self, state: TrainState) -> None:
         """Takes a single-copy state, e.g. a checkpoint's."""
@@ -105,17 +104,31 @@ class Learner:
         """Contexts [K, E, ...] on the host."""
         return jax.tree.map(self._gather, acting)
 
-    def task_gradients(self, batch: Batch, vector: str, size: int) -> dict[str, dict[str, np.ndarray]]:
-        """Per-task gradient vectors by part and layer, [K, V], on the host."""
-        made = self._gradients(self.agent, vector, size, self.state, self._tasks(batch), self._shard)
-        return jax.tree.map(self._gather, made)
+    def task_gradients(self, batches: Iterable[Batch], vector: str, size: int) -> dict[str, dict[str, np.ndarray]]:
+        """Per-task gradient vectors by part and layer, [K, V], mean over the batches, on the host."""
+        compute = self._compiled(functools.partial(algorithm.task_gradients, vector=vector, size=size))
+        draws = [jax.tree.map(self._gather, compute(self.state, self._tasks(batch), self._shard)) for batch in batches]
+        return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *draws)
 
     def open_loop(self, batch: Batch, context: int) -> tuple[np.ndarray, np.ndarray]:
         """Reconstructed and imagined frames [K, B, T, S, S, 3] uint8 of windows; see agent.open_loop."""
-        made = self._open_loop(self.state, self._tasks(batch), self._shard, context)
-        return jax.tree.map(self._gather, made)
+        compute = self._compiled(functools.partial(algorithm.open_loop, context=context))
+        return jax.tree.map(self._gather, compute(self.state, self._tasks(batch), self._shard))
 
     # Layout
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.devices[0].platform == "cpu"
+
+    def _compiled(self, function: Callable, out_axes: Any = 0, donate: int | tuple = ()) -> Callable:
+        """`function` of agent.py as one program over the devices, argument `donate` overwritten in place."""
+        program = jax.pmap(
+            functools.partial(function, self.agent), axis_name="device", devices=self.devices, out_axes=out_axes
+        )
+        # On CPUs level 1 compiles in half the time of the default and runs as fast (docs/performance.md).
+        options = {"xla_backend_optimization_level": 1} if self._on_cpu else None
+        return jax.jit(program, donate_argnums=donate, compiler_options=options)
 
     def _tasks(self, tree: Any) -> Any:
         """Arrays [K, ...] dealt out to the devices as [devices, K', ...]."""

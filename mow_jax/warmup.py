@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -28,9 +27,6 @@ def make_table(config: ConfigDict, names: list[str], learner: Learner, replay: R
 
 def mean_gradients(config: ConfigDict, learner: Learner, replay: Replay) -> dict[str, dict[str, np.ndarray]]:
     """Gradient vectors {part: {layer: [K, V]}}, averaged over M batches of the buffer."""
-    settings = config.clustering
-    draws = []
-    for i in range(settings.batches):
-        batch = replay.sample(config.batch.sequences, config.batch.length, i, "gradients")
-        draws.append(learner.task_gradients(batch, settings.vector, settings.projection))
-    return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *draws)
+    settings, batch = config.clustering, config.batch
+    batches = (replay.sample(batch.sequences, batch.length, i, "gradients") for i in range(settings.batches))
+    return learner.task_gradients(batches, settings.vector, settings.projection)
