@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
@@ -246,7 +247,7 @@ class LoadedAgent:
         self.config, self.tasks, self._learner, self.step = restore(directory, step)
         self._names = [task.name for task in self.tasks]
         self._frames = np.zeros((len(self.tasks), 1, *[self.config.suite.image_size] * 2, 3), np.uint8)
-        self._acting = self._learner.init_acting(1)
+        self._acting = jax.tree.map(np.copy, self._learner.save_acting(self._learner.init_acting(1)))
         self._first = np.ones((len(self.tasks), 1), bool)
         self._clock = [0] * len(self.tasks)
 
@@ -264,17 +265,16 @@ class LoadedAgent:
             raise BadInput(f"an observation is uint8 [H, W, 3], not {observation.dtype} {list(observation.shape)}")
         same = observation.shape[:2] == (size, size)
         self._frames[k, 0] = observation if same else cv2.resize(observation, (size, size), interpolation=cv2.INTER_AREA)
-        action, acting = self._learner.act(self._acting, self._frames, self._first, self._clock[k] % 2**31)
-        self._acting = self._keep_others(acting, k)
+        acting = self._learner.load_acting(self._acting)
+        action, acting = self._learner.act(acting, self._frames, self._first, self._clock[k] % 2**31)
+        self._keep(k, self._learner.save_acting(acting))
         self._first[k], self._clock[k] = False, self._clock[k] + 1
         return int(action[k, 0]) if self.tasks[k].discrete else action[k, 0]
 
-    def _keep_others(self, acting: Any, k: int) -> Any:
-        """Only task k has taken a step."""
-        new, old = self._learner.save_acting(acting), self._learner.save_acting(self._acting)
-        chosen = (np.arange(len(self.tasks)) == k).reshape(-1, *[1] * 10)
-        pick = lambda a, b: np.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-        return self._learner.load_acting(type(new)(*map(pick, new, old)))
+    def _keep(self, k: int, acting: Any) -> None:
+        """Takes over the contexts of task k, the one that has moved on."""
+        for mine, new in zip(self._acting, acting, strict=True):
+            mine[k] = new[k]
 
     def _index(self, task: str) -> int:
         if task not in self._names:

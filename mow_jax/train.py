@@ -65,7 +65,7 @@ def policy_actions(run: Run) -> np.ndarray:
 def due_updates(run: Run) -> int:
     """Updates that should be done by now: exact for fractional ratios, with nothing to remember."""
     after = run.at.joint - run.plan.warmup_joint
-    return run.plan.warmup_updates + int(after * run.config.train.ratio + 1e-9)
+    return run.plan.warmup_updates + int(after * run.config.train.ratio + 1e-9) if run.at.warm else 0
 
 
 def learn(run: Run) -> None:

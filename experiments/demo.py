@@ -1,0 +1,24 @@
+"""The toy suite for two minutes: no ROM, no GL, no accelerator.
+
+    python -m mow_jax.train --config=experiments/demo.py --workdir=runs/demo      (or: make demo)
+
+Hardware: two CPU cores, under 2 minutes. Expected: better than random on some tasks; experiments/toy.py learns them all.
+"""
+
+import importlib.util
+from pathlib import Path
+
+
+def get_config():
+    """experiments/toy.py with a short schedule."""
+    path = Path(__file__).with_name("toy.py")
+    spec = importlib.util.spec_from_file_location("toy", path)
+    toy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(toy)
+    config = toy.get_config()
+    config.suite.tasks = ("catch", "catch_swap", "grid")
+    config.train.steps = 1600
+    config.warmup.updates = 50
+    config.evaluation.update(episodes=20, every=0)
+    config.log.every = 20
+    return config

@@ -1,0 +1,26 @@
+"""The smallest run that has every phase; `tiny.py:atari` is the same on two real games."""
+
+from mow_jax.config import default
+
+
+def get_config(variant="toy"):
+    """Two tasks, two clusters, two experts."""
+    config = default()
+    config.suite.name = variant
+    config.suite.tasks = {"toy": ("catch", "grid"), "atari": ("Pong", "Boxing")}[variant]
+    config.suite.image_size = 16
+    config.train.update(steps=64, envs=2)
+    config.warmup.update(steps=24, updates=12)
+    config.batch.update(sequences=2, length=8)
+    config.model.update(
+        embedding=8, categoricals=4, classes=4, channels=8, width=16, layers=1, shared_layers=1, heads=2, head_width=16
+    )
+    config.router.update(experts=2, active=1)
+    config.clustering.update(clusters=2, batches=2)
+    config.agent.update(contexts=4, context=3, horizon=3, act_context=4, width=16)
+    config.actors.workers = 0
+    config.evaluation.update(episodes=2, parallel=2, every=40, max_steps=20)
+    config.checkpoint.update(every=16, minutes=0.0)
+    config.replay.chunk_rows = 10
+    config.log.every = 3
+    return config

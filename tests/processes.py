@@ -1,0 +1,89 @@
+"""Runs the commands as a user does: in processes of their own, to be killed at chosen moments."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = "tests/configs/tiny.py"
+
+
+def environment() -> dict[str, str]:
+    """The tests' environment with the one CPU device that users have."""
+    flags = " ".join(f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f)
+    return {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+
+
+def start(module: str, *arguments: str) -> subprocess.Popen:
+    """`python -m mow_jax.<module> ...` with its output captured as text."""
+    command = [sys.executable, "-m", f"mow_jax.{module}", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def run(module: str, *arguments: str, code: int = 0) -> str:
+    """Runs to the end and returns the output; the exit code must be `code`."""
+    process = start(module, *arguments)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == code, output
+    return output
+
+
+def train(workdir: Path, *overrides: str, config: str = TINY, code: int = 0) -> str:
+    """A training run to its end."""
+    return run("train", f"--config={config}", f"--workdir={workdir}", *overrides, code=code)
+
+
+def stop_when(condition: Callable[[], bool], workdir: Path, signum: int, config: str = TINY) -> tuple[int, str]:
+    """Starts a training run and sends it a signal as soon as `condition` holds; its exit code and output."""
+    process = start("train", f"--config={config}", f"--workdir={workdir}")
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.001)
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def kill_when(condition: Callable[[], bool], workdir: Path, config: str = TINY) -> None:
+    """SIGKILL at that moment."""
+    code, output = stop_when(condition, workdir, signal.SIGKILL, config)
+    assert code == -signal.SIGKILL, output
+
+
+def metrics(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl, without the timings."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def digests(workdir: Path) -> dict[str, str]:
+    """The content digest of every checkpoint."""
+    manifests = sorted((workdir / "checkpoints").glob("[0-9]*/manifest.json"))
+    return {path.parent.name: json.loads(path.read_text())["digest"] for path in manifests}
+
+
+def replay_files(workdir: Path) -> dict[str, bytes]:
+    """All replay rows, byte for byte."""
+    folder = workdir / "replay"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.rows"))}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Two runs that are equal but for their timings."""
+    assert metrics(one) == metrics(other)
+    assert digests(one) == digests(other)
+    assert replay_files(one) == replay_files(other)
+    assert (one / "clusters.json").read_bytes() == (other / "clusters.json").read_bytes()
+    results = [json.loads((run / "results.json").read_text()) for run in (one, other)]
+    assert results[0] == results[1]
