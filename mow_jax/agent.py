@@ -40,6 +40,7 @@ class Agent:
     world_lr: float
     world_eps: float
     world_clip: float
+    router_lr: float
     harmony_lr: float
     agent_lr: float
     agent_eps: float
@@ -157,6 +158,8 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
     gradients, (harmony, statistics, metrics) = grad(agent, state.params, state.harmony, state, batch, shard)
     gradient, harmony_gradient = jax.lax.psum(gradients, "device")
     step, world_optimizer = agent.world_optimizer.update(gradient, state.world_optimizer)
+    if "router" in step["shared"]:
+        step["shared"]["router"] = optax.tree.scale(agent.router_lr / agent.world_lr, step["shared"]["router"])
     harmony_step, harmony_optimizer = agent.harmony_optimizer.update(harmony_gradient, state.harmony_optimizer)
     metrics |= {
         "world/gradient_norm": optax.global_norm(gradient),

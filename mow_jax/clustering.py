@@ -158,14 +158,21 @@ def read(path: str | Path, names: list[str], *, clusters: int, experts: int, act
         raise BadInput(f"clustering.table={path} cannot be read as a task table ({error!r}): give a clusters.json") from None
     missing = [name for name in names if name not in rows]
     if missing:
-        raise BadInput(f"clustering.table={path} has no row for {', '.join(missing)}; it knows {', '.join(rows)}")
+        raise BadInput(f"clustering.table={path} has no row for {', '.join(missing)}; it knows {', '.join(map(str, rows))}")
     _check(path, "cluster", cluster, (len(rows),), clusters, "clustering.clusters")
     _check(path, "experts", chosen, (len(rows), active), experts, "router.experts (and router.active entries a task)")
     if any(len(set(row)) < active for row in chosen.tolist()):
         raise BadInput(f"clustering.table={path}: a task names the same expert twice; give {active} different ones each")
     order = [rows[name] for name in names]
-    similarity = {part: _submatrix(content.get("similarity", {}).get(part), order) for part in ("cluster", "experts")}
-    return Clusters(names, Table(cluster[order], chosen[order]), "file", int(content.get("seed", 0)), similarity, {})
+    try:
+        matrices, seed = content.get("similarity", {}), int(content.get("seed", 0))
+        similarity = {part: _submatrix(matrices.get(part), order) for part in ("cluster", "experts")}
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise BadInput(
+            f'clustering.table={path}: "similarity" must hold a matrix {(len(rows),) * 2} a part, "seed" a whole number'
+            f" ({error!r}); mend or remove them"
+        ) from None
+    return Clusters(names, Table(cluster[order], chosen[order]), "file", seed, similarity, {})
 
 
 def _check(path, field: str, values: np.ndarray, shape: tuple, limit: int, key: str) -> None:

@@ -89,6 +89,7 @@ def default() -> ConfigDict:
             world_lr=1e-4,
             world_eps=1e-8,
             world_clip=1000.0,  # global norm
+            router_lr=1e-4,  # faster routers overshoot: all tasks leave an expert at once
             harmony_lr=1e-2,
             agent_lr=3e-5,
             agent_eps=1e-5,

@@ -125,7 +125,7 @@ def evaluate_and_save(run: Run) -> None:
 
 def falls_due(run: Run, every: int) -> bool:
     """Whether a multiple of `every` agent steps lies in the last joint step."""
-    return every > 0 and run.steps // every > (run.steps - run.config.train.envs) // every
+    return 0 < every <= run.steps and run.steps // every > (run.steps - run.config.train.envs) // every
 
 
 def check_stop(run: Run) -> None:

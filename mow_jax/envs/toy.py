@@ -185,8 +185,8 @@ class Wall(Toy):
 
 
 class Cue(Toy):
-    """A colour is shown in the first frame only; name it (left: cyan, right: magenta) in the fifth, which shows a
-    white bar. +1 right, -1 wrong; actions before it do nothing. Numbers: the cue."""
+    """A colour is shown in the first frame only (cyan: left, magenta: right); a white bar in the four frames after it
+    asks for the colour's action each time: +1/4 right, -1/4 wrong. Numbers: the cue."""
 
     def background(self):
         stripes = np.arange(BOARD) // 2 % 2
@@ -196,14 +196,14 @@ class Cue(Toy):
         return [int(random.integers(2))]
 
     def advance(self, action):
-        asked = self.time == self.task.horizon
-        answer = 1.0 if action == (LEFT, RIGHT)[self.numbers[0]] else -1.0
-        return answer if asked else 0.0, asked
+        asked = self.time > 1
+        answer = 0.25 if action == (LEFT, RIGHT)[self.numbers[0]] else -0.25
+        return answer if asked else 0.0, self.time == self.task.horizon
 
     def draw(self, frame):
         if self.time == 0:
             self.paint(frame, (CYAN, MAGENTA)[self.numbers[0]], 4, 4, 8, 8)
-        elif self.time == self.task.horizon - 1:
+        else:
             self.paint(frame, WHITE, 0, 6, BOARD, 4)
 
 

@@ -1,0 +1,463 @@
+"""The algorithm on a tiny agent of five tasks: what may influence what, what must agree with what, and what stays put."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mow_jax import agent as algorithm
+from mow_jax import build, config
+from mow_jax.agent import Agent
+from mow_jax.learner import Learner
+from mow_jax.models import actor_critic, imagination, world_model
+from mow_jax.models.blocks import causal_mask
+from mow_jax.models.world_model import Rows
+from mow_jax.ops.gradients import layer_vectors
+from mow_jax.types import Batch, Shard, Table, Task, TrainState
+
+# Tasks 0, 1 share nothing with tasks 2, 3; task 4 shares its cluster with task 2 and an expert with each side.
+# Nobody uses cluster 3 and expert 4.
+TABLE = Table(np.array([0, 0, 1, 2, 1], np.int32), np.array([[0, 1], [1, 0], [2, 3], [3, 2], [0, 3]], np.int32))
+TASKS, NOBODYS_CLUSTER, NOBODYS_EXPERT = 5, 3, 4
+
+# What runs once or twice is not worth optimising.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def tiny_agent(suite_tasks: tuple[str, ...] = ("toy5",)) -> tuple[Agent, list[Task]]:
+    settings = config.default()
+    settings.suite.update(name="toy", tasks=suite_tasks, image_size=16)
+    settings.batch.update(sequences=2, length=6)
+    settings.model.update(
+        embedding=8, categoricals=3, classes=4, channels=4, width=16, layers=1, shared_layers=1, heads=2, head_width=16
+    )
+    settings.router.update(experts=5, active=2)
+    settings.clustering.update(clusters=4)
+    settings.agent.update(contexts=3, context=3, horizon=3, act_context=4, width=16)
+    config.check(settings)
+    tasks = build.tasks(settings)
+    return build.agent(settings, tasks), tasks
+
+
+AGENT, TASK_LIST = tiny_agent()
+
+
+def random_batch(seed: int, sequences: int = 2, length: int = 6) -> Batch:
+    """Windows [K, B, T] inside one episode, without a termination."""
+    rng, shape = np.random.default_rng(seed), (TASKS, sequences, length)
+    frames = rng.integers(0, 256, (*shape, 16, 16, 3), np.uint8)
+    no = np.zeros(shape, bool)
+    action = rng.integers(0, AGENT.world.action_size, shape).astype(np.int32)
+    return Batch(frames, action, rng.normal(size=shape).astype(np.float32), no, no.copy())
+
+
+BATCH, CONTEXTS = random_batch(0), random_batch(1, 3, 3)
+
+
+@pytest.fixture(scope="module")
+def state() -> TrainState:
+    """The first state with the table above, on the host."""
+    made = jax.tree.map(np.asarray, quick(functools.partial(algorithm.init, AGENT))())
+    return made._replace(table=TABLE)
+
+
+def on_one_device(function):
+    """A function that reduces over the axis "device", compiled for one of them."""
+
+    def run(*args):
+        outputs = jax.vmap(lambda _: function(*args), axis_name="device")(jnp.zeros(1))
+        return jax.tree.map(lambda leaf: leaf[0], outputs)
+
+    return quick(run)
+
+
+SHARD = Shard(
+    np.arange(TASKS, dtype=np.int32), np.ones(TASKS, np.float32), np.array([task.action_mask for task in TASK_LIST])
+)
+
+
+def per_task(train: bool):
+    """(state, batch, weights [K]) to the gradient of the weighted sum of L_k, and (L [K], terms, new statistics)."""
+
+    def loss(params, state, batch, weight):
+        rows = algorithm.gather(AGENT, state._replace(params=params), SHARD)
+        terms, (statistics, _) = algorithm.task_losses(AGENT, rows, batch, SHARD, state, train)
+        total = sum(scale * terms[name] for name, scale in AGENT.scales)
+        merged = algorithm.routing.merge_rows(state.statistics, statistics, state.table.cluster, SHARD.valid)
+        return (weight * total).sum(), (total, terms, merged)
+
+    def run(state, batch, weight):
+        return jax.grad(loss, has_aux=True)(state.params, state, batch, weight)
+
+    return on_one_device(run)
+
+
+@pytest.fixture(scope="module")
+def training_losses():
+    return per_task(train=True)
+
+
+@pytest.fixture(scope="module")
+def rows(state) -> Rows:
+    """Task 3's rows."""
+    all_rows = quick(functools.partial(algorithm.gather, AGENT))(state, SHARD)
+    return Rows(*(part if name == "shared" else jax.tree.map(lambda x: x[3], part) for name, part in all_rows._asdict().items()))
+
+
+def only(task: int) -> np.ndarray:
+    return np.eye(TASKS, dtype=np.float32)[task]
+
+
+def size(tree: Any) -> np.ndarray:
+    """[N] the largest entry of each row of stacked parameters."""
+    leaves = [np.abs(leaf).reshape(len(leaf), -1).max(1) for leaf in jax.tree.leaves(tree)]
+    return np.max(leaves, axis=0)
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Bit for bit, NaN equal to NaN."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y, equal_nan=np.asarray(x).dtype.kind == "f") for x, y in pairs)
+
+
+# --- What influences what ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def influence(rows):
+    """For a mask [1, T, T]: [T, T] how much h_t reacts to the latent z_s."""
+    z = jax.nn.one_hot(jnp.arange(18).reshape(1, 6, 3) % 4, 4).reshape(1, 6, 12)
+    weight = jnp.cos(jnp.arange(16.0))  # the plain sum of a LayerNorm's output never changes
+
+    def jacobian(mask):
+        hidden = lambda z: world_model.transition(AGENT.world, rows, z, BATCH.action[3, :1], mask)[0][0] @ weight
+        return jnp.abs(jax.jacobian(hidden)(z)[:, 0]).sum(-1)
+
+    return quick(jacobian)
+
+
+def test_the_future_has_no_gradient_and_the_past_has(influence):
+    reaction = influence(causal_mask(jnp.zeros((1, 6), int)))
+    assert (np.triu(reaction, 1) == 0).all()
+    assert (reaction[np.tril_indices(6)] > 0).all()
+
+
+def test_earlier_episodes_have_no_gradient_but_under_storm(influence):
+    is_first = jnp.array([[False, False, False, True, False, False]])
+    here, there = np.arange(6)[:, None] >= 3, np.arange(6)[None, :] < 3
+    reaction = influence(causal_mask(world_model.segments(AGENT.world, is_first)))
+    assert (reaction[here & there] == 0).all()
+    assert (reaction[3:, 3:][np.tril_indices(3)] > 0).all()
+    storm = dataclasses.replace(AGENT.world, mask_boundaries=False)
+    assert (influence(causal_mask(world_model.segments(storm, is_first)))[here & there] > 0).all()
+
+
+@pytest.mark.parametrize("task", range(TASKS))
+def test_a_task_trains_its_own_rows_and_no_others(state, training_losses, task: int):
+    gradient, _ = training_losses(state, BATCH, only(task))
+    assert set(np.flatnonzero(size(gradient["expert"]))) == set(TABLE.experts[task])
+    assert set(np.flatnonzero(size(gradient["cluster"]))) == {TABLE.cluster[task]}
+    assert set(np.flatnonzero(size(gradient["shared"]["embedding"]))) == {task}
+
+
+def test_a_tasks_experience_changes_the_losses_of_its_cluster_alone(state, training_losses):
+    other = random_batch(9)
+    changed = Batch(*(np.where(only(2).reshape(-1, *[1] * (x.ndim - 1)), y, x) for x, y in zip(BATCH, other, strict=True)))
+    _, (_, before, _) = training_losses(state, BATCH, only(0))
+    _, (_, after, _) = training_losses(state, changed, only(0))
+    # Batch norm ties the tasks of a cluster together, experts tie nobody.
+    same = np.array([all(before[name][k] == after[name][k] for name in before) for k in range(TASKS)])
+    np.testing.assert_array_equal(same, TABLE.cluster != TABLE.cluster[2])
+
+
+def test_batch_norm_takes_the_statistics_of_all_frames_of_a_cluster(state, rows, training_losses):
+    _, (_, _, statistics) = training_losses(state, BATCH, only(0))
+    together = np.concatenate([BATCH.observation[2], BATCH.observation[4]])
+    row = rows._replace(
+        cluster=jax.tree.map(lambda x: x[1], state.params["cluster"]),
+        statistics=jax.tree.map(lambda x: x[1], state.statistics),
+    )
+    encode = functools.partial(world_model.encode, AGENT.world, train=True)
+    _, expected = quick(encode)(row, together, jax.random.key(0))
+    made = jax.tree.map(lambda x: x[1], statistics["encoder"])
+    for ours, theirs in zip(jax.tree.leaves(made), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    old, new = ([x[NOBODYS_CLUSTER] for x in jax.tree.leaves(tree)] for tree in (state.statistics, statistics))
+    assert equal(old, new)
+
+
+def test_truncation_is_not_termination(state, training_losses):
+    """From logit 0, the target's mean shows in the gradient of the output's bias: 1/2 minus the share of terminations."""
+    head = state.params["cluster"]["continuation"] | {"Linear_2": {"kernel": np.zeros((4, 16, 1), np.float32), "bias": np.zeros((4, 1), np.float32)}}
+    params = state.params | {"cluster": state.params["cluster"] | {"continuation": head}}
+    state = state._replace(params=params)
+
+    def pull(batch):
+        return training_losses(state, batch, only(3))[0]["cluster"]["continuation"]["Linear_2"]["bias"][2, 0]
+
+    first, ended = BATCH.is_first.copy(), BATCH.termination.copy()
+    first[3, :, 4] = True  # an episode was cut after step 3
+    ended[3, 0, 3] = True
+    assert pull(BATCH._replace(is_first=first)) == pytest.approx(0.5, rel=1e-6)
+    assert pull(BATCH._replace(is_first=first, termination=ended)) == pytest.approx(0.5 - 1 / 12, rel=1e-6)
+
+
+def test_gradients_for_clustering_are_those_of_each_task_alone(state):
+    run = functools.partial(algorithm.task_gradients, AGENT, vector="layer_mean", size=0)
+    made = on_one_device(lambda state, batch: run(state, batch, SHARD))(state, BATCH)
+    alone = per_task(train=False)
+    for task in range(TASKS):
+        gradient, _ = alone(state, BATCH, only(task))
+        own_row = jax.tree.map(lambda x, row=TABLE.cluster[task]: x[row][None], gradient["cluster"])
+        mean_slot = jax.tree.map(lambda x: x.sum(0, keepdims=True) / 2, gradient["expert"])
+        for part, tree in (("cluster", own_row), ("experts", mean_slot)):
+            expected = layer_vectors(jax.tree.map(np.asarray, tree), "layer_mean", 0, 0)
+            assert expected.keys() == made[part].keys()
+            for layer in expected:
+                np.testing.assert_allclose(made[part][layer][task], expected[layer][0], rtol=1e-3, atol=1e-5)
+
+
+# --- What agrees with what --------------------------------------------------------------------------------------------
+
+
+def test_a_token_at_a_time_through_the_cache_is_the_parallel_pass(rows):
+    model, time = AGENT.world, 6
+    z, action = jax.nn.one_hot(np.arange(36).reshape(2, 6, 3) % 4, 4).reshape(2, 6, 12), BATCH.action[3]
+
+    def both():
+        parallel, _ = world_model.transition(model, rows, z, action, causal_mask(jnp.zeros((2, time), int)))
+
+        def step(cache, i):
+            visible = jnp.broadcast_to(jnp.arange(time) <= i, (2, 1, time))
+            token = jax.lax.dynamic_slice_in_dim(z, i, 1, 1), jax.lax.dynamic_slice_in_dim(action, i, 1, 1)
+            hidden, cache = world_model.transition(model, rows, *token, visible, cache, i)
+            return cache, hidden[:, 0]
+
+        _, serial = jax.lax.scan(step, model.dynamics.empty_cache(2, time), jnp.arange(time))
+        return parallel, serial.swapaxes(0, 1)
+
+    parallel, serial = quick(both)()
+    np.testing.assert_allclose(serial, parallel, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def imagine(state, rows):
+    run = functools.partial(imagination.imagine, AGENT.imagination, AGENT.world, AGENT.behaviour, state.actor, rows)
+    return quick(lambda contexts: run(contexts, SHARD.mask[3], jax.random.key(5)))
+
+
+def test_a_rollout_from_a_first_frame_knows_nothing_of_the_frames_before_it(imagine):
+    contexts, other = (jax.tree.map(lambda x: x[3], random_batch(seed, 3, 3)) for seed in (2, 3))
+    frames = np.concatenate([other.observation[:, :-1], contexts.observation[:, -1:]], axis=1)
+    history = contexts._replace(observation=frames, action=other.action)
+    first = contexts.is_first | (np.arange(3) == 2)
+    fresh = imagine(contexts._replace(is_first=first))
+    assert (fresh.hidden[:, 0] == 0).all() and (fresh.hidden[:, 1] != 0).any()
+    assert equal(fresh, imagine(history._replace(is_first=first)))
+    assert not equal(imagine(contexts).hidden, imagine(history).hidden)
+
+
+def test_imagined_actions_are_the_tasks_own(imagine):
+    contexts = jax.tree.map(lambda x: np.tile(x[3], (20, *[1] * (x.ndim - 2))), CONTEXTS)
+    drawn = set(np.unique(imagine(contexts).action))
+    assert drawn == set(np.flatnonzero(SHARD.mask[3]))
+
+
+def test_acting_and_imagination_see_the_same_state(state, rows):
+    """At an episode's third frame: the hidden state after the two steps that acting has kept."""
+    setup, model, mask = AGENT.imagination, AGENT.world, SHARD.mask[3]
+    run = functools.partial(imagination.act, setup, model, AGENT.behaviour, state.actor, rows)
+    act = quick(lambda acting, frames, first, key: run(acting, frames, first, mask, key))
+    frames = CONTEXTS.observation[3]
+    acting = jax.tree.map(lambda x: x[0], imagination.init_acting(setup, model, 1, 3))
+    latents, actions = [], []
+    for step in range(3):
+        first = np.full(3, step == 0)
+        before = acting
+        action, acting = act(acting, frames[:, step], first, jax.random.key(step))
+        latents.append(acting.latent[:, step])
+        actions.append(action)
+    np.testing.assert_array_equal(acting.action[:, :3], np.stack(actions, 1))
+    z = jax.nn.one_hot(np.stack(latents, 1), model.classes).reshape(3, 3, model.latent)
+    contexts = jax.tree.map(lambda x: x[3], CONTEXTS)._replace(action=np.stack(actions, 1))
+    contexts = contexts._replace(is_first=contexts.is_first | (np.arange(3) == 0))
+
+    def hidden_states():
+        start = imagination._start(setup, model, rows, z, contexts, jax.random.key(0))
+        return imagination._context_hidden(model, rows, before), start
+
+    acted, (first_z, imagined, _, _) = quick(hidden_states)()
+    np.testing.assert_allclose(acted, imagined, atol=1e-5)
+    np.testing.assert_array_equal(first_z, z[:, -1])
+    assert (acted != 0).all()
+
+    # A full context drops its oldest step; a new episode drops all.
+    for step in range(3, 6):
+        oldest = acting.latent[:, 0] if step == 3 else acting.latent[:, 1]
+        action, acting = act(acting, frames[:, step % 3], np.array([False, False, step == 5]), jax.random.key(step))
+        if step < 5:
+            np.testing.assert_array_equal(acting.latent[:, 0], oldest)
+            np.testing.assert_array_equal(acting.action[:, 3], action)
+    np.testing.assert_array_equal(acting.length, [4, 4, 1])
+
+
+def test_without_compilation_the_losses_are_the_same(rows):
+    batch = jax.tree.map(lambda x: x[3, :1, :3], BATCH)
+    run = lambda rows: world_model.losses(AGENT.world, rows, batch, 3, jax.random.key(1), True, lambda x: x)[0]
+    compiled = quick(run)(rows)
+    with jax.disable_jit():
+        plain = run(rows)
+    for name in world_model.TERMS:
+        np.testing.assert_allclose(plain[name], compiled[name], rtol=1e-5)
+
+
+# --- Whole updates ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def learner(state) -> Learner:
+    """On four devices, for five tasks: three of eight slots are padding."""
+    assert len(jax.devices()) == 4
+    return Learner(AGENT, TASK_LIST)
+
+
+@pytest.fixture(scope="module")
+def learned(learner, state) -> tuple[TrainState, list[dict]]:
+    """The state after two updates from the first one, and their metrics."""
+    learner.load(state)
+    metrics = [jax.tree.map(np.asarray, learner.update(random_batch(seed), random_batch(seed + 50, 3, 3))) for seed in (0, 1)]
+    return learner.snapshot(), metrics
+
+
+def test_one_device_learns_what_four_learn(state, learned):
+    alone = Learner(AGENT, TASK_LIST, jax.devices()[:1])
+    alone.load(state)
+    for seed, expected in zip((0, 1), learned[1], strict=True):
+        metrics = alone.update(random_batch(seed), random_batch(seed + 50, 3, 3))
+        assert metrics.keys() == expected.keys()
+    single = alone.snapshot()
+    names = ("params", "statistics", "harmony", "actor", "critic", "slow_critic", "return_scale")
+    for name in names:
+        leaves = jax.tree_util.tree_leaves_with_path(getattr(single, name))
+        for (path, one), four in zip(leaves, jax.tree.leaves(getattr(learned[0], name)), strict=True):
+            distance = np.linalg.norm(one - four)
+            assert distance <= 1e-5 * np.linalg.norm(four), (name, jax.tree_util.keystr(path), distance)
+
+
+def test_rows_that_nobody_uses_stay_as_they_were_and_used_ones_learn(state, learned):
+    after = learned[0]
+    assert equal(after.table, TABLE)
+    for tree, old, nobodys in [
+        (after.params["expert"], state.params["expert"], NOBODYS_EXPERT),
+        (after.params["cluster"], state.params["cluster"], NOBODYS_CLUSTER),
+        (after.critic, state.critic, NOBODYS_CLUSTER),
+        (after.statistics, state.statistics, NOBODYS_CLUSTER),
+    ]:
+        moved = size(jax.tree.map(np.subtract, tree, old))
+        assert set(np.flatnonzero(moved == 0)) == {nobodys}
+    slow = size(jax.tree.map(np.subtract, after.slow_critic, state.slow_critic))
+    assert slow[NOBODYS_CLUSTER] < 1e-6 < slow[TABLE.cluster].min()
+
+
+def test_harmonious_weights_start_at_their_optimum(learned):
+    """There the derivative of L / sigma + ln(1 + sigma) by ln(sigma) is zero."""
+    metrics = learned[1][0]
+    loss, sigma = metrics["world/total"], metrics["harmony"]
+    assert (loss > 10).all()
+    # Adam has moved ln(sigma) by 1e-2 at most, in whatever direction rounding had the gradient point.
+    assert np.abs(-loss / sigma + sigma / (1 + sigma)).max() <= 0.0101
+
+
+def test_a_batch_that_is_not_finite_is_skipped_and_counted(learner, learned):
+    before = learned[0]
+    learner.load(before)
+    reward = BATCH.reward.copy()
+    reward[4, 1, 2] = np.nan
+    for count in (1, 2):
+        learner.update(BATCH._replace(reward=reward), CONTEXTS)
+        after = learner.snapshot()
+        assert equal(after._replace(update=0, skipped=0), before._replace(update=0, skipped=0))
+        assert (int(after.update), after.skipped.tolist()) == (2 + count, [count, count])
+    learner.update(BATCH, CONTEXTS)
+    after = learner.snapshot()
+    assert (int(after.update), after.skipped.tolist()) == (5, [2, 0])
+    assert not equal(after.actor, before.actor)
+
+
+def test_a_new_table_needs_no_compilation(learner, learned):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        experts = np.stack([rng.permutation(5)[:2] for _ in range(TASKS)]).astype(np.int32)
+        table = Table(rng.integers(0, 4, TASKS).astype(np.int32), experts)
+        learner.load(learned[0]._replace(table=table))
+        learner.update(BATCH, CONTEXTS)
+        np.testing.assert_array_equal(learner.table.cluster, table.cluster)
+    assert learner._update._cache_size() == 1
+
+
+@pytest.mark.parametrize("mode", ["learned", "table"])
+def test_the_warm_ups_end_copies_the_rows_it_has_trained(learned, mode: str):
+    before = learned[0]
+    rules = dataclasses.replace(AGENT.world.routing, mode=mode)
+    agent = dataclasses.replace(AGENT, world=dataclasses.replace(AGENT.world, routing=rules))
+    table = Table(TABLE.cluster[::-1].copy(), TABLE.experts[::-1].copy())
+    after = quick(functools.partial(algorithm.end_warmup, agent, copy_rows=True))(before, table)
+
+    def copied(tree, old):
+        return equal(tree, jax.tree.map(lambda x: np.broadcast_to(x[:1], x.shape), old))
+
+    assert equal(after.table, table)
+    assert copied(after.params["cluster"], before.params["cluster"])
+    assert copied(after.statistics, before.statistics)
+    assert copied(after.params["expert"], before.params["expert"]) == (mode == "table")
+    assert (mode == "table") != equal(after.params["expert"], before.params["expert"])
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(after.world_optimizer))
+    for name in ("harmony", "harmony_optimizer", "update", "actor", "critic"):  # these carry on, or are still fresh
+        assert equal(getattr(after, name), getattr(before, name)), name
+    kept = quick(functools.partial(algorithm.end_warmup, agent, copy_rows=False))(before, table)
+    assert equal(kept.params, before.params)
+
+
+# --- Continuous actions -----------------------------------------------------------------------------------------------
+
+
+def test_a_task_acts_and_learns_in_its_own_dimensions_only():
+    agent, _ = tiny_agent(("slide",))
+    behaviour, mask = agent.behaviour, jnp.array([True, False])
+    output = jax.random.normal(jax.random.key(0), (500, 4)) * 3
+    pi = actor_critic.distributions.gaussian(output)
+    action = actor_critic.sample(behaviour, jax.random.key(1), pi, mask)
+    executed = actor_critic.executed(behaviour, action)
+    assert (action[:, 1] == 0).all()
+    assert (np.abs(action[:, 0]) > 1).any() and (np.abs(executed) <= 1).all()
+
+    def objective(output):
+        pi = actor_critic.distributions.gaussian(output)
+        return (actor_critic.log_prob(behaviour, pi, action, mask) + actor_critic.entropy(behaviour, pi, mask)).sum()
+
+    gradient = jax.grad(objective)(output).reshape(500, 2, 2)  # [_, mean or deviation, dimension]
+    assert (gradient[:, :, 1] == 0).all() and (gradient[:, :, 0] != 0).all()
+
+
+def test_an_update_with_continuous_actions_fits_together():
+    agent, tasks = tiny_agent(("slide",))
+    learner = Learner(agent, tasks, jax.devices()[:1])
+    frames = lambda *shape: jax.ShapeDtypeStruct((1, *shape, 16, 16, 3), np.uint8)
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((1, *shape), dtype)
+
+    def batch(*shape):
+        flags = array(bool, *shape)
+        return Batch(frames(*shape), array(np.float32, *shape, 2), array(np.float32, *shape), flags, flags)
+
+    state, shard = learner.abstract_state(), Shard(array(np.int32), array(np.float32), array(bool, 2))
+    update = jax.vmap(functools.partial(algorithm.update, agent), axis_name="device")
+    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, batch(2, 6), batch(3, 3), shard))
+    after, _ = jax.eval_shape(update, *stacked)
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert shapes(after) == shapes(stacked[0])

@@ -1,0 +1,118 @@
+"""Bad input ends with exit code 2 and one message that names the value, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import ROOT, TINY, digests, environment, replay_files, run, train
+
+pytestmark = pytest.mark.slow
+
+TRAIN_CASES = {
+    "unknown key": (["--config.model.widht=3"], ["widht", "width"]),
+    "wrong type": (["--config.train.steps=many"], ["many"]),
+    "unknown game": (["--config.suite.name=atari", "--config.suite.tasks=('Pongg',)"], ["Pongg", "Pong"]),
+    "unknown toy": (["--config.suite.tasks=('cach',)"], ["cach", "catch"]),
+    "unknown suite": (["--config.suite.name=atary"], ["atary", "atari"]),
+    "unknown id": (["--config.suite.name=gymnasium", "--config.suite.tasks=('CartPoel-v1',)"], ["CartPoel", "CartPole"]),
+    "mixed actions": (["--config.suite.tasks=('catch','slide')"], ["catch", "slide", "discrete", "continuous"]),
+    "top-k": (["--config.router.active=5"], ["router.active=5", "router.experts=2"]),
+    "image size": (["--config.suite.image_size=50"], ["50", "16, 32, 64, 128"]),
+    "heads": (["--config.model.heads=3"], ["model.heads=3", "16"]),
+    "choice": (["--config.router.mode=learnt"], ["learnt", "learned, table"]),
+    "steps": (["--config.train.steps=65"], ["65", "64", "66"]),
+    "warm-up": (["--config.warmup.steps=4"], ["warmup.steps=4", "16"]),
+    "table": (["--config.clustering.table=/nowhere/clusters.json"], ["/nowhere/clusters.json"]),
+    "source": (["--config.train.init_from=/nowhere"], ["/nowhere"]),
+    "stray word": (["fast"], ["fast", "--name=value"]),
+}
+
+
+def refused(output: str, parts: list[str]) -> None:
+    """One message, no traceback, with all `parts` in it."""
+    assert "Traceback" not in output, output
+    message = output[output.index("error: ") :]
+    for part in parts:
+        assert part in message, output
+
+
+@pytest.mark.parametrize("case", TRAIN_CASES)
+def test_train_refuses(case, tmp_path):
+    overrides, parts = TRAIN_CASES[case]
+    refused(train(tmp_path / "run", *overrides, code=2), parts)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    train(workdir)
+    return workdir
+
+
+def test_a_workdir_of_another_config_shows_the_keys_and_stays(finished):
+    before = digests(finished), replay_files(finished), (finished / "config.json").read_text()
+    output = train(finished, "--config.model.width=32", "--config.seed=7", code=2)
+    refused(output, ["model.width: 16 -> 32", "seed: 0 -> 7", "--allow_config_change=model.width,seed"])
+    assert before == (digests(finished), replay_files(finished), (finished / "config.json").read_text())
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(finished, tmp_path):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", finished, copy], check=True)
+    newest, older = sorted(map(int, digests(copy)))[::-1]
+    damage(copy / "checkpoints" / str(newest))
+    output = train(copy)
+    assert f"checkpoint {newest} is damaged" in output and f"resumed from step {older}" in output
+    assert digests(copy) == digests(finished)
+    for step in digests(copy):
+        damage(copy / "checkpoints" / step)
+    refused(train(copy, code=2), ["no valid checkpoint"])
+    refused(run("evaluate", f"--workdir={copy}", code=2), ["no valid checkpoint"])
+
+
+def damage(checkpoint: Path) -> None:
+    """Flips a byte in the largest file."""
+    largest = max((p for p in checkpoint.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+
+def test_a_table_that_does_not_fit_is_refused(finished, tmp_path):
+    table = json.loads((finished / "clusters.json").read_text())
+    table["cluster"][0] = 9
+    path = tmp_path / "clusters.json"
+    path.write_text(json.dumps(table))
+    refused(train(tmp_path / "run", f"--config.clustering.table={path}", code=2), [str(path), "0..1", "9"])
+
+
+def test_places_that_are_no_workdir(finished, tmp_path):
+    (tmp_path / "file").write_text("x")
+    refused(train(tmp_path / "file" / "run", code=2), [str(tmp_path / "file")])
+    refused(train(tmp_path / "file", code=2), [str(tmp_path / "file")])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("dear")
+    refused(train(tmp_path / "other", code=2), ["letter.txt"])
+    refused(run("evaluate", f"--workdir={tmp_path / 'nothing'}", code=2), ["nothing", "config.json"])
+    refused(run("evaluate", f"--workdir={finished}", "--step=5", code=2), ["5", "64"])
+    refused(run("evaluate", "--workdri=x", code=2), ["workdri"])
+
+
+@pytest.mark.parametrize("limit", [0, 20_000, 200_000])
+def test_a_full_disk_is_one_message_and_loses_nothing(limit, finished, tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "mow_jax.train", f"--config={TINY}", f"--workdir={workdir}"]
+    env = {k: v for k, v in environment().items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, preexec_fn=limited, check=False)
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    refused(ended.stderr, [str(workdir)])
+    train(workdir)  # with room again, the same command goes on
+    assert digests(workdir) == digests(finished)

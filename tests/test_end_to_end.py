@@ -1,0 +1,118 @@
+"""Whole runs through the commands: what they write, and every way to begin one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import digests, metrics, run, train
+
+import mow_jax
+from mow_jax.types import BadInput
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    train(workdir)
+    return workdir
+
+
+def results(workdir: Path) -> dict:
+    return json.loads((workdir / "results.json").read_text())
+
+
+def test_a_run_leaves_what_its_users_expect(finished):
+    found = results(finished)
+    assert found["tasks"].keys() == {"catch", "grid"} and found["step"] == 64
+    assert {"protocol", "commit", "versions", "aggregate"} <= found.keys()
+    for task in found["tasks"].values():
+        expected = np.mean([(r - task["random"]) / (task["reference"] - task["random"]) for r in task["returns"]])
+        assert len(task["returns"]) == 2 and task["normalised"] == pytest.approx(expected)
+    assert {"mean", "median", "iqm", "interval"} <= found["aggregate"].keys()
+    table = json.loads((finished / "clusters.json").read_text())
+    assert table["tasks"] == ["catch", "grid"] and len(set(table["cluster"])) == 2
+    names = {name for line in metrics(finished) for name in line}
+    wanted = {"world/reconstruction", "harmony/catch", "router/load/0", "router/switches", "agent/return/grid"}
+    assert wanted | {"episode/catch/return", "evaluation/grid/return"} <= names
+    assert all(value is not None and np.isfinite(value) for line in metrics(finished) for value in line.values())
+    assert (finished / "report" / "index.html").exists() and list((finished / "report").rglob("*.gif"))
+
+
+def test_evaluation_repeats_itself_and_takes_another_count(finished):
+    before = results(finished)
+    run("evaluate", f"--workdir={finished}")
+    assert results(finished) == before
+    output = run("evaluate", f"--workdir={finished}", "--episodes=3")
+    assert "catch" in output and len(results(finished)["tasks"]["grid"]["returns"]) == 3
+
+
+def test_a_loaded_agent_plays(finished):
+    agent, env = mow_jax.load_agent(finished), mow_jax.make_env(finished, "grid")
+    actions = []
+    for _ in range(2):
+        agent.reset("grid", seed=3)
+        observation = env.reset(3)
+        for _ in range(6):
+            action = agent.act(observation, "grid")
+            actions.append(action)
+            observation = env.step(action).observation
+    assert actions[:6] == actions[6:], "the same seed gives the same actions"
+    agent.act(np.zeros((50, 70, 3), np.uint8), "catch")
+    with pytest.raises(BadInput, match="catch, grid"):
+        agent.act(observation, "pong")
+
+
+def test_other_tasks_start_from_a_runs_weights(finished, tmp_path):
+    other = ["--config.suite.tasks=('catch_swap','wall')", f"--config.train.init_from={finished}"]
+    train(tmp_path / "run", *other, "--config.warmup.updates=0")
+    assert results(tmp_path / "run")["tasks"].keys() == {"catch_swap", "wall"}
+
+
+def test_a_table_is_reused_and_kept(finished, tmp_path):
+    table = json.loads((finished / "clusters.json").read_text())
+    table["cluster"], table["experts"] = [1, 0], [[1], [1]]
+    path = tmp_path / "edited.json"
+    path.write_text(json.dumps(table))
+    workdir = tmp_path / "run"
+    train(workdir, f"--config.clustering.table={path}", "--config.router.mode=table")
+    written = json.loads((workdir / "clusters.json").read_text())
+    assert (written["cluster"], written["experts"]) == ([1, 0], [[1], [1]])
+    assert all(line["router/load/1"] == 1 for line in metrics(workdir) if line["update"] > 15 and "router/load/1" in line)
+
+
+@pytest.mark.parametrize("method", ["kmeans", "spectral", "random", "single", "identity"])
+def test_every_method_of_clustering_trains(method, tmp_path):
+    options = ["--config.suite.tasks=('catch','grid','wall')", f"--config.clustering.method={method}"]
+    train(tmp_path, *options, "--config.router.mode=table", "--config.train.steps=28", "--config.evaluation.every=0")
+    table = json.loads((tmp_path / "clusters.json").read_text())
+    expected = {"single": 1, "identity": 3}.get(method, 2)
+    assert len(set(table["cluster"])) == expected
+
+
+@pytest.mark.parametrize("tasks", [("CartPole-v1",), ("CartPole-v1", "Acrobot-v1")])
+def test_gymnasium_environments_train_and_resume(tasks, tmp_path):
+    options = ["--config.suite.name=gymnasium", f"--config.suite.tasks={tasks}", "--config.evaluation.max_steps=10"]
+    train(tmp_path, *options, "--config.train.steps=32")
+    output = train(tmp_path, *options, "--config.train.steps=48")
+    assert "resumed from step 32" in output
+    found = results(tmp_path)["tasks"]
+    assert found.keys() == set(tasks) and all(task["normalised"] is not None for task in found.values())
+
+
+def test_continuous_actions_train(tmp_path):
+    train(tmp_path, "--config.suite.tasks=('slide',)")
+    assert digests(tmp_path).keys() == {"48", "64"} and results(tmp_path)["tasks"]["slide"]["normalised"] is not None
+
+
+def test_storm_mode_trains(tmp_path):
+    sizes = ["model.width=16", "model.heads=2", "model.channels=4", "model.head_width=16", "agent.width=16"]
+    lengths = ["agent.contexts=4", "batch.sequences=2", "batch.length=8", "train.steps=24", "warmup.steps=16"]
+    others = ["suite.image_size=16", "evaluation.episodes=1", "evaluation.max_steps=10", "log.every=2"]
+    options = [f"--config.{setting}" for setting in sizes + lengths + others]
+    train(tmp_path, *options, config="experiments/storm.py")
+    assert metrics(tmp_path)[-1]["step"] == 24
