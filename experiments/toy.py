@@ -12,7 +12,7 @@ def get_config():
     config.suite.name = "toy"
     config.suite.tasks = ("toy5",)
     config.suite.image_size = 16
-    config.train.update(steps=12_800, envs=4)
+    config.train.update(steps=12_000, envs=4)
     config.warmup.update(steps=800, updates=300)
     config.batch.update(sequences=4, length=16)
     config.model.update(
@@ -20,7 +20,7 @@ def get_config():
         categoricals=8,
         classes=8,
         channels=16,
-        norm="none",
+        norm="rms",
         activation="silu",
         posterior_scale=4.0,
         width=64,
@@ -33,9 +33,9 @@ def get_config():
     )
     config.router.update(experts=4, active=2)
     config.clustering.update(clusters=4, batches=4)
-    config.optimizer.update(world_lr=3e-3, agent_lr=1e-3)
-    config.agent.update(contexts=16, context=4, horizon=8, act_context=8, width=64, entropy=1e-2)
+    config.optimizer.update(world_lr=1e-3, agent_lr=1e-3)
+    config.agent.update(contexts=16, context=6, horizon=8, act_context=8, width=64, entropy=1e-2)
     config.actors.workers = 0
-    config.evaluation.update(episodes=100, parallel=20, every=0)
-    config.checkpoint.every = 3200
+    config.evaluation.update(episodes=100, parallel=20, every=2000)
+    config.checkpoint.every = 4000
     return config

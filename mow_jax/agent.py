@@ -162,7 +162,7 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
         step["shared"]["router"] = optax.tree.scale(agent.router_lr / agent.world_lr, step["shared"]["router"])
     harmony_step, harmony_optimizer = agent.harmony_optimizer.update(harmony_gradient, state.harmony_optimizer)
     metrics |= {
-        "world/gradient_norm": optax.global_norm(gradient),
+        "world/gradient_norm": optax.tree.norm(gradient),
         "router/switches": (experts != old).sum(),
         "router/load": router.load(experts, rules.experts) / rules.tasks,
         "router/tau": router.temperature(rules, state.update),
@@ -243,7 +243,7 @@ def learn_behaviour(agent: Agent, state: TrainState, rows: Rows, dream: Dream, s
     actor, critic = optax.apply_updates((state.actor, state.critic), step)
     slow = optax.incremental_update(critic, state.slow_critic, 1 - agent.slow_decay)
     new = dict(actor=actor, critic=critic, slow_critic=slow, return_scale=scale, agent_optimizer=agent_optimizer)
-    return state._replace(**new), metrics | {"agent/gradient_norm": optax.global_norm(gradient)}
+    return state._replace(**new), metrics | {"agent/gradient_norm": optax.tree.norm(gradient)}
 
 
 def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, dream: Dream, shard: Shard):

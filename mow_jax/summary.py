@@ -115,8 +115,12 @@ def compiled_memory(config: ConfigDict, agent: Agent, tasks: list[Task]) -> str:
         abstract_batch(agent, count, config.agent.contexts, config.agent.context),
     ]
     lead = lambda tree: jax.tree.map(lambda leaf: _shape((1, *leaf.shape), leaf.dtype), tree)
-    update = jax.pmap(functools.partial(algorithm.update, agent), axis_name="device", donate_argnums=0)
-    compiled = update.lower(lead(state), *map(lead, windows), lead(shard)).compile()
+    devices = jax.local_devices()[:1]
+    program = jax.pmap(functools.partial(algorithm.update, agent), axis_name="device", devices=devices)
+    update = jax.jit(program, donate_argnums=0)
+    # How well the code is optimised changes nothing of the memory, and a lot of the time to compile.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    compiled = update.lower(lead(state), *map(lead, windows), lead(shard)).compile(options)
     memory = compiled.memory_analysis()
     held, scratch = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return f"{size(held)} of state and batches, {size(scratch)} of scratch memory on {jax.default_backend()}"

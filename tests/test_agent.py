@@ -1,10 +1,11 @@
-"""The algorithm on a tiny agent of five tasks: what may influence what, what must agree with what, and what stays put."""
+"""The algorithm on a tiny agent of five tasks: what may influence what, what must agree, and what stays put."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from mow_jax.learner import Learner
 from mow_jax.models import actor_critic, imagination, world_model
 from mow_jax.models.blocks import causal_mask
 from mow_jax.models.world_model import Rows
+from mow_jax.ops import distributions, routing
 from mow_jax.ops.gradients import layer_vectors
 from mow_jax.types import Batch, Shard, Table, Task, TrainState
 
@@ -40,6 +42,8 @@ def tiny_agent(suite_tasks: tuple[str, ...] = ("toy5",)) -> tuple[Agent, list[Ta
     settings.router.update(experts=5, active=2)
     settings.clustering.update(clusters=4)
     settings.agent.update(contexts=3, context=3, horizon=3, act_context=4, width=16)
+    # Adam makes steps of full size from gradients that are nothing but rounding: a large epsilon keeps runs comparable.
+    settings.optimizer.update(world_eps=1.0, agent_eps=1.0, harmony_lr=1e-6)
     config.check(settings)
     tasks = build.tasks(settings)
     return build.agent(settings, tasks), tasks
@@ -82,14 +86,15 @@ SHARD = Shard(
 )
 
 
-def per_task(train: bool):
+@pytest.fixture(scope="module")
+def training_losses():
     """(state, batch, weights [K]) to the gradient of the weighted sum of L_k, and (L [K], terms, new statistics)."""
 
     def loss(params, state, batch, weight):
         rows = algorithm.gather(AGENT, state._replace(params=params), SHARD)
-        terms, (statistics, _) = algorithm.task_losses(AGENT, rows, batch, SHARD, state, train)
+        terms, (statistics, _) = algorithm.task_losses(AGENT, rows, batch, SHARD, state, train=True)
         total = sum(scale * terms[name] for name, scale in AGENT.scales)
-        merged = algorithm.routing.merge_rows(state.statistics, statistics, state.table.cluster, SHARD.valid)
+        merged = routing.merge_rows(state.statistics, statistics, state.table.cluster, SHARD.valid)
         return (weight * total).sum(), (total, terms, merged)
 
     def run(state, batch, weight):
@@ -98,16 +103,24 @@ def per_task(train: bool):
     return on_one_device(run)
 
 
-@pytest.fixture(scope="module")
-def training_losses():
-    return per_task(train=True)
+def rows_of(state: TrainState, task: int) -> Rows:
+    """What one task sees of the parameters, by plain indexing."""
+    params, cluster, experts = state.params, TABLE.cluster[task], TABLE.experts[task]
+    row, embedding = lambda x: x[cluster], params["shared"]["embedding"][task]
+    return Rows(
+        cluster=jax.tree.map(row, params["cluster"]),
+        statistics=jax.tree.map(row, state.statistics),
+        experts=jax.tree.map(lambda x: x[experts], params["expert"]),
+        shared=params["shared"],
+        embedding=embedding / np.linalg.norm(embedding),
+        gate=np.ones(2, np.float32),
+    )
 
 
 @pytest.fixture(scope="module")
 def rows(state) -> Rows:
     """Task 3's rows."""
-    all_rows = quick(functools.partial(algorithm.gather, AGENT))(state, SHARD)
-    return Rows(*(part if name == "shared" else jax.tree.map(lambda x: x[3], part) for name, part in all_rows._asdict().items()))
+    return rows_of(state, 3)
 
 
 def only(task: int) -> np.ndarray:
@@ -136,7 +149,9 @@ def influence(rows):
     weight = jnp.cos(jnp.arange(16.0))  # the plain sum of a LayerNorm's output never changes
 
     def jacobian(mask):
-        hidden = lambda z: world_model.transition(AGENT.world, rows, z, BATCH.action[3, :1], mask)[0][0] @ weight
+        def hidden(z):
+            return world_model.transition(AGENT.world, rows, z, BATCH.action[3, :1], mask)[0][0] @ weight
+
         return jnp.abs(jax.jacobian(hidden)(z)[:, 0]).sum(-1)
 
     return quick(jacobian)
@@ -163,12 +178,16 @@ def test_a_task_trains_its_own_rows_and_no_others(state, training_losses, task: 
     gradient, _ = training_losses(state, BATCH, only(task))
     assert set(np.flatnonzero(size(gradient["expert"]))) == set(TABLE.experts[task])
     assert set(np.flatnonzero(size(gradient["cluster"]))) == {TABLE.cluster[task]}
-    assert set(np.flatnonzero(size(gradient["shared"]["embedding"]))) == {task}
+    # Embeddings reach the decoder, whose batch norm ties the tasks of a cluster.
+    tied = np.flatnonzero(TABLE.cluster == TABLE.cluster[task])
+    assert set(np.flatnonzero(size(gradient["shared"]["embedding"]))) == set(tied)
 
 
 def test_a_tasks_experience_changes_the_losses_of_its_cluster_alone(state, training_losses):
     other = random_batch(9)
-    changed = Batch(*(np.where(only(2).reshape(-1, *[1] * (x.ndim - 1)), y, x) for x, y in zip(BATCH, other, strict=True)))
+    changed = Batch(
+        *(np.where(only(2).reshape(-1, *[1] * (x.ndim - 1)), y, x) for x, y in zip(BATCH, other, strict=True))
+    )
     _, (_, before, _) = training_losses(state, BATCH, only(0))
     _, (_, after, _) = training_losses(state, changed, only(0))
     # Batch norm ties the tasks of a cluster together, experts tie nobody.
@@ -193,8 +212,10 @@ def test_batch_norm_takes_the_statistics_of_all_frames_of_a_cluster(state, rows,
 
 
 def test_truncation_is_not_termination(state, training_losses):
-    """From logit 0, the target's mean shows in the gradient of the output's bias: 1/2 minus the share of terminations."""
-    head = state.params["cluster"]["continuation"] | {"Linear_2": {"kernel": np.zeros((4, 16, 1), np.float32), "bias": np.zeros((4, 1), np.float32)}}
+    """From logit 0, the gradient of the output's bias is 1/2 minus the share of terminations."""
+    head = state.params["cluster"]["continuation"] | {
+        "Linear_2": {"kernel": np.zeros((4, 16, 1), np.float32), "bias": np.zeros((4, 1), np.float32)}
+    }
     params = state.params | {"cluster": state.params["cluster"] | {"continuation": head}}
     state = state._replace(params=params)
 
@@ -208,16 +229,28 @@ def test_truncation_is_not_termination(state, training_losses):
     assert pull(BATCH._replace(is_first=first, termination=ended)) == pytest.approx(0.5 - 1 / 12, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_for_clustering_are_those_of_each_task_alone(state):
     run = functools.partial(algorithm.task_gradients, AGENT, vector="layer_mean", size=0)
     made = on_one_device(lambda state, batch: run(state, batch, SHARD))(state, BATCH)
-    alone = per_task(train=False)
+
+    def alone(trained, rows, batch, task, key):
+        rows = rows._replace(cluster=trained[0], experts=trained[1])
+        terms, _ = world_model.losses(AGENT.world, rows, batch, task, key, train=False, pool=lambda x: x)
+        return sum(scale * terms[name] for name, scale in AGENT.scales)
+
+    gradient = quick(jax.grad(alone))
+    keys = quick(lambda: algorithm.task_keys(AGENT, 0, "world", SHARD))()
     for task in range(TASKS):
-        gradient, _ = alone(state, BATCH, only(task))
-        own_row = jax.tree.map(lambda x, row=TABLE.cluster[task]: x[row][None], gradient["cluster"])
-        mean_slot = jax.tree.map(lambda x: x.sum(0, keepdims=True) / 2, gradient["expert"])
-        for part, tree in (("cluster", own_row), ("experts", mean_slot)):
-            expected = layer_vectors(jax.tree.map(np.asarray, tree), "layer_mean", 0, 0)
+        own = rows_of(state, task)
+        batch = jax.tree.map(lambda x, task=task: x[task], BATCH)
+        cluster, experts = gradient((own.cluster, own.experts), own, batch, task, keys[task])
+        parts = {
+            "cluster": jax.tree.map(lambda x: x[None], cluster),
+            "experts": jax.tree.map(lambda x: x[None].mean(1), experts),
+        }
+        for part, tree in parts.items():
+            expected = layer_vectors(tree, "layer_mean", 0, 0)
             assert expected.keys() == made[part].keys()
             for layer in expected:
                 np.testing.assert_allclose(made[part][layer][task], expected[layer][0], rtol=1e-3, atol=1e-5)
@@ -249,7 +282,7 @@ def test_a_token_at_a_time_through_the_cache_is_the_parallel_pass(rows):
 @pytest.fixture(scope="module")
 def imagine(state, rows):
     run = functools.partial(imagination.imagine, AGENT.imagination, AGENT.world, AGENT.behaviour, state.actor, rows)
-    return quick(lambda contexts: run(contexts, SHARD.mask[3], jax.random.key(5)))
+    return quick(lambda contexts, seed: run(contexts, SHARD.mask[3], jax.random.key(seed)))
 
 
 def test_a_rollout_from_a_first_frame_knows_nothing_of_the_frames_before_it(imagine):
@@ -257,16 +290,16 @@ def test_a_rollout_from_a_first_frame_knows_nothing_of_the_frames_before_it(imag
     frames = np.concatenate([other.observation[:, :-1], contexts.observation[:, -1:]], axis=1)
     history = contexts._replace(observation=frames, action=other.action)
     first = contexts.is_first | (np.arange(3) == 2)
-    fresh = imagine(contexts._replace(is_first=first))
+    fresh = imagine(contexts._replace(is_first=first), 0)
     assert (fresh.hidden[:, 0] == 0).all() and (fresh.hidden[:, 1] != 0).any()
-    assert equal(fresh, imagine(history._replace(is_first=first)))
-    assert not equal(imagine(contexts).hidden, imagine(history).hidden)
+    assert equal(fresh, imagine(history._replace(is_first=first), 0))
+    assert not equal(imagine(contexts, 0).hidden, imagine(history, 0).hidden)
 
 
 def test_imagined_actions_are_the_tasks_own(imagine):
-    contexts = jax.tree.map(lambda x: np.tile(x[3], (20, *[1] * (x.ndim - 2))), CONTEXTS)
-    drawn = set(np.unique(imagine(contexts).action))
-    assert drawn == set(np.flatnonzero(SHARD.mask[3]))
+    contexts = jax.tree.map(lambda x: x[3], CONTEXTS)
+    drawn = np.concatenate([imagine(contexts, seed).action for seed in range(20)])
+    assert set(np.unique(drawn)) == set(np.flatnonzero(SHARD.mask[3])) == {0, 1, 2}
 
 
 def test_acting_and_imagination_see_the_same_state(state, rows):
@@ -307,9 +340,13 @@ def test_acting_and_imagination_see_the_same_state(state, rows):
     np.testing.assert_array_equal(acting.length, [4, 4, 1])
 
 
+@pytest.mark.slow
 def test_without_compilation_the_losses_are_the_same(rows):
     batch = jax.tree.map(lambda x: x[3, :1, :3], BATCH)
-    run = lambda rows: world_model.losses(AGENT.world, rows, batch, 3, jax.random.key(1), True, lambda x: x)[0]
+
+    def run(rows):
+        return world_model.losses(AGENT.world, rows, batch, 3, jax.random.key(1), True, lambda x: x)[0]
+
     compiled = quick(run)(rows)
     with jax.disable_jit():
         plain = run(rows)
@@ -320,23 +357,32 @@ def test_without_compilation_the_losses_are_the_same(rows):
 # --- Whole updates ----------------------------------------------------------------------------------------------------
 
 
+def quick_learner(devices: list | None = None) -> Learner:
+    """A learner whose programs are compiled without optimisation."""
+    with mock.patch("jax.jit", lambda function, compiler_options, **options: quick(function, **options)):
+        return Learner(AGENT, TASK_LIST, devices)
+
+
 @pytest.fixture(scope="module")
-def learner(state) -> Learner:
+def learner() -> Learner:
     """On four devices, for five tasks: three of eight slots are padding."""
     assert len(jax.devices()) == 4
-    return Learner(AGENT, TASK_LIST)
+    return quick_learner()
 
 
 @pytest.fixture(scope="module")
 def learned(learner, state) -> tuple[TrainState, list[dict]]:
     """The state after two updates from the first one, and their metrics."""
     learner.load(state)
-    metrics = [jax.tree.map(np.asarray, learner.update(random_batch(seed), random_batch(seed + 50, 3, 3))) for seed in (0, 1)]
+    metrics = [
+        jax.tree.map(np.asarray, learner.update(random_batch(seed), random_batch(seed + 50, 3, 3))) for seed in (0, 1)
+    ]
     return learner.snapshot(), metrics
 
 
+@pytest.mark.slow
 def test_one_device_learns_what_four_learn(state, learned):
-    alone = Learner(AGENT, TASK_LIST, jax.devices()[:1])
+    alone = quick_learner(jax.devices()[:1])
     alone.load(state)
     for seed, expected in zip((0, 1), learned[1], strict=True):
         metrics = alone.update(random_batch(seed), random_batch(seed + 50, 3, 3))
@@ -362,7 +408,7 @@ def test_rows_that_nobody_uses_stay_as_they_were_and_used_ones_learn(state, lear
         moved = size(jax.tree.map(np.subtract, tree, old))
         assert set(np.flatnonzero(moved == 0)) == {nobodys}
     slow = size(jax.tree.map(np.subtract, after.slow_critic, state.slow_critic))
-    assert slow[NOBODYS_CLUSTER] < 1e-6 < slow[TABLE.cluster].min()
+    assert slow[NOBODYS_CLUSTER] < 3e-7 < slow[TABLE.cluster].min()  # 0.98 x + 0.02 x is x but for rounding
 
 
 def test_harmonious_weights_start_at_their_optimum(learned):
@@ -370,8 +416,7 @@ def test_harmonious_weights_start_at_their_optimum(learned):
     metrics = learned[1][0]
     loss, sigma = metrics["world/total"], metrics["harmony"]
     assert (loss > 10).all()
-    # Adam has moved ln(sigma) by 1e-2 at most, in whatever direction rounding had the gradient point.
-    assert np.abs(-loss / sigma + sigma / (1 + sigma)).max() <= 0.0101
+    assert np.abs(-loss / sigma + sigma / (1 + sigma)).max() <= 1e-5
 
 
 def test_a_batch_that_is_not_finite_is_skipped_and_counted(learner, learned):
@@ -430,26 +475,33 @@ def test_the_warm_ups_end_copies_the_rows_it_has_trained(learned, mode: str):
 def test_a_task_acts_and_learns_in_its_own_dimensions_only():
     agent, _ = tiny_agent(("slide",))
     behaviour, mask = agent.behaviour, jnp.array([True, False])
-    output = jax.random.normal(jax.random.key(0), (500, 4)) * 3
-    pi = actor_critic.distributions.gaussian(output)
-    action = actor_critic.sample(behaviour, jax.random.key(1), pi, mask)
-    executed = actor_critic.executed(behaviour, action)
-    assert (action[:, 1] == 0).all()
-    assert (np.abs(action[:, 0]) > 1).any() and (np.abs(executed) <= 1).all()
 
-    def objective(output):
-        pi = actor_critic.distributions.gaussian(output)
-        return (actor_critic.log_prob(behaviour, pi, action, mask) + actor_critic.entropy(behaviour, pi, mask)).sum()
+    def run(output):
+        draw = actor_critic.sample(behaviour, jax.random.key(1), distributions.gaussian(output), mask)
 
-    gradient = jax.grad(objective)(output).reshape(500, 2, 2)  # [_, mean or deviation, dimension]
+        def objective(output):
+            pi = distributions.gaussian(output)
+            return (actor_critic.log_prob(behaviour, pi, draw, mask) + actor_critic.entropy(behaviour, pi, mask)).sum()
+
+        return draw, actor_critic.executed(behaviour, draw), jax.grad(objective)(output)
+
+    drawn, executed, gradient = quick(run)(np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32))
+    assert (drawn[:, 1] == 0).all()
+    assert (np.abs(drawn[:, 0]) > 1).any() and (np.abs(executed) <= 1).all()
+    gradient = gradient.reshape(500, 2, 2)  # [_, mean or deviation, dimension]
     assert (gradient[:, :, 1] == 0).all() and (gradient[:, :, 0] != 0).all()
 
 
+@pytest.mark.slow
 def test_an_update_with_continuous_actions_fits_together():
     agent, tasks = tiny_agent(("slide",))
     learner = Learner(agent, tasks, jax.devices()[:1])
-    frames = lambda *shape: jax.ShapeDtypeStruct((1, *shape, 16, 16, 3), np.uint8)
-    array = lambda dtype, *shape: jax.ShapeDtypeStruct((1, *shape), dtype)
+
+    def frames(*shape):
+        return jax.ShapeDtypeStruct((1, *shape, 16, 16, 3), np.uint8)
+
+    def array(dtype, *shape):
+        return jax.ShapeDtypeStruct((1, *shape), dtype)
 
     def batch(*shape):
         flags = array(bool, *shape)
@@ -457,7 +509,12 @@ def test_an_update_with_continuous_actions_fits_together():
 
     state, shard = learner.abstract_state(), Shard(array(np.int32), array(np.float32), array(bool, 2))
     update = jax.vmap(functools.partial(algorithm.update, agent), axis_name="device")
-    stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, batch(2, 6), batch(3, 3), shard))
+    stacked = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, batch(2, 6), batch(3, 3), shard)
+    )
     after, _ = jax.eval_shape(update, *stacked)
-    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+    def shapes(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
     assert shapes(after) == shapes(stacked[0])

@@ -1,4 +1,4 @@
-"""Gradients to a task table: planted groups come back, no group stays empty, and the file survives hands and refuses misfits."""
+"""Gradients to a task table: planted groups come back, no group is empty, and misfits in the file are refused."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def test_a_tasks_experts_are_its_own_group_then_the_nearest_others():
     vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     table = clustering.expert_table(vectors, 6, 3, 3, "agglomerative", 0)
     np.testing.assert_array_equal(table, [[0, 1, 2], [0, 1, 2], [1, 0, 2], [1, 0, 2], [2, 1, 0], [2, 1, 0]])
-    few = clustering.expert_table(vectors[::2], 3, 5, 4, "agglomerative", 0)  # more rows than tasks: unused ones come last
+    few = clustering.expert_table(
+        vectors[::2], 3, 5, 4, "agglomerative", 0
+    )  # more rows than tasks: unused ones come last
     np.testing.assert_array_equal(few, [[0, 1, 2, 3], [1, 0, 2, 3], [2, 1, 0, 3]])
 
 
