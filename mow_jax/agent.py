@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 
 from mow_jax.models import actor_critic, imagination, router, world_model
 from mow_jax.models.actor_critic import ActorCritic
@@ -84,9 +85,9 @@ def init(agent: Agent) -> TrainState:
         slow_critic=jax.tree.map(jnp.copy, critic),
         return_scale=zeros if agent.return_init == "zero" else jnp.full_like(zeros, jnp.nan),
         table=Table(zeros.astype(jnp.int32), experts),
-        world_optimizer=agent.world_optimizer.init(params),
+        world_optimizer=agent.world_optimizer.init(ravel_pytree(params)[0]),
         harmony_optimizer=agent.harmony_optimizer.init(zeros),
-        agent_optimizer=agent.agent_optimizer.init((actor, critic)),
+        agent_optimizer=agent.agent_optimizer.init(ravel_pytree((actor, critic))[0]),
         skipped=jnp.zeros(2, jnp.int32),
     )
 
@@ -103,7 +104,7 @@ def end_warmup(agent: Agent, state: TrainState, table: Table, copy_rows: bool) -
         params["cluster"], statistics = copy(params["cluster"]), copy(statistics)
         if agent.world.routing.mode == "table":
             params["expert"] = copy(params["expert"])
-    optimizer = agent.world_optimizer.init(params)
+    optimizer = agent.world_optimizer.init(ravel_pytree(params)[0])
     return state._replace(params=params, statistics=statistics, table=table, world_optimizer=optimizer)
 
 
@@ -156,13 +157,16 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
 
     grad = jax.grad(world_loss, argnums=(1, 2), has_aux=True)
     gradients, (harmony, statistics, metrics) = grad(agent, state.params, state.harmony, state, batch, shard)
-    gradient, harmony_gradient = jax.lax.psum(gradients, "device")
+    # One flat vector each: a single reduction over the devices, and a tenth of the operations in the optimiser.
+    gradient, unravel = ravel_pytree(gradients[0])
+    gradient, harmony_gradient = jax.lax.psum((gradient, gradients[1]), "device")
     step, world_optimizer = agent.world_optimizer.update(gradient, state.world_optimizer)
+    step = unravel(step)
     if "router" in step["shared"]:
         step["shared"]["router"] = optax.tree.scale(agent.router_lr / agent.world_lr, step["shared"]["router"])
     harmony_step, harmony_optimizer = agent.harmony_optimizer.update(harmony_gradient, state.harmony_optimizer)
     metrics |= {
-        "world/gradient_norm": optax.tree.norm(gradient),
+        "world/gradient_norm": jnp.linalg.norm(gradient),
         "router/switches": (experts != old).sum(),
         "router/load": router.load(experts, rules.experts) / rules.tasks,
         "router/tau": router.temperature(rules, state.update),
@@ -187,13 +191,13 @@ def world_loss(agent: Agent, params: Any, harmony: jax.Array, state: TrainState,
     # Harmonious weighting: sum_k L_k / sigma_k + ln(1 + sigma_k).
     if agent.harmony == "optimum":
         optimum = jnp.log((total + jnp.sqrt(total**2 + 4 * total)) / 2)
-        harmony += jnp.where(state.update == 0, jax.lax.stop_gradient(spread(optimum) - harmony), 0.0)
+        harmony += jnp.where(state.update == state.skipped[0], jax.lax.stop_gradient(spread(optimum) - harmony), 0.0)
     sigma = jnp.exp(harmony[shard.ids])
     weighted = total if agent.harmony == "off" else total / sigma + jnp.log1p(sigma)
 
     # The balance loss sees all tasks on every device: each contributes its share to the sum over devices.
     scores = router.scores(agent.world.routing, params["shared"], state.update)
-    balance = router.balance_loss(scores, state.table.experts)
+    balance = router.balance_loss(agent.world.routing, scores, state.table.experts)
     loss = (weighted * shard.valid).sum() + agent.balance * balance / jax.lax.psum(1, "device")
 
     statistics = routing.merge_rows(state.statistics, statistics, state.table.cluster[shard.ids], shard.valid)
@@ -238,12 +242,13 @@ def learn_behaviour(agent: Agent, state: TrainState, rows: Rows, dream: Dream, s
     """One Adam step of actor and critics on the dream, then the slow critic's moving average."""
     grad = jax.grad(behaviour_loss, argnums=1, has_aux=True)
     gradient, (scale, metrics) = grad(agent, (state.actor, state.critic), state, rows, dream, shard)
+    gradient, unravel = ravel_pytree(gradient)
     gradient = jax.lax.psum(gradient, "device")
     step, agent_optimizer = agent.agent_optimizer.update(gradient, state.agent_optimizer)
-    actor, critic = optax.apply_updates((state.actor, state.critic), step)
+    actor, critic = optax.apply_updates((state.actor, state.critic), unravel(step))
     slow = optax.incremental_update(critic, state.slow_critic, 1 - agent.slow_decay)
     new = dict(actor=actor, critic=critic, slow_critic=slow, return_scale=scale, agent_optimizer=agent_optimizer)
-    return state._replace(**new), metrics | {"agent/gradient_norm": optax.tree.norm(gradient)}
+    return state._replace(**new), metrics | {"agent/gradient_norm": jnp.linalg.norm(gradient)}
 
 
 def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, dream: Dream, shard: Shard):

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from mow_jax import envs
 from mow_jax.agent import Agent
+from mow_jax.config import ATARI_PROTOCOLS
 from mow_jax.models.actor_critic import ActorCritic
 from mow_jax.models.imagination import Imagination
 from mow_jax.models.router import Routing
@@ -30,7 +31,8 @@ class Plan(NamedTuple):
 def env_settings(config: ConfigDict) -> dict[str, Any]:
     """What envs.resolve and envs.make take: the image size and the suite's own keys."""
     own = config.suite.get(config.suite.name, ConfigDict())
-    return {"image_size": config.suite.image_size, **own.to_dict()}
+    named = ATARI_PROTOCOLS.get(own.get("protocol", ""), {})  # a preset wins over the fields that it names
+    return {"image_size": config.suite.image_size, **own.to_dict(), **named}
 
 
 def tasks(config: ConfigDict) -> list[Task]:

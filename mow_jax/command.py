@@ -38,7 +38,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     except BadInput as error:
         fail(str(error))
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        text = str(error.args[0] if error.args else error).strip("'\"").replace("\\n", " ").replace("\n", ". ")
         fail(f"{text} ({type(error).__name__}); see --help, and mow_jax/config.py for every --config key")
     if len(left) > 1:
         fail(f"{left[1]!r} is not understood: settings are given as --name=value, see --help")

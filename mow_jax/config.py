@@ -133,7 +133,7 @@ def default() -> ConfigDict:
 
 def _suite() -> ConfigDict:
     suite = ConfigDict()
-    suite.name = "atari"  # or toy, gymnasium, metaworld
+    suite.name = "atari"  # or toy, gymnasium
     suite.tasks = ("atari26",)  # task names, or the name of a list of tasks in envs/suites.py
     suite.image_size = 64  # pixels, a power of two from 16 to 128
     suite.atari = ConfigDict(
@@ -153,18 +153,6 @@ def _suite() -> ConfigDict:
         dict(
             max_steps=0,  # truncate after so many agent steps; 0: the environment's own limit, or 1000
             action_repeat=1,
-        )
-    )
-    suite.metaworld = ConfigDict(
-        dict(
-            camera="corner2",  # moved to camera_position
-            camera_position=(0.75, 0.075, 0.7),
-            flip=True,  # the renderer's picture is upside down for corner cameras
-            render_quality="full",  # or "fast": no shadows, reflections or multisampling
-            reward_version="v2",
-            action_repeat=1,
-            horizon=500,
-            goals="pseudorandom",  # all 50 goals in a random order, then again
         )
     )
     return suite
@@ -240,7 +228,7 @@ _AT_LEAST = {
         " clustering.batches warmup.steps agent.contexts agent.context agent.horizon agent.act_context log.every"
         " evaluation.episodes evaluation.parallel checkpoint.every checkpoint.keep"
     ),
-    0: "seed warmup.updates train.ratio replay.capacity model.embedding model.shared_layers evaluation.every",
+    0: "agent.depth seed warmup.updates train.ratio replay.capacity model.embedding model.shared_layers evaluation.every",
 }
 
 
@@ -253,6 +241,9 @@ def check(config: ConfigDict) -> None:
         for key in keys.split():
             if value(config, key) < least:
                 raise BadInput(f"{key}={value(config, key)} is too small: it must be at least {least}")
+    for key, rate in config.optimizer.items():
+        if not rate > 0:
+            raise BadInput(f"optimizer.{key}={rate} must be greater than 0")
     _check_sizes(config)
     _check_lengths(config)
 

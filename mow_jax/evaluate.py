@@ -23,7 +23,7 @@ from mow_jax.checkpoint import Checkpoints
 from mow_jax.config import check
 from mow_jax.learner import Learner
 from mow_jax.report import scores
-from mow_jax.seeding import generator
+from mow_jax.seeding import generator, seed_of
 from mow_jax.types import BadInput, Batch, Task
 
 WINDOW = 24  # frames of a strip ...
@@ -70,7 +70,7 @@ def play(config: ConfigDict, learner: Learner, tasks: list[Task]) -> tuple[list[
     recorder = Recorder(len(tasks))
     finished: list[Episode] = []
     with contextlib.closing(actors(config, tasks, parallel, "evaluation")) as environments:
-        step = 0
+        step = seed_of(settings.seed, config.seed, "act") // 4  # far from the joint steps whose draws training has seen
         while len(finished) < settings.episodes * len(tasks):
             action, acting = learner.act(acting, environments.observation, environments.is_first, step)
             row, episodes = environments.step(action)
@@ -89,7 +89,7 @@ def actors(config: ConfigDict, tasks: list[Task], parallel: int, name: str) -> A
     """Evaluation environments, seeded apart from training's."""
     settings = config.evaluation
     options = dict(envs=parallel, seed=settings.seed + config.seed, name=name, max_steps=settings.max_steps)
-    return Actors(tasks, build.env_settings(config), **options, **config.actors.to_dict())
+    return Actors(tasks, env_settings(config), **options, **config.actors.to_dict())
 
 
 def measured_random(config: ConfigDict, tasks: list[Task]) -> dict[str, float]:
@@ -150,9 +150,15 @@ def task_result(task: Task, episodes: list[Episode], measured: float | None) -> 
 
 def protocol(config: ConfigDict) -> dict[str, Any]:
     """What a score depends on beside the agent."""
-    settings = {key: config.evaluation[key] for key in ("episodes", "max_steps", "parallel", "seed")}
-    suite = {"suite": config.suite.name, **build.env_settings(config)}
-    return suite | settings | {"actions": "sampled", "train_steps": config.train.steps, "seed": config.seed}
+    settings = {key: config.evaluation[key] for key in ("episodes", "max_steps", "parallel")}
+    settings |= {"seed": config.seed, "evaluation_seed": config.evaluation.seed, "actions": "sampled"}
+    return {"suite": config.suite.name, **env_settings(config), **settings, "train_steps": config.train.steps}
+
+
+def env_settings(config: ConfigDict) -> dict[str, Any]:
+    """Training's settings, but for rewards: scores are never clipped."""
+    settings = build.env_settings(config)
+    return settings | ({"clip_reward": False} if "clip_reward" in settings else {})
 
 
 def metrics(results: dict[str, Any]) -> dict[str, float]:

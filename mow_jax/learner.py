@@ -35,9 +35,9 @@ class Learner:
         shard = Shard(self._slots.astype(np.int32), valid.astype(np.float32), mask[self._slots])
         self._sharding = NamedSharding(Mesh(np.array(self.devices), ("device",)), PartitionSpec("device"))
         self._shard = self._put(shard)
-        self._update = self._compiled(algorithm.update, (0, None), donate=0)
-        self._warmup_update = self._compiled(algorithm.warmup_update, (0, None), donate=0)
-        self._act = self._compiled(algorithm.act, 0, donate=1)
+        self._update = self._agent_program(algorithm.update, (0, None), donate=0)
+        self._warmup_update = self._agent_program(algorithm.warmup_update, (0, None), donate=0)
+        self._act = self._agent_program(algorithm.act, 0, donate=1)
         self.state: TrainState | None = None
 
     # State
@@ -50,8 +50,7 @@ class Learner:
 
     def load(self, state: TrainState) -> None:
         """Takes a single-copy state, e.g. a checkpoint's."""
-        count = len(self.devices)
-        self.state = jax.tree.map(lambda leaf: self._device_put(np.broadcast_to(leaf, (count, *leaf.shape))), state)
+        self.state = jax.tree.map(self.same, state)
 
     def snapshot(self) -> TrainState:
         """A single copy of the state, on the host."""
@@ -75,30 +74,29 @@ class Learner:
     # Compiled functions
 
     def update(self, batch: Batch, contexts: Batch) -> dict[str, jax.Array]:
-        """One whole update from windows [K, B, T] and contexts [K, N, C]; metrics on the device."""
-        self.state, metrics = self._update(self.state, self._tasks(batch), self._tasks(contexts), self._shard)
+        """One whole update from dealt windows [K, B, T] and contexts [K, N, C]; metrics stay on the device."""
+        self.state, metrics = self._update(self.state, batch, contexts, self._shard)
         return metrics
 
     def warmup_update(self, batch: Batch) -> dict[str, jax.Array]:
-        """One update of the world model alone."""
-        self.state, metrics = self._warmup_update(self.state, self._tasks(batch), self._shard)
+        """One update of the world model alone, from dealt windows [K, B, T]."""
+        self.state, metrics = self._warmup_update(self.state, batch, self._shard)
         return metrics
 
     def act(self, acting: ActState, observation: np.ndarray, is_first: np.ndarray, step: int):
         """Actions [K, E] (or [K, E, A]) for frames [K, E, S, S, 3], and the new contexts (on the device)."""
-        frames, first = self._tasks((observation, is_first))
-        steps = self._put(np.full(len(self.devices), step, np.int32))
-        action, acting = self._act(self.state, acting, frames, first, steps, self._shard)
+        frames, first = self.deal((observation, is_first))
+        action, acting = self._act(self.state, acting, frames, first, self.same(np.int32(step)), self._shard)
         return self._gather(action), acting
 
     def init_acting(self, envs: int) -> ActState:
         """Empty contexts for `envs` environments a task."""
         make = functools.partial(imagination.init_acting, self.agent.imagination, self.agent.world)
-        return self._tasks(jax.tree.map(np.asarray, make(self.tasks, envs)))
+        return self.deal(jax.tree.map(np.asarray, make(self.tasks, envs)))
 
     def load_acting(self, acting: ActState) -> ActState:
         """Contexts [K, E, ...] from the host, laid out on the devices."""
-        return self._tasks(acting)
+        return self.deal(acting)
 
     def save_acting(self, acting: ActState) -> ActState:
         """Contexts [K, E, ...] on the host."""
@@ -106,14 +104,14 @@ class Learner:
 
     def task_gradients(self, batches: Iterable[Batch], vector: str, size: int) -> dict[str, dict[str, np.ndarray]]:
         """Per-task gradient vectors by part and layer, [K, V], mean over the batches, on the host."""
-        compute = self._compiled(functools.partial(algorithm.task_gradients, vector=vector, size=size))
-        draws = [jax.tree.map(self._gather, compute(self.state, self._tasks(batch), self._shard)) for batch in batches]
+        compute = self._agent_program(functools.partial(algorithm.task_gradients, vector=vector, size=size))
+        draws = [jax.tree.map(self._gather, compute(self.state, self.deal(batch), self._shard)) for batch in batches]
         return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *draws)
 
     def open_loop(self, batch: Batch, context: int) -> tuple[np.ndarray, np.ndarray]:
         """Reconstructed and imagined frames [K, B, T, S, S, 3] uint8 of windows; see agent.open_loop."""
-        compute = self._compiled(functools.partial(algorithm.open_loop, context=context))
-        return jax.tree.map(self._gather, compute(self.state, self._tasks(batch), self._shard))
+        compute = self._agent_program(functools.partial(algorithm.open_loop, context=context))
+        return jax.tree.map(self._gather, compute(self.state, self.deal(batch), self._shard))
 
     # Layout
 
@@ -121,18 +119,24 @@ class Learner:
     def _on_cpu(self) -> bool:
         return self.devices[0].platform == "cpu"
 
-    def _compiled(self, function: Callable, out_axes: Any = 0, donate: int | tuple = ()) -> Callable:
-        """`function` of agent.py as one program over the devices, argument `donate` overwritten in place."""
-        program = jax.pmap(
-            functools.partial(function, self.agent), axis_name="device", devices=self.devices, out_axes=out_axes
-        )
-        # On CPUs level 1 compiles in half the time of the default and runs as fast (docs/performance.md).
+    def program(self, function: Callable, out_axes: Any = 0, donate: int | tuple = ()) -> Callable:
+        """A function of one device's arrays as one program over all, argument `donate` overwritten in place."""
+        mapped = jax.pmap(function, axis_name="device", devices=self.devices, out_axes=out_axes)
+        # On CPUs level 1 compiles in half the time of the default and runs as fast.
         options = {"xla_backend_optimization_level": 1} if self._on_cpu else None
-        return jax.jit(program, donate_argnums=donate, compiler_options=options)
+        return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
 
-    def _tasks(self, tree: Any) -> Any:
+    def _agent_program(self, function: Callable, *arguments: Any, **options: Any) -> Callable:
+        """The same for a function of agent.py."""
+        return self.program(functools.partial(function, self.agent), *arguments, **options)
+
+    def deal(self, tree: Any) -> Any:
         """Arrays [K, ...] dealt out to the devices as [devices, K', ...]."""
         return self._put(jax.tree.map(lambda leaf: leaf[self._slots], tree))
+
+    def same(self, value: np.ndarray) -> jax.Array:
+        """One value for all devices, [devices, ...]."""
+        return self._device_put(np.broadcast_to(value, (len(self.devices), *np.shape(value))))
 
     def _gather(self, leaf: jax.Array) -> np.ndarray:
         """[devices, K', ...] back to [K, ...] on the host."""

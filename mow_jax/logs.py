@@ -162,7 +162,8 @@ class Window:
         self._sums: dict[str, np.ndarray] = {}
         self._updates = 0
         self._episodes: dict[str, list[float]] = {}  # metric: values
-        self.most_skipped = 0  # longest row of non-finite updates in the last line's window
+        self.most_skipped = 0  # longest row of non-finite updates in the last line's window ...
+        self._skipped = 0  # ... and in the one since
         self._last = ""
 
     def add(self, metrics: dict[str, Any]) -> None:
@@ -183,6 +184,7 @@ class Window:
     def flush(self) -> dict[str, float]:
         """The means since the last call, by the names of metrics.jsonl."""
         self._fold()
+        self.most_skipped, self._skipped = self._skipped, 0
         line: dict[str, float] = {}
         for name, total in self._sums.items():
             # Switches are counted, so that none between two lines is lost; everything else is averaged.
@@ -210,7 +212,7 @@ class Window:
     def _fold(self) -> None:
         """Adds the pending updates in order, one by one: a checkpoint in between leaves the same sums."""
         rows = [int(np.asarray(metrics["train/skipped_in_row"])) for metrics in self._pending]
-        self.most_skipped = max(rows, default=0)
+        self._skipped = max([self._skipped, *rows])
         for metrics in self._pending:
             for name, value in metrics.items():
                 self._sums[name] = self._sums.get(name, 0.0) + np.asarray(value, np.float64)

@@ -15,8 +15,9 @@ from mow_jax import build, logs, summary, transfer
 from mow_jax.actors import Actors
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.learner import Learner
+from mow_jax.mirror import Mirror
 from mow_jax.replay import Replay
-from mow_jax.types import ActState
+from mow_jax.types import ActState, Batch
 
 
 @dataclasses.dataclass
@@ -52,11 +53,26 @@ class Run:
         self.learner, self.at = Learner(self.agent, self.tasks), Position()
         self.stop = ""  # why the run should stop, once it should
         self._begin()
+        mirror = (self.learner, self.replay, config.train.envs, self.plan.joint_steps)
+        self._mirror = Mirror(*mirror) if config.replay.device_mirror else None
 
     @property
     def steps(self) -> int:
         """Agent steps a task."""
         return self.at.joint * self.config.train.envs
+
+    def append(self, row: Batch) -> None:
+        """A joint step's row [K, E, ...] into the replay."""
+        self.replay.append(row)
+        if self._mirror:
+            self._mirror.append(row)
+
+    def sample(self, batch: int, length: int, name: str) -> Batch:
+        """This update's windows [K, batch, length] for the purpose `name`, dealt out to the devices."""
+        indices = self.replay.indices(batch, length, self.at.update, name)
+        if self._mirror:
+            return self._mirror.gather(indices, length)
+        return self.learner.deal(self.replay.gather(indices, length))
 
     def write(self, values: dict[str, float]) -> None:
         """A line of metrics.jsonl."""

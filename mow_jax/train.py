@@ -20,6 +20,7 @@ from mow_jax.actors import WorkersFailed, random_actions
 from mow_jax.config import check
 from mow_jax.run import Run
 from mow_jax.seeding import generator
+from mow_jax.types import Batch
 
 MOST_SKIPPED = 20  # non-finite updates in a row
 
@@ -51,7 +52,7 @@ def collect(run: Run) -> None:
     else:
         action = policy_actions(run)
     row, episodes = run.actors.step(action)
-    run.replay.append(row)
+    run.append(row)
     run.window.add_episodes(episodes)
     run.at.joint += 1
 
@@ -70,15 +71,13 @@ def due_updates(run: Run) -> int:
 
 def learn(run: Run) -> None:
     """One update of world model, actor and critics."""
-    agent = run.config.agent
-    contexts = run.replay.sample(agent.contexts, agent.context, run.at.update, "imagine")
+    contexts = run.sample(run.config.agent.contexts, run.config.agent.context, "imagine")
     count_update(run, run.learner.update(world_batch(run), contexts))
 
 
-def world_batch(run: Run):
+def world_batch(run: Run) -> Batch:
     """This update's windows [K, B, T]."""
-    batch = run.config.batch
-    return run.replay.sample(batch.sequences, batch.length, run.at.update, "world")
+    return run.sample(run.config.batch.sequences, run.config.batch.length, "world")
 
 
 def count_update(run: Run, metrics: dict) -> None:

@@ -35,7 +35,7 @@ def test_an_expert_leaves_for_a_better_one_by_the_margin_and_gives_it_its_slot(s
 
 
 def test_the_selection_moves_until_the_temperature_has_fallen_then_never():
-    rules = dataclasses.replace(RULES, tasks=1, experts=4, anneal_updates=100)
+    rules = dataclasses.replace(RULES, tasks=1, experts=4, anneal_updates=100, gate="straight_through")
     scores, held, key = np.array([[0.1, 0.2, 0.3, 0.4]], np.float32), np.array([[0, 1]], np.int32), jax.random.key(0)
 
     def chosen(rules, update):
@@ -46,13 +46,15 @@ def test_the_selection_moves_until_the_temperature_has_fallen_then_never():
     assert chosen(rules, 100) == chosen(rules, 5000) == held.tolist()
     assert chosen(dataclasses.replace(rules, freeze=False), 5000) == [[3, 2]]
     assert chosen(dataclasses.replace(rules, mode="table"), 0) == held.tolist()
+    assert chosen(dataclasses.replace(rules, gate="none"), 0) == held.tolist(), "balanced, and nothing else to gain"
 
 
 def test_only_experts_out_of_balance_are_pushed_towards_it():
     """Five tasks with two experts of four each: loads of 2 and 3 are balanced."""
     experts = np.array([[0, 1], [0, 1], [0, 2], [0, 2], [0, 2]], np.int32)  # loads 5, 2, 3, 0
     scores = np.full((5, 4), 0.25, np.float32)
-    value, gradient = quick(jax.value_and_grad(router.balance_loss))(scores, experts)
+    loss = functools.partial(router.balance_loss, dataclasses.replace(RULES, tasks=5, experts=4))
+    value, gradient = quick(jax.value_and_grad(loss))(scores, experts)
     assert value == pytest.approx(2.5**2 + 0.5**2 + 0.5**2 + 2.5**2)
     np.testing.assert_allclose(gradient, [[2 * 2.5, 0, 0, -2 * 2.5]] * 5)
     loads = router.load(experts, 4)
@@ -79,7 +81,7 @@ def switches(rules: Routing, updates: int, seed: int) -> np.ndarray:
         experts = router.select(rules, scores, old, update, jax.random.key(0))
 
         def loss(params):
-            return 0.1 * router.balance_loss(router.scores(rules, params, update), experts)
+            return 0.1 * router.balance_loss(rules, router.scores(rules, params, update), experts)
 
         change, optimizer_state = optimizer.update(jax.grad(loss)(params), optimizer_state)
         return (optax.apply_updates(params, change), optimizer_state, experts), (experts != old).sum()
@@ -88,8 +90,9 @@ def switches(rules: Routing, updates: int, seed: int) -> np.ndarray:
     return np.asarray(run())
 
 
-@pytest.mark.xfail(strict=True, reason="tasks have all but equal scores, and a falling temperature moves them on")
-def test_the_selection_settles():
-    made = switches(RULES, 6000, seed=0)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_selection_settles(seed):
+    made = switches(RULES, 6000, seed)
+    print(made[:1000].sum(), np.flatnonzero(made)[-1])
     assert made[:1000].sum() < 100
     assert made[5000:].sum() == 0

@@ -65,8 +65,9 @@ def scores(routing: Routing, params: dict[str, Any], update: jax.Array | int) ->
     """S [K, N_e] at an update."""
     if not routing.embedding:
         return jnp.full((routing.tasks, routing.experts), 1 / routing.experts)
-    tau = temperature(routing, update)
-    return routing.router.apply({"params": params["router"]}, embeddings(routing, params), tau)
+    # At unit norm an entry is so small that the biases would make all tasks' scores nearly equal.
+    inputs = embeddings(routing, params) * math.sqrt(routing.embedding)
+    return routing.router.apply({"params": params["router"]}, inputs, temperature(routing, update))
 
 
 def select(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.Array, key: jax.Array) -> jax.Array:
@@ -76,7 +77,16 @@ def select(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.
     if routing.noise:
         scores = scores * jnp.exp(routing.noise * jax.random.gumbel(key, scores.shape))
     new = reselect(scores, experts, routing.margin / routing.experts)
-    return jnp.where(temperature(routing, update) <= routing.tau_end, experts, new) if routing.freeze else new
+    settled = routing.freeze & (temperature(routing, update) <= routing.tau_end)
+    if routing.gate == "none":  # nothing but balance speaks for a change, and a falling tau against rest
+        settled |= is_balanced(load(experts, routing.experts), routing).all()
+    return jnp.where(settled, experts, new)
+
+
+def is_balanced(loads: jax.Array, routing: Routing) -> jax.Array:
+    """Which loads [N_e] lie within floor..ceil of the mean load K n_k / N_e."""
+    mean = routing.tasks * routing.active / routing.experts
+    return (loads >= math.floor(mean)) & (loads <= math.ceil(mean))
 
 
 def gates(routing: Routing, scores: jax.Array, experts: jax.Array) -> jax.Array:
@@ -125,16 +135,14 @@ def load(experts: jax.Array, count: int) -> jax.Array:
     return jax.nn.one_hot(experts, count).sum((0, 1))
 
 
-def balance_loss(scores: jax.Array, experts: jax.Array) -> jax.Array:
+def balance_loss(routing: Routing, scores: jax.Array, experts: jax.Array) -> jax.Array:
     """|| sum_k w_k - K n_k / N_e ||^2 with the selection's value and the scores' gradient.
 
     An expert whose load lies within floor..ceil of the mean load is balanced and gets no gradient: without that, loads
     that cannot all be equal would drive the scores for ever.
     """
-    tasks, count = scores.shape
-    mean = tasks * experts.shape[-1] / count
-    selected = load(experts, count)
+    selected = load(experts, routing.experts)
     total = selected + (scores - jax.lax.stop_gradient(scores)).sum(0)
-    balanced = (selected >= math.floor(mean)) & (selected <= math.ceil(mean))
-    excess = jnp.where(balanced, jax.lax.stop_gradient(total), total) - mean
+    total = jnp.where(is_balanced(selected, routing), jax.lax.stop_gradient(total), total)
+    excess = total - routing.tasks * routing.active / routing.experts
     return (excess**2).sum()

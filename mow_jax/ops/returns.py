@@ -1,4 +1,4 @@
-"""Lambda returns and the percentile range that scales advantages (mow.md section 4 in the docs' equation map)."""
+"""Lambda returns and the percentile range that scales advantages (MoW's and STORM's; docs/equations.md)."""
 
 from __future__ import annotations
 

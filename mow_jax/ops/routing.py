@@ -18,7 +18,8 @@ def take_rows(params: Any, table: jax.Array) -> Any:
 
     Autodiff turns the take into the segment sum that pools gradients over the tasks of a row.
     """
-    return jax.tree.map(lambda leaf: leaf[table], params)
+    get = dict(mode="promise_in_bounds", wrap_negative_indices=False)  # tables are checked where they are made
+    return jax.tree.map(lambda leaf: leaf.at[table].get(**get), params)
 
 
 def pool_by_row(x: jax.Array, row: jax.Array, rows: int) -> jax.Array:
