@@ -2,20 +2,16 @@
 
     python -m mow_jax.train --config=experiments/demo.py --workdir=runs/demo      (or: make demo)
 
-Hardware: two CPU cores, under 2 minutes. Expected: better than random on some tasks; experiments/toy.py learns them all.
+Hardware: two CPU cores, under 2 minutes. Expected: better than random on some tasks; experiments/toy.py learns all.
 """
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 
 def get_config():
     """experiments/toy.py with a short schedule."""
-    path = Path(__file__).with_name("toy.py")
-    spec = importlib.util.spec_from_file_location("toy", path)
-    toy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(toy)
-    config = toy.get_config()
+    config = runpy.run_path(str(Path(__file__).with_name("toy.py")))["get_config"]()
     config.suite.tasks = ("catch", "catch_swap", "grid")
     config.train.steps = 1600
     config.warmup.updates = 50

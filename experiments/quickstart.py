@@ -13,10 +13,18 @@ def get_config():
     config = default()
     config.suite.tasks = ("Boxing", "Hero", "BattleZone", "Pong")
     config.train.update(steps=1024, ratio=0.5)
-    config.warmup.update(steps=384, updates=150)
+    config.warmup.update(steps=384, updates=120)
     config.batch.update(sequences=2, length=32)
     config.model.update(
-        embedding=32, categoricals=16, classes=16, channels=16, width=128, layers=1, shared_layers=1, heads=4, head_width=128
+        embedding=32,
+        categoricals=16,
+        classes=16,
+        channels=8,
+        width=128,
+        layers=1,
+        shared_layers=1,
+        heads=4,
+        head_width=128,
     )
     config.router.update(experts=4, active=2)
     config.clustering.update(clusters=3, batches=4)

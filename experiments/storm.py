@@ -2,7 +2,8 @@
 
     python -m mow_jax.train --config=experiments/storm.py --workdir=runs/storm --config.suite.tasks="('Pong',)"
 
-Hardware: one GPU. STORM's published scores are in `python -m mow_jax.report --scores`; this port has not yet been run at full length.
+Hardware: one GPU. STORM's published scores are in `python -m mow_jax.report --scores`; this port has not yet been run
+at full length.
 """
 
 from mow_jax.config import default

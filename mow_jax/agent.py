@@ -1,7 +1,7 @@
 """THE ALGORITHM in the paper's order: pure init, update, act, task_gradients.
 
-Everything but `init` and `end_warmup` runs inside a program with the named axis "device" (see learner.py): parameters are
-replicated, tasks are what is sharded. A device holds the tasks `shard.ids`; per-task state has all K rows everywhere.
+Everything but `init` and `end_warmup` runs inside a program with the named axis "device" (see learner.py): parameters
+are replicated, tasks are sharded. A device holds the tasks `shard.ids`; per-task state has all K rows everywhere.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Agent:
         return optax.chain(optax.clip_by_global_norm(self.agent_clip), optax.adam(self.agent_lr, eps=self.agent_eps))
 
 
-# --- Beginning, and the end of the warm-up ------------------------------------------------------------------------------
+# --- Beginning, and the end of the warm-up ----------------------------------------------------------------------------
 
 
 def init(agent: Agent) -> TrainState:
@@ -119,7 +119,7 @@ def task_keys(agent: Agent, update: jax.Array | int, name: str, shard: Shard) ->
     return jax.vmap(lambda task: jax.random.fold_in(key, task))(shard.ids)
 
 
-# --- One update: world model, imagination, actor and critics --------------------------------------------------------------
+# --- One update: world model, imagination, actor and critics ----------------------------------------------------------
 
 
 def update(agent: Agent, state: TrainState, batch: Batch, contexts: Batch, shard: Shard) -> tuple[TrainState, dict]:
@@ -141,10 +141,13 @@ def keep_finite(old: TrainState, new: TrainState, metrics: dict) -> tuple[TrainS
     finite = jnp.isfinite(metrics["world/gradient_norm"]) & jnp.isfinite(metrics.get("agent/gradient_norm", 0.0))
     kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
     skipped = jnp.where(finite, old.skipped * jnp.array([1, 0]), old.skipped + 1)
-    return kept._replace(update=old.update + 1, skipped=skipped), metrics | {"train/skipped": skipped[0], "train/skipped_in_row": skipped[1]}
+    return kept._replace(update=old.update + 1, skipped=skipped), metrics | {
+        "train/skipped": skipped[0],
+        "train/skipped_in_row": skipped[1],
+    }
 
 
-# --- The world model ------------------------------------------------------------------------------------------------------
+# --- The world model --------------------------------------------------------------------------------------------------
 
 
 def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> tuple[TrainState, dict]:
@@ -225,7 +228,7 @@ def gather(agent: Agent, state: TrainState, shard: Shard) -> Rows:
     return world_model.gather(agent.world, state.params, state.statistics, state.table, shard.ids, scores)
 
 
-# --- Imagination ----------------------------------------------------------------------------------------------------------
+# --- Imagination ------------------------------------------------------------------------------------------------------
 
 
 def imagine(agent: Agent, state: TrainState, rows: Rows, contexts: Batch, shard: Shard) -> Dream:
@@ -235,7 +238,7 @@ def imagine(agent: Agent, state: TrainState, rows: Rows, contexts: Batch, shard:
     return jax.vmap(run, in_axes=(ROW_AXES, 0, 0, 0))(rows, contexts, shard.mask, keys)
 
 
-# --- Actor and critics ----------------------------------------------------------------------------------------------------
+# --- Actor and critics ------------------------------------------------------------------------------------------------
 
 
 def learn_behaviour(agent: Agent, state: TrainState, rows: Rows, dream: Dream, shard: Shard) -> tuple[TrainState, dict]:
@@ -264,7 +267,7 @@ def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, d
     return (loss * shard.valid).sum(), (spread(scale), metrics)
 
 
-# --- Acting ---------------------------------------------------------------------------------------------------------------
+# --- Acting -----------------------------------------------------------------------------------------------------------
 
 
 def act(agent: Agent, state: TrainState, acting: ActState, observation, is_first, step, shard: Shard):
@@ -275,15 +278,15 @@ def act(agent: Agent, state: TrainState, acting: ActState, observation, is_first
     return vmapped(gather(agent, state, shard), acting, observation, is_first, shard.mask, keys)
 
 
-# --- Gradients for clustering ---------------------------------------------------------------------------------------------
+# --- Gradients for clustering -----------------------------------------------------------------------------------------
 
 
 def task_gradients(agent: Agent, state: TrainState, batch: Batch, shard: Shard, vector: str, size: int) -> dict:
     """Each task's gradient of L_k, as a vector a layer: {"cluster": {layer: [K', V]}, "experts": the same}.
 
-    Taken with respect to the gathered rows, so that one backward pass keeps the tasks' gradients apart. "cluster" are the
-    perceptual and predictor parameters, "experts" the mean over slots of the temporal ones. No dropout, and batch norm
-    on its running statistics.
+    Taken with respect to the gathered rows, so that one backward pass keeps the tasks' gradients apart. "cluster" are
+    the perceptual and predictor parameters, "experts" the mean over slots of the temporal ones. No dropout, and batch
+    norm on its running statistics.
     """
     rows = gather(agent, state, shard)
 
@@ -298,7 +301,7 @@ def task_gradients(agent: Agent, state: TrainState, batch: Batch, shard: Shard, 
     return {name: layer_vectors(part, vector, size, agent.seed) for name, part in parts.items()}
 
 
-# --- Looking at what the model has learned ----------------------------------------------------------------------------------
+# --- Looking at what the model has learned ----------------------------------------------------------------------------
 
 
 def open_loop(agent: Agent, state: TrainState, batch: Batch, shard: Shard, context: int) -> tuple[jax.Array, jax.Array]:

@@ -72,7 +72,9 @@ def agent(config: ConfigDict, tasks: list[Task]) -> Agent:
         anneal_updates=routing.anneal * steps.schedule_updates,
     )
     own = config.agent.to_dict()
-    imagination = Imagination(**{key: own[key] for key in ("context", "horizon", "act_context", "act_on", "continuation")})
+    imagination = Imagination(
+        **{key: own[key] for key in ("context", "horizon", "act_context", "act_on", "continuation")}
+    )
     world = WorldModel(
         image_size=config.suite.image_size,
         action_size=tasks[0].action_size,
@@ -92,7 +94,9 @@ def agent(config: ConfigDict, tasks: list[Task]) -> Agent:
         activation=world.activation,
         zero_heads=world.zero_heads,
         dtype=dtype,
-        **{k: own[k] for k in ("width", "depth", "gamma", "lambda_", "entropy", "return_decay", "bootstrap", "weights")},
+        **{
+            k: own[k] for k in ("width", "depth", "gamma", "lambda_", "entropy", "return_decay", "bootstrap", "weights")
+        },
     )
     loss = config.loss
     scales = dict(reconstruction=1.0, reward=loss.reward, continuation=loss.continuation, task=loss.task)

@@ -85,8 +85,8 @@ class Checkpoints:
             except Damaged as error:
                 damaged[candidate] = error
                 continue
-            for bad, error in damaged.items():
-                self._set_aside(bad, error)
+            for bad, reason in damaged.items():
+                self._set_aside(bad, reason)
             return found
         if damaged or any(self._directory.glob("damaged-*")):
             reasons = "; ".join(f"{bad}: {error}" for bad, error in damaged.items()) or "all were set aside as damaged"
@@ -294,7 +294,7 @@ def _digest(leaves: dict[str, np.ndarray], text: str, packed: list[np.ndarray]) 
     digest = hashlib.sha256(text.encode())
     for name, array in (*leaves.items(), *enumerate(packed)):
         digest.update(f"{name}{_spec(array)}".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Gradient vectors to a task table, and the file `clusters.json` that holds it.
 
-In: {layer: [K, V]} for the perceptual ("cluster") and the temporal ("experts") parameters. Out: Clusters. Called by train;
-the file can be edited or handed to another run (`clustering.table`).
+In: {layer: [K, V]} for the perceptual ("cluster") and the temporal ("experts") parameters. Out: Clusters. Called by
+train; the file can be edited or handed to another run (`clustering.table`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def _fit(vectors: np.ndarray, groups: int, method: str, seed: int) -> np.ndarray
         model = cluster.AgglomerativeClustering(groups, metric="precomputed", linkage="average")
         return model.fit_predict(1 - similarity)
     if method == "spectral":
-        model = cluster.SpectralClustering(groups, affinity="precomputed", random_state=seed, assign_labels="cluster_qr")
+        model = cluster.SpectralClustering(
+            groups, affinity="precomputed", random_state=seed, assign_labels="cluster_qr"
+        )
         return model.fit_predict((1 + similarity) / 2)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return cluster.KMeans(groups, n_init=10, random_state=seed).fit_predict(unit)
@@ -90,7 +92,9 @@ def _renumber(labels: np.ndarray) -> np.ndarray:
     return np.array([seen.setdefault(int(label), len(seen)) for label in labels])
 
 
-def expert_table(vectors: np.ndarray | None, tasks: int, experts: int, active: int, method: str, seed: int) -> np.ndarray:
+def expert_table(
+    vectors: np.ndarray | None, tasks: int, experts: int, active: int, method: str, seed: int
+) -> np.ndarray:
     """Experts [K, n_k]: a task's own group first, then the groups whose mean gradient is nearest to it."""
     first = group(vectors, tasks, experts, method, seed)
     used = int(first.max()) + 1
@@ -155,14 +159,20 @@ def read(path: str | Path, names: list[str], *, clusters: int, experts: int, act
         rows = {name: i for i, name in enumerate(content["tasks"])}
         cluster, chosen = np.array(content["cluster"]), np.array(content["experts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"clustering.table={path} cannot be read as a task table ({error!r}): give a clusters.json") from None
+        raise BadInput(
+            f"clustering.table={path} cannot be read as a task table ({error!r}): give a clusters.json"
+        ) from None
     missing = [name for name in names if name not in rows]
     if missing:
-        raise BadInput(f"clustering.table={path} has no row for {', '.join(missing)}; it knows {', '.join(map(str, rows))}")
+        raise BadInput(
+            f"clustering.table={path} has no row for {', '.join(missing)}; it knows {', '.join(map(str, rows))}"
+        )
     _check(path, "cluster", cluster, (len(rows),), clusters, "clustering.clusters")
     _check(path, "experts", chosen, (len(rows), active), experts, "router.experts (and router.active entries a task)")
     if any(len(set(row)) < active for row in chosen.tolist()):
-        raise BadInput(f"clustering.table={path}: a task names the same expert twice; give {active} different ones each")
+        raise BadInput(
+            f"clustering.table={path}: a task names the same expert twice; give {active} different ones each"
+        )
     order = [rows[name] for name in names]
     try:
         matrices, seed = content.get("similarity", {}), int(content.get("seed", 0))

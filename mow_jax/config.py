@@ -6,6 +6,8 @@ Only train, evaluate and the experiment files see the ConfigDict; everything bel
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from mow_jax.types import BadInput
@@ -204,7 +206,7 @@ def _agent() -> ConfigDict:
     )
 
 
-# --- Checks -------------------------------------------------------------------------------------------------------------
+# --- Checks -----------------------------------------------------------------------------------------------------------
 
 _CHOICES = {
     "router.mode": ("learned", "table"),
@@ -228,7 +230,10 @@ _AT_LEAST = {
         " clustering.batches warmup.steps agent.contexts agent.context agent.horizon agent.act_context log.every"
         " evaluation.episodes evaluation.parallel checkpoint.every checkpoint.keep"
     ),
-    0: "agent.depth seed warmup.updates train.ratio replay.capacity model.embedding model.shared_layers evaluation.every",
+    0: (
+        "agent.depth seed warmup.updates train.ratio replay.capacity model.embedding model.shared_layers"
+        " evaluation.every"
+    ),
 }
 
 
@@ -292,7 +297,7 @@ def _check_lengths(config: ConfigDict) -> None:
         raise BadInput(f"replay.capacity={config.replay.capacity} holds no window of {longest} steps: raise it")
 
 
-# --- Comparing runs -----------------------------------------------------------------------------------------------------
+# --- Comparing runs ---------------------------------------------------------------------------------------------------
 
 FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")
 
@@ -305,9 +310,9 @@ def differences(old: ConfigDict, new: ConfigDict, allowed: tuple[str, ...] = ())
     return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in locked if before.get(k) != after.get(k)]
 
 
-def flat(config: ConfigDict, prefix: str = "") -> dict:
+def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     """{dotted key: value}."""
-    result = {}
+    result: dict[str, Any] = {}
     for key, item in config.items():
         name = f"{prefix}{key}"
         result |= flat(item, name + ".") if isinstance(item, ConfigDict) else {name: item}

@@ -1,7 +1,7 @@
 """Evaluation: episodes of the sampled policy on fresh seeds, scores, and a look into the world model.
 
-`python -m mow_jax.evaluate --workdir=DIR` needs only the workdir; train calls `evaluate` during and after a run. Also home of
-`load_agent` and `make_env`, for scripts and notebooks.
+`python -m mow_jax.evaluate --workdir=DIR` needs only the workdir; train calls `evaluate` during and after a run. Also
+home of `load_agent` and `make_env`, for scripts and notebooks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def evaluate(config: ConfigDict, learner: Learner, tasks: list[Task], directory:
     """
     episodes, clips = play(config, learner, tasks)
     random = measured_random(config, tasks)
-    results = {"tasks": {}, "protocol": protocol(config), "versions": summary.versions(), "commit": summary.commit()}
+    results: dict[str, Any] = {"tasks": {}, "protocol": protocol(config)}
+    results |= {"versions": summary.versions(), "commit": summary.commit()}
     for k, task in enumerate(tasks):
         results["tasks"][task.name] = task_result(task, [e for e in episodes if e.task == k], random.get(task.name))
     normalised = {name: r["runs"] for name, r in results["tasks"].items() if r["runs"]}
@@ -59,7 +60,7 @@ def write_results(results: dict[str, Any], step: int, directory: Path) -> None:
     print_table(results, step)
 
 
-# --- Playing --------------------------------------------------------------------------------------------------------------
+# --- Playing ----------------------------------------------------------------------------------------------------------
 
 
 def play(config: ConfigDict, learner: Learner, tasks: list[Task]) -> tuple[list[Episode], list[dict[str, np.ndarray]]]:
@@ -81,7 +82,7 @@ def play(config: ConfigDict, learner: Learner, tasks: list[Task]) -> tuple[list[
 
 
 def counts(episode: Episode, parallel: int, episodes: int) -> bool:
-    """Whether an episode is one of a task's `episodes`: each environment has its share, so short ones are not favoured."""
+    """Whether it is one of a task's `episodes`: each environment has its share, so short ones are not favoured."""
     return not episode.lost and episode.index * parallel + episode.env < episodes
 
 
@@ -128,7 +129,7 @@ class Recorder:
         return [dict(zip(names, map(np.stack, zip(*rows, strict=True)), strict=True)) for rows in self._rows]
 
 
-# --- Scores ---------------------------------------------------------------------------------------------------------------
+# --- Scores -----------------------------------------------------------------------------------------------------------
 
 
 def task_result(task: Task, episodes: list[Episode], measured: float | None) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def print_table(results: dict[str, Any], step: int) -> None:
         print(f"mean {a['mean']:.4f}  median {a['median']:.4f}  IQM {a['iqm']:.4f} [{low:.4f}, {high:.4f}]", flush=True)
 
 
-# --- What the world model sees --------------------------------------------------------------------------------------------
+# --- What the world model sees ----------------------------------------------------------------------------------------
 
 
 def diagnose(learner: Learner, tasks: list[Task], clips: list[dict[str, np.ndarray]]) -> tuple[dict, dict[str, dict]]:
@@ -196,7 +197,8 @@ def diagnose(learner: Learner, tasks: list[Task], clips: list[dict[str, np.ndarr
     """
     length = max(len(clip["reward"]) for clip in clips)
     time = min(WINDOW, learner.agent.world.max_length)
-    context = min(CONTEXT, time // 3)
+    shortest = min(time, *(len(clip["reward"]) for clip in clips))
+    context = min(CONTEXT, max(shortest // 3, 1))
     windows = -(-length // time)
     padded = [{key: _pad(value, windows * time) for key, value in clip.items()} for clip in clips]
     stack = lambda key: np.stack([clip[key].reshape(windows, time, *clip[key].shape[1:]) for clip in padded])
@@ -229,7 +231,7 @@ def reconstruction_errors(real: np.ndarray, made: np.ndarray) -> dict[str, float
     return {"reconstruction_error": error, "mean_frame_error": mean_frame, "ratio": ratio}
 
 
-# --- Few-line use ---------------------------------------------------------------------------------------------------------
+# --- Few-line use -----------------------------------------------------------------------------------------------------
 
 
 def restore(directory: Path, step: int | None = None) -> tuple[ConfigDict, list[Task], Learner, int]:
@@ -270,7 +272,9 @@ class LoadedAgent:
         if observation.ndim != 3 or observation.shape[-1] != 3 or observation.dtype != np.uint8:
             raise BadInput(f"an observation is uint8 [H, W, 3], not {observation.dtype} {list(observation.shape)}")
         same = observation.shape[:2] == (size, size)
-        self._frames[k, 0] = observation if same else cv2.resize(observation, (size, size), interpolation=cv2.INTER_AREA)
+        self._frames[k, 0] = (
+            observation if same else cv2.resize(observation, (size, size), interpolation=cv2.INTER_AREA)
+        )
         acting = self._learner.load_acting(self._acting)
         action, acting = self._learner.act(acting, self._frames, self._first, self._clock[k] % 2**31)
         self._keep(k, self._learner.save_acting(acting))
@@ -302,13 +306,14 @@ def make_env(directory: str | Path, task: str) -> envs.Environment:
     return envs.make(found[task], build.env_settings(config))
 
 
-# --- The command ----------------------------------------------------------------------------------------------------------
+# --- The command ------------------------------------------------------------------------------------------------------
+
 
 def write_report(directory: Path) -> None:
     """The report of a run, after its end."""
     from mow_jax.report import data, page  # draws with matplotlib, which takes a second to import
 
-    print(f"report: {page.write(data.read(directory))}", flush=True)
+    print(f"report: {page.write(data.read(str(directory)))}", flush=True)
 
 
 def main(directory: Path | None, episodes: int | None, step: int | None) -> None:
@@ -326,4 +331,4 @@ if __name__ == "__main__":
     _DIRECTORY = flags.DEFINE_string("workdir", None, "Folder of the run.")
     _EPISODES = flags.DEFINE_integer("episodes", None, "Episodes a task; default as configured.")
     _STEP = flags.DEFINE_integer("step", None, "Agent steps of the checkpoint; default the newest.")
-    command.run(lambda: main(_DIRECTORY.value and Path(_DIRECTORY.value), _EPISODES.value, _STEP.value))
+    command.run(lambda: main(Path(_DIRECTORY.value) if _DIRECTORY.value else None, _EPISODES.value, _STEP.value))

@@ -1,7 +1,8 @@
 """The one place that compiles: the pure functions of agent.py as pmapped programs with donated state.
 
-Replay batches and frames come in as numpy arrays [K, ...], metrics stay on the device until somebody reads them. Parameters are
-replicated over the devices, tasks are dealt out to them (padded to equal counts). Called by train and evaluate.
+Replay batches and frames come in as numpy arrays [K, ...], metrics stay on the device until somebody reads them.
+Parameters are replicated over the devices, tasks are dealt out to them (padded to equal counts). Called by
+train and evaluate.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Learner:
     """A TrainState on all local devices, and the compiled functions on it."""
 
     def __init__(self, agent: Agent, tasks: list[Task], devices: list[Any] | None = None):
-        """Compiles nothing yet; `state` must be set by `initialise` or `load` before use."""
+        """Compiles nothing yet; `initialise` or `load` must set `state` before use."""
         self.agent, self.devices = agent, devices or jax.local_devices()
         self.tasks = len(tasks)
         each = -(-self.tasks // len(self.devices))
@@ -38,7 +39,7 @@ class Learner:
         self._update = self._agent_program(algorithm.update, (0, None), donate=0)
         self._warmup_update = self._agent_program(algorithm.warmup_update, (0, None), donate=0)
         self._act = self._agent_program(algorithm.act, 0, donate=1)
-        self.state: TrainState | None = None
+        self.state: TrainState  # set by `initialise` or `load`
 
     # State
 
@@ -134,7 +135,7 @@ class Learner:
         """Arrays [K, ...] dealt out to the devices as [devices, K', ...]."""
         return self._put(jax.tree.map(lambda leaf: leaf[self._slots], tree))
 
-    def same(self, value: np.ndarray) -> jax.Array:
+    def same(self, value: Any) -> jax.Array:
         """One value for all devices, [devices, ...]."""
         return self._device_put(np.broadcast_to(value, (len(self.devices), *np.shape(value))))
 

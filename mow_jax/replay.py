@@ -53,6 +53,7 @@ class Replay:
         action = (np.int32,) if tasks[0].discrete else (np.float32, (tasks[0].action_size,))
         fields = [("action", *action), ("reward", np.float32), ("termination", bool), ("is_first", bool)]
         self._rest = np.dtype(fields)
+        self._names = self._rest.names or ()
         self._pixels = image_size * image_size * 3
         self._directory = Path(directory)
         layout = {
@@ -79,7 +80,7 @@ class Replay:
         records = np.empty((len(self._streams), self._pixels + self._rest.itemsize), np.uint8)
         records[:, : self._pixels] = row.observation.reshape(len(records), self._pixels)
         rest = np.empty(row.reward.shape, self._rest)
-        for field in self._rest.names:
+        for field in self._names:
             rest[field] = getattr(row, field)
         records[:, self._pixels :] = rest.view(np.uint8).reshape(len(records), -1)
         with _usable(self._directory):
@@ -118,7 +119,7 @@ class Replay:
             for window, (env, start) in enumerate(windows):
                 streams[env].read(start, pixels[task, window], rest[task, window])
         fields = rest.view(self._rest)[..., 0]
-        return Batch(pixels.reshape(*shape, *self._image), *(fields[field].copy() for field in self._rest.names))
+        return Batch(pixels.reshape(*shape, *self._image), *(fields[field].copy() for field in self._names))
 
     def sample(self, batch: int, length: int, update: int, name: str) -> Batch:
         """The windows that `indices` draws: a Batch [K, batch, length, ...]."""
@@ -178,7 +179,7 @@ class _Stream:
         chunk, row = divmod(row, self._chunk_rows)
         if row == 0:
             self._open(chunk, row)
-        if os.pwrite(self._writer, record, row * self._record) != self._record:
+        if os.pwrite(self._writer, record.data, row * self._record) != self._record:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._dirty.add(chunk)
 

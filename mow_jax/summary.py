@@ -60,7 +60,9 @@ def parameters(agent: Agent) -> dict[str, int]:
         "priors, rewards, continuations": count([cluster[name] for name in ("prior", "reward", "continuation")]),
         "mixers and expert Transformers": count(state.params["expert"]),
         "shared Transformer": count(shared["dynamics"]),
-        "router, embeddings, task head": count([shared[n] for n in ("router", "embedding", "task_head") if n in shared]),
+        "router, embeddings, task head": count(
+            [shared[n] for n in ("router", "embedding", "task_head") if n in shared]
+        ),
         "actor": count(state.actor),
         "critics and slow critics": count([state.critic, state.slow_critic]),
     }
@@ -83,8 +85,8 @@ def rows(config: ConfigDict, agent: Agent, tasks: list[Task], workdir: Path) -> 
         ("memory", f"{size(state_bytes(agent))} of training state; free: {size(free_memory())}"),
         (
             "plan",
-            f"{plan.joint_steps:,} joint steps x {config.train.envs} environments = {config.train.steps:,} agent steps a"
-            f" task; {plan.warmup_updates:,} warm-up updates, {plan.updates:,} updates",
+            f"{plan.joint_steps:,} joint steps x {config.train.envs} environments = {config.train.steps:,} agent steps"
+            f" a task; {plan.warmup_updates:,} warm-up updates, {plan.updates:,} updates",
         ),
         ("workdir", str(workdir)),
     ]
@@ -156,8 +158,8 @@ def refuse_too_large(config: ConfigDict, agent: Agent, tasks: list[Task], workdi
     replay, disk = replay_bytes(config, tasks), free_disk(workdir) + used(workdir)
     if replay + checkpoints > disk:
         raise BadInput(
-            f"the run needs {size(replay)} of replay and {size(checkpoints)} of checkpoints, {workdir} has {size(disk)}:"
-            " lower replay.capacity or checkpoint.keep, or choose a --workdir on a larger disk"
+            f"the run needs {size(replay)} of replay and {size(checkpoints)} of checkpoints, {workdir} has"
+            f" {size(disk)}: lower replay.capacity or checkpoint.keep, or choose a --workdir on a larger disk"
         )
     if jax.default_backend() == "cpu" and state_bytes(agent) > free_memory():
         raise BadInput(

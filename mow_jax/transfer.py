@@ -48,6 +48,6 @@ def _check(source: Path, part: str, new: Any, old: Any) -> None:
     for name in sorted(wanted | found):
         if wanted.get(name) != found.get(name):
             raise BadInput(
-                f"train.init_from={source} does not fit: {part}{name} is {found.get(name)} there, {wanted.get(name)} here;"
-                " set model, router.experts, clustering.clusters and suite.image_size as in that run"
+                f"train.init_from={source} does not fit: {part}{name} is {found.get(name)} there, {wanted.get(name)}"
+                " here; set model, router.experts, clustering.clusters and suite.image_size as in that run"
             )

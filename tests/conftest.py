@@ -13,11 +13,15 @@ DEVICES = "--xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
 
-# Tests start the same command in many processes: they compile once. mkdtemp makes the folder private (mode 0700).
-_CACHE = tempfile.mkdtemp(prefix="mow_jax_tests_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+# Tests start the same command in many processes: they compile once. mkdtemp makes the folder private (mode 0700); the
+# workers of a parallel run inherit it.
+_MADE_HERE = "MOW_JAX_TEST_CACHE" not in os.environ
+if _MADE_HERE:
+    os.environ["MOW_JAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="mow_jax_tests_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["MOW_JAX_TEST_CACHE"]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Removes the cache when the run is over."""
-    shutil.rmtree(_CACHE, ignore_errors=True)
+    if _MADE_HERE:
+        shutil.rmtree(os.environ["MOW_JAX_TEST_CACHE"], ignore_errors=True)

@@ -19,7 +19,10 @@ TRAIN_CASES = {
     "unknown game": (["--config.suite.name=atari", "--config.suite.tasks=('Pongg',)"], ["Pongg", "Pong"]),
     "unknown toy": (["--config.suite.tasks=('cach',)"], ["cach", "catch"]),
     "unknown suite": (["--config.suite.name=atary"], ["atary", "atari"]),
-    "unknown id": (["--config.suite.name=gymnasium", "--config.suite.tasks=('CartPoel-v1',)"], ["CartPoel", "CartPole"]),
+    "unknown id": (
+        ["--config.suite.name=gymnasium", "--config.suite.tasks=('CartPoel-v1',)"],
+        ["CartPoel", "CartPole"],
+    ),
     "mixed actions": (["--config.suite.tasks=('catch','slide')"], ["catch", "slide", "discrete", "continuous"]),
     "top-k": (["--config.router.active=5"], ["router.active=5", "router.experts=2"]),
     "image size": (["--config.suite.image_size=50"], ["50", "16, 32, 64, 128"]),

@@ -22,13 +22,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "agent": {"models", "ops", "types"},
     "clustering": {"types"},
     "learner": {"agent", "models", "types"},
-    "build": {"agent", "envs", "models", "types"},
+    "build": {"agent", "config", "envs", "models", "types"},
     "envs": {"types", "seeding", "config"},
     "actors": {"envs", "types", "seeding"},
     "replay": {"types", "seeding"},
     "checkpoint": {"types"},
     "logs": {"types"},
     "report": {"types"},
+    "command": {"types"},
+    "workdir": {"checkpoint", "config", "types"},
+    "summary": {"", "agent", "build", "logs", "types"},  # "": the package itself, for its version
+    "transfer": {"build", "checkpoint", "learner", "workdir", "types"},
+    "warmup": {"clustering", "learner", "replay", "types"},
+    "mirror": {"learner", "replay", "types"},
+    "run": {"actors", "build", "checkpoint", "learner", "logs", "mirror", "replay", "summary", "transfer", "types"},
 }
 MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] = {*MAY_IMPORT, "train", "evaluate"}
 JAX_FREE = ("types", "seeding", "config", "envs", "actors", "replay", "logs", "report")

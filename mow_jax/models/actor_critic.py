@@ -86,7 +86,8 @@ def log_prob(model: ActorCritic, pi: tuple[jax.Array, ...], action: jax.Array, m
     """log pi(a) [...]."""
     if model.discrete:
         return distributions.categorical_log_prob(pi[0], action)
-    return distributions.gaussian_log_prob(*pi, action, mask)
+    mean, deviation = pi
+    return distributions.gaussian_log_prob(mean, deviation, action, mask)
 
 
 def entropy(model: ActorCritic, pi: tuple[jax.Array, ...], mask: jax.Array) -> jax.Array:

@@ -6,7 +6,8 @@ Parameters are float32; `dtype` is the precision of the matrix products. Norms a
 from __future__ import annotations
 
 import math
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,7 +27,7 @@ def uniform(bound: float) -> Callable[..., jax.Array]:
 
 
 class Linear(nn.Module):
-    """[..., I] to [..., features]; weights and bias start uniform in +-scale / sqrt(I), PyTorch's default at scale 1."""
+    """[..., I] to [..., features]; weights and bias start uniform in +-scale / sqrt(I), at scale 1 as in PyTorch."""
 
     features: int
     bias: bool = True
@@ -44,7 +45,7 @@ class Linear(nn.Module):
 
 
 class Convolution(nn.Module):
-    """4x4, stride 2, padding 1, no bias: [N, H, W, C] to [N, H/2, W/2, features], or to twice the size if `transposed`."""
+    """4x4, stride 2, padding 1, no bias: [N, H, W, C] to [N, H/2, W/2, features], or `transposed` to twice the size."""
 
     features: int
     transposed: bool = False
@@ -153,7 +154,9 @@ class Attention(nn.Module):
         weight = jax.nn.softmax(jnp.where(mask[:, None], score, -1e9))
         weight = nn.Dropout(self.dropout)(weight.astype(self.dtype), deterministic=deterministic)
         y = jnp.einsum("bhqk,bkhd->bqhd", weight, value).reshape(x.shape)
-        y = nn.Dropout(self.dropout)(Linear(width, bias=False, dtype=self.dtype, name="out")(y), deterministic=deterministic)
+        y = nn.Dropout(self.dropout)(
+            Linear(width, bias=False, dtype=self.dtype, name="out")(y), deterministic=deterministic
+        )
         return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x + y), (key, value)
 
 
@@ -174,8 +177,8 @@ class FeedForward(nn.Module):
 class Transformer(nn.Module):
     """STORM's Transformer without its stem: learned positions, LayerNorm, post-norm blocks.
 
-    Tokens x [B, T, D] at positions position..position + T - 1 attend as mask [B, T, L] allows: to each other (L = T), or,
-    with a cache of length L, to everything written to it so far. Returns [B, T, D] and the new cache.
+    Tokens x [B, T, D] at positions position..position + T - 1 attend as mask [B, T, L] allows: to each other (L = T),
+    or, with a cache of length L, to everything written to it so far. Returns [B, T, D] and the new cache.
     """
 
     layers: int

@@ -37,11 +37,13 @@ class Expert(nn.Module):
 
     @nn.compact
     def __call__(self, token, mask, cache=None, position=0, deterministic: bool = True):
-        return self.transformer(Mixer(self.width, self.dtype, name="mixer")(token), mask, cache, position, deterministic)
+        return self.transformer(
+            Mixer(self.width, self.dtype, name="mixer")(token), mask, cache, position, deterministic
+        )
 
 
 class Shared(nn.Module):
-    """Bias-free linear of [l_k, e_k] to D and the shared Transformer F; without blocks the linear alone (or identity)."""
+    """Bias-free linear of [l_k, e_k] to D and the shared Transformer F; without blocks just the linear or identity."""
 
     width: int
     transformer: Transformer | None

@@ -92,7 +92,18 @@ def init_acting(setup: Imagination, model: WorldModel, tasks: int, envs: int) ->
     return ActState(latent, action, jnp.zeros((tasks, envs), jnp.int32))
 
 
-def act(setup: Imagination, model: WorldModel, behaviour: ActorCritic, actor, rows: Rows, acting, frames, is_first, mask, key):
+def act(
+    setup: Imagination,
+    model: WorldModel,
+    behaviour: ActorCritic,
+    actor,
+    rows: Rows,
+    acting,
+    frames,
+    is_first,
+    mask,
+    key,
+):
     """Sampled actions [E] (or [E, A]) for frames [E, S, S, 3], and the new contexts [E, L, ...].
 
     Each frame is encoded once: its latent stays in the context.
@@ -148,7 +159,12 @@ def open_loop(model: WorldModel, rows: Rows, batch: Batch, key: jax.Array, conte
         out, cache = world_model.transition(model, rows, z[:, None], action[:, None], visible, cache, i)
         return (sample_latent(key_step, world_model.prior(model, rows, out[:, 0])), cache), z
 
-    inputs = (jnp.arange(time), posterior.z.swapaxes(0, 1), batch.action.swapaxes(0, 1), jax.random.split(key_steps, time))
+    inputs = (
+        jnp.arange(time),
+        posterior.z.swapaxes(0, 1),
+        batch.action.swapaxes(0, 1),
+        jax.random.split(key_steps, time),
+    )
     _, zs = jax.lax.scan(step, (jnp.zeros_like(posterior.z[:, 0]), cache), inputs)
     frames = [world_model.decode(model, rows, z)[0] for z in (posterior.z, zs.swapaxes(0, 1))]
     reconstructed, imagined = [(jnp.clip(f, 0, 1) * 255).round().astype(jnp.uint8) for f in frames]

@@ -31,7 +31,9 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, pool: Pool) -> jax.Array:
         for i in range(blocks(self.image_size)):
-            block = ConvolutionBlock(self.channels * 2**i, False, self.norm, self.activation, self.dtype, name=f"block_{i}")
+            block = ConvolutionBlock(
+                self.channels * 2**i, False, self.norm, self.activation, self.dtype, name=f"block_{i}"
+            )
             x = block(x, train, pool)
         return x.reshape(x.shape[0], -1)
 
@@ -53,7 +55,9 @@ class Decoder(nn.Module):
         x = Linear(MAP * MAP * top, bias=False, dtype=self.dtype, name="stem")(x).reshape(-1, MAP, MAP, top)
         x = normalised_activation(x, self.norm, self.activation, self.dtype, train, pool)
         for i in reversed(range(count - 1)):
-            block = ConvolutionBlock(self.channels * 2**i, True, self.norm, self.activation, self.dtype, name=f"block_{i}")
+            block = ConvolutionBlock(
+                self.channels * 2**i, True, self.norm, self.activation, self.dtype, name=f"block_{i}"
+            )
             x = block(x, train, pool)
         x = Convolution(3, True, self.dtype, name="out")(x)
         bias = self.param("bias", uniform(1 / math.sqrt(3 * 16)), (3,))

@@ -1,7 +1,7 @@
 """The world model of K tasks: modular VAEs, routed dynamics, prediction heads, and its losses.
 
-Parameters come in three parts: "cluster" [N_m, ...], "expert" [N_e, ...], "shared". `gather` takes each task's rows by the
-table; the functions below it see ONE task's rows and run under vmap over tasks (axis name "task").
+Parameters come in three parts: "cluster" [N_m, ...], "expert" [N_e, ...], "shared". `gather` takes each task's rows by
+the table; the functions below it see ONE task's rows and run under vmap over tasks (axis name "task").
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mow_jax.models.blocks import Head, Linear, Pool, Transformer, causal_mask
 from mow_jax.models import router
+from mow_jax.models.blocks import Head, Linear, Pool, Transformer, causal_mask
 from mow_jax.models.dynamics import Dynamics, DynamicsCache, Expert, Shared
 from mow_jax.models.router import Routing
 from mow_jax.models.vae import Decoder, Encoder
 from mow_jax.ops import distributions, routing, twohot
 from mow_jax.types import Batch, Table
-
 
 TERMS = ("reconstruction", "reward", "continuation", "task", "dyn", "rep")
 
@@ -116,7 +115,7 @@ def init(model: WorldModel, key: jax.Array) -> tuple[Any, Any]:
     width = model.routing.embedding
     frame, features = jnp.zeros((1, model.image_size, model.image_size, 3)), 2 * model.channels * model.image_size
     hidden, z, embedding = jnp.zeros((1, model.width + width)), jnp.zeros((1, model.latent)), jnp.zeros((1, width))
-    inputs = {name: (hidden,) for name in ("prior", "reward", "continuation")} | {
+    inputs = dict.fromkeys(("prior", "reward", "continuation"), (hidden,)) | {
         "encoder": (frame, True, _no_pool),
         "posterior": (jnp.zeros((1, features + width)),),
         "decoder": (z, embedding, True, _no_pool),
@@ -173,7 +172,9 @@ def _with_embedding(x: jax.Array, embedding: jax.Array) -> jax.Array:
     return jnp.concatenate([x, jnp.broadcast_to(embedding, (*x.shape[:-1], embedding.shape[-1])).astype(x.dtype)], -1)
 
 
-def encode(model: WorldModel, rows: Rows, frames, key, train: bool = False, pool: Pool = _no_pool) -> tuple[Posterior, Any]:
+def encode(
+    model: WorldModel, rows: Rows, frames, key, train: bool = False, pool: Pool = _no_pool
+) -> tuple[Posterior, Any]:
     """Posteriors of uint8 frames [B, T, S, S, 3], and the encoder's new running statistics."""
     batch, time = frames.shape[:2]
     x = frames.reshape(batch * time, *frames.shape[2:]).astype(model.dtype) / 255
@@ -209,7 +210,9 @@ def tokens(model: WorldModel, rows: Rows, z: jax.Array, action: jax.Array) -> ja
     return _with_embedding(jnp.concatenate([z.astype(model.dtype), action.astype(model.dtype)], -1), rows.embedding)
 
 
-def transition(model: WorldModel, rows: Rows, z, action, mask, cache: DynamicsCache | None = None, position=0, dropout_key=None):
+def transition(
+    model: WorldModel, rows: Rows, z, action, mask, cache: DynamicsCache | None = None, position=0, dropout_key=None
+):
     """Hidden states [B, T, D] of latents [B, T, Z] and actions under an attention mask [B, T, L]; and the new cache."""
     token = tokens(model, rows, z, action)
     return model.dynamics.apply(
@@ -261,7 +264,7 @@ def losses(model: WorldModel, rows: Rows, batch: Batch, task: jax.Array, key, tr
 
 
 def _kl(posterior: jax.Array, prior_: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean KL of posterior_{t+1} against prior_t over pairs inside an episode: for the dynamics, for the representation."""
+    """Mean KL of posterior_{t+1} against prior_t over pairs inside an episode: for dynamics and representation."""
     now, before, stop = posterior[:, 1:], prior_[:, :-1], jax.lax.stop_gradient
     inside = (segment[:, 1:] == segment[:, :-1]).astype(jnp.float32)
     mean = lambda kl: (kl * inside).sum() / jnp.maximum(inside.sum(), 1.0)

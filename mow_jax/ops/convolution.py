@@ -1,7 +1,8 @@
 """Convolutions of 4x4 kernels with stride 2 and padding 1, each written as one matrix product.
 
 Equal to `lax.conv` and its transpose, but under vmap over parameter rows they become batched matrix products instead of
-grouped convolutions. Each is the other's derivative, which spares the slow scatter that autodiff would write. Used by models/blocks.py.
+grouped convolutions. Each is the other's derivative, which spares the slow scatter that autodiff would write. Used
+by models/blocks.py.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def upsample(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _patches(x: jax.Array) -> jax.Array:
-    """[N, H, W, C] to the 4x4 patches [N, H/2, W/2, 16 C] that a stride of 2 meets, by space-to-depth and shifted views."""
+    """[N, H, W, C] to the 4x4 patches [N, H/2, W/2, 16 C] that a stride of 2 meets: space-to-depth, shifted views."""
     n, h, w, c = x.shape
     x = _pad(x).reshape(n, h // 2 + 1, 2, w // 2 + 1, 2, c).transpose(0, 1, 3, 2, 4, 5)
     return jnp.concatenate(_corners(x.reshape(n, h // 2 + 1, w // 2 + 1, 4 * c)), axis=-1)

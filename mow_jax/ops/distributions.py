@@ -20,12 +20,12 @@ def sample_index(key: jax.Array, log_p: jax.Array) -> jax.Array:
     One uniform number a draw: Gumbel noise would take C of them, which shows on the clock of imagination.
     """
     cumulative = jnp.cumsum(jnp.exp(log_p), axis=-1)
-    u = jax.random.uniform(key, log_p.shape[:-1] + (1,)) * cumulative[..., -1:]  # rounding must not reach past the end
+    u = jax.random.uniform(key, (*log_p.shape[:-1], 1)) * cumulative[..., -1:]  # rounding must not reach past the end
     return (cumulative[..., :-1] <= u).sum(-1)
 
 
 def sample_latent(key: jax.Array, log_p: jax.Array) -> jax.Array:
-    """One-hot draws [..., G * C] from G categoricals [..., G, C] with the straight-through gradient of the probabilities."""
+    """One-hot draws [..., G * C] from G categoricals [..., G, C] with the probabilities' straight-through gradient."""
     p = jnp.exp(log_p)
     one_hot = jax.nn.one_hot(sample_index(key, jax.lax.stop_gradient(log_p)), log_p.shape[-1])
     z = one_hot + p - jax.lax.stop_gradient(p)

@@ -23,7 +23,7 @@ def take_rows(params: Any, table: jax.Array) -> Any:
 
 
 def pool_by_row(x: jax.Array, row: jax.Array, rows: int) -> jax.Array:
-    """The sum of x [...] over all tasks that use the same row; seen by one task, inside the axes "task" and "device"."""
+    """The sum of x [...] over all tasks with the same row; seen by one task, inside the axes "task" and "device"."""
     one_hot = jax.nn.one_hot(row, rows, dtype=x.dtype)
     return jax.lax.psum(jnp.tensordot(one_hot, x, axes=0), ("task", "device"))[row]
 

@@ -127,9 +127,10 @@ def _evaluations(run: Run, task: str) -> np.ndarray:
     """[N, 2] agent steps and mean return: evaluations during training, then the one in results.json."""
     series = run.metrics.get(f"evaluation/{task}/return")
     points = {} if series is None else dict(zip(series.step, series.value, strict=True))
-    entry = run.results["tasks"].get(task) if run.results else None
-    if entry and entry["returns"] and run.results.get("step") is not None:
-        points[float(run.results["step"])] = np.mean(entry["returns"])
+    results = run.results or {"tasks": {}}
+    entry = results["tasks"].get(task)
+    if entry and entry["returns"] and results.get("step") is not None:
+        points[float(results["step"])] = np.mean(entry["returns"])
     return np.array(sorted(points.items())).reshape(-1, 2)
 
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from mow_jax.report import figures, render, strips, tables
-from mow_jax.report.data import Run
+from mow_jax.report.data import Frames, Run
 from mow_jax.report.render import Picture, Section
 from mow_jax.types import BadInput
 
@@ -113,20 +113,20 @@ def _frames(run: Run, directory: Path) -> Section | None:
         "For each task: what was seen, what the autoencoder makes of it, and what the world model imagines from the "
         "given actions alone, once the context has ended. Context frames are faded; +1 is the first imagined frame."
     )
-    galleries = [_pictures(run, task, number, directory) for number, task in enumerate(run.frames.names)]
+    galleries = [_pictures(run.frames, task, number, directory) for number, task in enumerate(run.frames.names)]
     return Section("What the world model sees", [text], galleries=[gallery for gallery in galleries if gallery])
 
 
-def _pictures(run: Run, task: str, number: int, directory: Path) -> list[Picture]:
+def _pictures(frames: Frames, task: str, number: int, directory: Path) -> list[Picture]:
     """Writes one task's strip and films."""
-    name, start, made = f"{number:02d}-{safe(task)}", run.frames.imagined_from, []
-    kinds = [run.frames.get(kind, task) for kind in ("real", "reconstructed", "imagined")]
-    if all(kind is not None for kind in kinds):
-        rows = strips.rows(*kinds, start)
+    name, start, made = f"{number:02d}-{safe(task)}", frames.imagined_from, []
+    real, reconstructed, imagined = (frames.get(kind, task) for kind in ("real", "reconstructed", "imagined"))
+    if real is not None and reconstructed is not None and imagined is not None:
+        rows = strips.rows(real, reconstructed, imagined, start)
         strips.strip(rows, start, directory / "strips" / f"{name}.png")
         strips.strip_gif(rows, start, directory / "strips" / f"{name}.gif")
         made = [Picture(f"strips/{name}.png", task), Picture(f"strips/{name}.gif", f"{task}: the same, moving")]
-    episode = run.frames.get("episode", task)
+    episode = frames.get("episode", task)
     if episode is not None:
         every = strips.episode_gif(episode, directory / "episodes" / f"{name}.gif")
         pace = f", one frame in {every}" if every > 1 else ""
