@@ -370,12 +370,17 @@ def learner() -> Learner:
     return quick_learner()
 
 
+def learn(learner: Learner, batch: Batch, contexts: Batch) -> dict:
+    """An update on host windows [K, ...]."""
+    return learner.update(learner.deal(batch), learner.deal(contexts))
+
+
 @pytest.fixture(scope="module")
 def learned(learner, state) -> tuple[TrainState, list[dict]]:
     """The state after two updates from the first one, and their metrics."""
     learner.load(state)
     metrics = [
-        jax.tree.map(np.asarray, learner.update(random_batch(seed), random_batch(seed + 50, 3, 3))) for seed in (0, 1)
+        jax.tree.map(np.asarray, learn(learner, random_batch(seed), random_batch(seed + 50, 3, 3))) for seed in (0, 1)
     ]
     return learner.snapshot(), metrics
 
@@ -385,7 +390,7 @@ def test_one_device_learns_what_four_learn(state, learned):
     alone = quick_learner(jax.devices()[:1])
     alone.load(state)
     for seed, expected in zip((0, 1), learned[1], strict=True):
-        metrics = alone.update(random_batch(seed), random_batch(seed + 50, 3, 3))
+        metrics = learn(alone, random_batch(seed), random_batch(seed + 50, 3, 3))
         assert metrics.keys() == expected.keys()
     single = alone.snapshot()
     names = ("params", "statistics", "harmony", "actor", "critic", "slow_critic", "return_scale")
@@ -425,11 +430,11 @@ def test_a_batch_that_is_not_finite_is_skipped_and_counted(learner, learned):
     reward = BATCH.reward.copy()
     reward[4, 1, 2] = np.nan
     for count in (1, 2):
-        learner.update(BATCH._replace(reward=reward), CONTEXTS)
+        learn(learner, BATCH._replace(reward=reward), CONTEXTS)
         after = learner.snapshot()
         assert equal(after._replace(update=0, skipped=0), before._replace(update=0, skipped=0))
         assert (int(after.update), after.skipped.tolist()) == (2 + count, [count, count])
-    learner.update(BATCH, CONTEXTS)
+    learn(learner, BATCH, CONTEXTS)
     after = learner.snapshot()
     assert (int(after.update), after.skipped.tolist()) == (5, [2, 0])
     assert not equal(after.actor, before.actor)
@@ -441,7 +446,7 @@ def test_a_new_table_needs_no_compilation(learner, learned):
         experts = np.stack([rng.permutation(5)[:2] for _ in range(TASKS)]).astype(np.int32)
         table = Table(rng.integers(0, 4, TASKS).astype(np.int32), experts)
         learner.load(learned[0]._replace(table=table))
-        learner.update(BATCH, CONTEXTS)
+        learn(learner, BATCH, CONTEXTS)
         np.testing.assert_array_equal(learner.table.cluster, table.cluster)
     assert learner._update._cache_size() == 1
 
