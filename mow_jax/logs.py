@@ -66,16 +66,16 @@ class Metrics:
             self._run.log({"step": int(step), **numbers}, step=int(update))
 
     def state(self) -> dict:
-        """The file's length, all of it durable."""
+        """The number of lines, all of them durable. (Bytes would differ between equal runs: lines hold timings.)"""
         os.fsync(self._file.fileno())
-        return {"bytes": os.fstat(self._file.fileno()).st_size}
+        return {"lines": len(self._path.read_bytes().splitlines())}
 
     def restore(self, state: dict) -> None:
         """Forget what was written after `state`; all of it if `state` is empty."""
-        length, size = state.get("bytes", 0), os.fstat(self._file.fileno()).st_size
-        if size < length:
-            print(f"{self._path} has lost {length - size} bytes of metrics since the checkpoint", file=sys.stderr)
-        self._file.truncate(min(length, size))
+        lines, wanted = self._path.read_bytes().splitlines(keepends=True), state.get("lines", 0)
+        if len(lines) < wanted:
+            print(f"{self._path} has lost {wanted - len(lines)} lines of metrics since the checkpoint", file=sys.stderr)
+        self._file.truncate(sum(map(len, lines[:wanted])))
 
     def seconds(self) -> float:
         """The running time that the last line tells of, 0 without lines."""

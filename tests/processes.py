@@ -21,11 +21,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 
-def start(module: str, *arguments: str) -> subprocess.Popen:
-    """`python -m mow_jax.<module> ...` with its output captured as text."""
+def start(module: str, *arguments: str, **variables: str) -> subprocess.Popen:
+    """`python -m mow_jax.<module> ...` with its output captured as text; `variables` are added to its environment."""
     command = [sys.executable, "-m", f"mow_jax.{module}", *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    env = environment() | variables
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
 def run(module: str, *arguments: str, code: int = 0) -> str:

@@ -61,11 +61,11 @@ def test_a_run_that_goes_on_forgets_what_it_wrote_after_its_checkpoint(tmp_path)
 def test_lost_metrics_are_named_and_not_made_up(tmp_path, capsys):
     metrics = make_metrics(tmp_path)
     metrics.write(1, 1, 0.0, {"x": 1})
-    size = metrics.state()["bytes"]
-    metrics.restore({"bytes": size + 7})
+    count, size = metrics.state()["lines"], (tmp_path / "metrics.jsonl").stat().st_size
+    metrics.restore({"lines": count + 7})
     metrics.close()
     assert (tmp_path / "metrics.jsonl").stat().st_size == size
-    assert "lost 7 bytes" in capsys.readouterr().err
+    assert "lost 7 lines" in capsys.readouterr().err
 
 
 def events(workdir: Path) -> list[Event]:
