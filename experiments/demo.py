@@ -1,8 +1,8 @@
-"""The toy suite for two minutes: no ROM, no GL, no accelerator.
+"""The toy suite, briefly: no ROM, no GL, no accelerator.
 
     python -m mow_jax.train --config=experiments/demo.py --workdir=runs/demo      (or: make demo)
 
-Hardware: two CPU cores, under 2 minutes. Expected: better than random on some tasks; experiments/toy.py learns all.
+Hardware: two CPU cores, meant for 2 minutes, not yet timed. No score is claimed; experiments/toy.py is the learning run.
 """
 
 import runpy

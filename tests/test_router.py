@@ -93,6 +93,5 @@ def switches(rules: Routing, updates: int, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(4))
 def test_the_selection_settles(seed):
     made = switches(RULES, 6000, seed)
-    print(made[:1000].sum(), np.flatnonzero(made)[-1])
     assert made[:1000].sum() < 100
     assert made[5000:].sum() == 0
