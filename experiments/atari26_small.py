@@ -2,7 +2,8 @@
 
     python -m mow_jax.train --config=experiments/atari26_small.py --workdir=runs/atari26_small
 
-Hardware: an estimate, not measured: one GPU with 16 GB or more. Not yet run at this scale; no score is claimed.
+Hardware: an estimate, not measured: one GPU with 16 GB or more.
+Not yet run at this scale; no score is claimed.
 """
 
 from mow_jax.config import default

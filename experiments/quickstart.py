@@ -2,7 +2,8 @@
 
     python -m mow_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart      (or: make quickstart)
 
-Hardware: two CPU cores, about 5.5 minutes once installed (results/quickstart). Expected: random scores, recognisable reconstructions.
+Hardware: two CPU cores, about 5.5 minutes once installed (results/quickstart).
+Expected: random scores, recognisable reconstructions.
 """
 
 from mow_jax.config import default
