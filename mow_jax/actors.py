@@ -72,10 +72,13 @@ class Books:
         self.success = np.full(len(names), -1, np.int8)  # -1: no flag so far
         self._ended: list[Episode] = []
 
-    def seeds(self, streams: slice, later: int = 0) -> list[int]:
-        """The seeds of the open episodes of `streams`, or of those `later`."""
-        pairs = zip(self._names[streams], self.index[streams].tolist(), strict=True)
-        return [seed_of(*names, index + later) for names, index in pairs]
+    def starts(self, streams: slice, later: int = 0) -> list[tuple[int, int]]:
+        """What the open episodes of `streams`, or those `later`, are reset with: seed, and number within the task."""
+        count = zip(self._names[streams], range(len(self._names))[streams], self.index[streams] + later, strict=True)
+        return [
+            (seed_of(*names, int(index)), int(index) * self._envs + stream % self._envs)
+            for names, stream, index in count
+        ]
 
     def note(self, stream: int, outcome: Outcome, lost: bool) -> None:
         """Enter a step."""
@@ -217,7 +220,7 @@ class Actors:
         assert self._action is not None
         actions = self._action.reshape(len(self._tasks), *self._action.shape[2:])[worker.streams]
         limits = [cut or 0 < self._max_steps <= length + 1 for length in self._books.length[worker.streams]]
-        worker.send("step", actions, limits, self._books.seeds(worker.streams, later=1))
+        worker.send("step", actions, limits, self._books.starts(worker.streams, later=1))
 
     def _columns(self, outcomes: list[Outcome]) -> tuple[np.ndarray, np.ndarray]:
         reward = np.array([outcome.reward for outcome in outcomes], np.float32)
@@ -234,7 +237,7 @@ class Actors:
         else:
             worker = Worker(streams, self._settings["image_size"], self._memory)
         worker.send("open", self._tasks[streams], self._settings)
-        worker.send("begin", self._books.seeds(streams))
+        worker.send("begin", self._books.starts(streams))
         return worker
 
     def _started(self, worker: Worker | Here) -> None:
@@ -340,7 +343,7 @@ class Actors:
             self._all("restore", state["environments"])
         else:
             self._books.cut(slice(None))
-            self._all("begin", self._books.seeds(slice(None)))
+            self._all("begin", self._books.starts(slice(None)))
             self._show(slice(None))
 
     def _all(self, command: str, arguments: list) -> None:
@@ -481,20 +484,20 @@ class Share:
     def open(self, tasks: list[Task], settings: dict) -> None:
         self._environments = [make(task, settings) for task in tasks]
 
-    def begin(self, seeds: list[int]) -> None:
-        for place, (environment, seed) in enumerate(zip(self._environments, seeds, strict=True)):
-            self._frames[place] = environment.reset(seed)
+    def begin(self, starts: list[tuple[int, int]]) -> None:
+        for place, (environment, start) in enumerate(zip(self._environments, starts, strict=True)):
+            self._frames[place] = environment.reset(*start)
 
-    def step(self, actions: np.ndarray, limits: list[bool], seeds: list[int]) -> list[Outcome]:
-        """One step in each environment; where the episode ends, or `limits` says so, the one of `seeds` begins."""
-        orders = zip(actions, limits, seeds, strict=True)
+    def step(self, actions: np.ndarray, limits: list[bool], starts: list[tuple[int, int]]) -> list[Outcome]:
+        """One step in each environment; where the episode ends, or `limits` says so, the one of `starts` begins."""
+        orders = zip(actions, limits, starts, strict=True)
         return [self._step(place, *order) for place, order in enumerate(orders)]
 
-    def _step(self, place: int, action: np.ndarray, limit: bool, seed: int) -> Outcome:
+    def _step(self, place: int, action: np.ndarray, limit: bool, start: tuple[int, int]) -> Outcome:
         environment = self._environments[place]
         step = environment.step(int(action) if environment.task.discrete else action)
         ended = bool(step.terminated or step.truncated or limit)
-        self._frames[place] = environment.reset(seed) if ended else step.observation
+        self._frames[place] = environment.reset(*start) if ended else step.observation
         termination = bool(step.terminated or step.life_lost)
         success = None if step.success is None else bool(step.success)
         return Outcome(float(step.reward), termination, ended, ended and not step.terminated, success)

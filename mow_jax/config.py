@@ -135,7 +135,7 @@ def default() -> ConfigDict:
 
 def _suite() -> ConfigDict:
     suite = ConfigDict()
-    suite.name = "atari"  # or toy, gymnasium
+    suite.name = "atari"  # or metaworld, toy, gymnasium
     suite.tasks = ("atari26",)  # task names, or the name of a list of tasks in envs/suites.py
     suite.image_size = 64  # pixels, a power of two from 16 to 128
     suite.atari = ConfigDict(
@@ -149,6 +149,21 @@ def _suite() -> ConfigDict:
             full_actions=False,  # True: every game may use all 18 actions
             clip_reward=False,  # True: rewards become their sign
             max_frames=108_000,  # emulator frames after which an episode is truncated
+        )
+    )
+    suite.metaworld = ConfigDict(
+        dict(
+            camera="corner2",
+            camera_position=(0.75, 0.075, 0.7),  # metres, where the camera is moved to; (): as the model has it
+            turn="upright",  # corner cameras hang upside down: "upright", "mirror" (top to bottom only) or "none"
+            render_quality="full",  # "fast": no shadows, reflections and multisampling
+            reward_version="v2",
+            action_repeat=1,  # simulated steps an agent step
+            horizon=500,  # agent steps after which an episode is truncated
+            goals=50,  # a task has
+            goal_seed=0,  # of the goals and their order
+            goal_order="shuffled",  # every goal once before any comes again; or "ordered", as evaluation does
+            end_on_success=False,  # as evaluation does
         )
     )
     suite.gymnasium = ConfigDict(

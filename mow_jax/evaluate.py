@@ -29,19 +29,26 @@ from mow_jax.types import BadInput, Batch, Task
 WINDOW = 24  # frames of a strip ...
 CONTEXT = 8  # ... of which so many are seen before imagination goes on alone
 LONGEST_CLIP = 400  # frames of an episode kept for its GIF
+# Settings of evaluation: scores are never clipped; goals come in order, and an episode that has succeeded is over.
+DIFFERENT = {"clip_reward": False, "goal_order": "ordered", "end_on_success": True}
 
 
-def evaluate(config: ConfigDict, learner: Learner, tasks: list[Task], directory: Path | None) -> dict[str, Any]:
+def evaluate(
+    config: ConfigDict, learner: Learner, tasks: list[Task], directory: Path | None, random: bool = False
+) -> dict[str, Any]:
     """Plays `evaluation.episodes` a task and returns what results.json holds.
 
-    With a `directory` it also writes results.json and frames.npz there, and prints the table.
+    With a `directory` it also writes frames.npz there. `random`: measure the uniform policy of every task whose score
+    is not known, not only where a normalised score needs it.
     """
     episodes, clips = play(config, learner, tasks)
-    random = measured_random(config, tasks)
+    unknown = [t for t in tasks if t.random_score is None and (random or t.reference_score is not None)]
+    uniform = play_random(config, unknown) if unknown else []
     results: dict[str, Any] = {"tasks": {}, "protocol": protocol(config)}
     results |= {"versions": summary.versions(), "commit": summary.commit()}
     for k, task in enumerate(tasks):
-        results["tasks"][task.name] = task_result(task, [e for e in episodes if e.task == k], random.get(task.name))
+        by_chance = [e for e in uniform if unknown[e.task] is task]
+        results["tasks"][task.name] = task_result(task, [e for e in episodes if e.task == k], by_chance)
     normalised = {name: r["runs"] for name, r in results["tasks"].items() if r["runs"]}
     results["aggregate"] = scores.aggregate(normalised) if normalised else None
     if directory is not None:
@@ -70,20 +77,20 @@ def play(config: ConfigDict, learner: Learner, tasks: list[Task]) -> tuple[list[
     acting = learner.init_acting(parallel)
     recorder = Recorder(len(tasks))
     finished: list[Episode] = []
+    # Each environment has its share of a task's episodes, so that short ones are not favoured.
+    open_share = np.tile([len(range(env, settings.episodes, parallel)) for env in range(parallel)], (len(tasks), 1))
     with contextlib.closing(actors(config, tasks, parallel, "evaluation")) as environments:
         step = seed_of(settings.seed, config.seed, "act") // 4  # far from the joint steps whose draws training has seen
-        while len(finished) < settings.episodes * len(tasks):
+        while open_share.any():
             action, acting = learner.act(acting, environments.observation, environments.is_first, step)
             row, episodes = environments.step(action)
             recorder.add(row)
-            finished += [e for e in episodes if counts(e, parallel, settings.episodes)]
+            for episode in episodes:
+                if open_share[episode.task, episode.env] and not episode.lost:
+                    open_share[episode.task, episode.env] -= 1
+                    finished.append(episode)
             step += 1
     return sorted(finished, key=lambda e: (e.task, e.index * parallel + e.env)), recorder.clips()
-
-
-def counts(episode: Episode, parallel: int, episodes: int) -> bool:
-    """Whether it is one of a task's `episodes`: each environment has its share, so short ones are not favoured."""
-    return not episode.lost and episode.index * parallel + episode.env < episodes
 
 
 def actors(config: ConfigDict, tasks: list[Task], parallel: int, name: str) -> Actors:
@@ -93,20 +100,18 @@ def actors(config: ConfigDict, tasks: list[Task], parallel: int, name: str) -> A
     return Actors(tasks, env_settings(config), **options, **config.actors.to_dict())
 
 
-def measured_random(config: ConfigDict, tasks: list[Task]) -> dict[str, float]:
-    """Mean return of uniform actions, measured for tasks that have a reference score but no known random score."""
-    unknown = [task for task in tasks if task.random_score is None and task.reference_score is not None]
-    if not unknown:
-        return {}
-    episodes = max(20, config.evaluation.episodes)
+def play_random(config: ConfigDict, tasks: list[Task]) -> list[Episode]:
+    """`evaluation.episodes` of uniform actions a task, at least 20."""
+    left = np.full(len(tasks), max(20, config.evaluation.episodes))
     finished: list[Episode] = []
     draw = generator(config.evaluation.seed, config.seed, "random")
-    with contextlib.closing(actors(config, unknown, 1, "random")) as environments:
-        while any(sum(e.task == k for e in finished) < episodes for k in range(len(unknown))):
-            action = random_actions(draw, unknown, 1)
-            finished += environments.step(action)[1]
-    returns = [[e.ret for e in finished if e.task == k][:episodes] for k in range(len(unknown))]
-    return {task.name: float(np.mean(r)) for task, r in zip(unknown, returns, strict=True)}
+    with contextlib.closing(actors(config, tasks, 1, "random")) as environments:
+        while left.any():
+            for episode in environments.step(random_actions(draw, tasks, 1))[1]:
+                if left[episode.task] and not episode.lost:
+                    left[episode.task] -= 1
+                    finished.append(episode)
+    return finished
 
 
 class Recorder:
@@ -132,16 +137,19 @@ class Recorder:
 # --- Scores -----------------------------------------------------------------------------------------------------------
 
 
-def task_result(task: Task, episodes: list[Episode], measured: float | None) -> dict[str, Any]:
-    """Returns, lengths, success where it exists, and the normalised score of one task."""
+def task_result(task: Task, episodes: list[Episode], by_chance: list[Episode]) -> dict[str, Any]:
+    """Returns, lengths, success where it exists, and the normalised score of one task; `by_chance` are episodes of the
+    uniform policy, where those were played."""
     returns = [episode.ret for episode in episodes]
+    measured = float(np.mean([episode.ret for episode in by_chance])) if by_chance else None
     random = task.random_score if task.random_score is not None else measured
     result: dict[str, Any] = {"returns": returns, "lengths": [episode.length for episode in episodes]}
     result |= {"random": random, "reference": task.reference_score, "normalised": None, "runs": []}
-    successes = [episode.success for episode in episodes if episode.success is not None]
-    if successes:
-        result["success"] = successes
-        result["runs"] = [float(success) for success in successes]
+    if success := [episode.success for episode in episodes if episode.success is not None]:
+        result |= {"success": success, "success_interval": scores.success_interval(success)}
+        result["runs"] = [float(flag) for flag in success]
+        if by_chance:
+            result["random_success"] = float(np.mean([episode.success for episode in by_chance]))
     elif random is not None and task.reference_score is not None:
         result["runs"] = [scores.normalise(r, random, task.reference_score) for r in returns]
     if result["runs"]:
@@ -157,9 +165,9 @@ def protocol(config: ConfigDict) -> dict[str, Any]:
 
 
 def env_settings(config: ConfigDict) -> dict[str, Any]:
-    """Training's settings, but for rewards: scores are never clipped."""
+    """Training's settings, but for those of DIFFERENT that the suite has."""
     settings = build.env_settings(config)
-    return settings | ({"clip_reward": False} if "clip_reward" in settings else {})
+    return settings | {key: value for key, value in DIFFERENT.items() if key in settings}
 
 
 def metrics(results: dict[str, Any]) -> dict[str, float]:
@@ -169,6 +177,8 @@ def metrics(results: dict[str, Any]) -> dict[str, float]:
         line[f"evaluation/{name}/return"] = float(np.mean(result["returns"]))
         if result["normalised"] is not None:
             line[f"evaluation/{name}/normalised"] = result["normalised"]
+        if "success" in result:
+            line[f"evaluation/{name}/success"] = float(np.mean(result["success"]))
     aggregate = results["aggregate"] or {}
     return line | {f"evaluation/{name}": aggregate[name] for name in ("mean", "median", "iqm") if name in aggregate}
 
@@ -176,11 +186,12 @@ def metrics(results: dict[str, Any]) -> dict[str, float]:
 def print_table(results: dict[str, Any], step: int) -> None:
     """The table a person reads."""
     number = lambda x: "-" if x is None else f"{x:,.4g}"
-    rows = [
-        (name, number(np.mean(r["returns"])), number(r["random"]), number(r["reference"]), number(r["normalised"]))
-        for name, r in results["tasks"].items()
-    ]
-    logs.table(f"evaluation at step {step:,}", ["task", "return", "random", "reference", "normalised"], rows)
+    columns, rows = ["task", "return", "random", "reference", "normalised"], []
+    succeeds = any("success" in r for r in results["tasks"].values())
+    for name, r in results["tasks"].items():
+        row = [name, number(np.mean(r["returns"])), *(number(r[key]) for key in ("random", "reference", "normalised"))]
+        rows.append(row + [scores.success_text(r)] * succeeds)
+    logs.table(f"evaluation at step {step:,}", columns + ["success [95%]"] * succeeds, rows)
     if results["aggregate"]:
         a = results["aggregate"]
         low, high = a["interval"]
@@ -316,7 +327,7 @@ def write_report(directory: Path) -> None:
     print(f"report: {page.write(data.read(str(directory)))}", flush=True)
 
 
-def main(directory: Path | None, episodes: int | None, step: int | None) -> None:
+def main(directory: Path | None, episodes: int | None, step: int | None, random: bool) -> None:
     """Evaluates a checkpoint: results.json and the table."""
     if directory is None:
         raise BadInput("give --workdir=DIR of a run")
@@ -324,11 +335,17 @@ def main(directory: Path | None, episodes: int | None, step: int | None) -> None
     if episodes is not None:
         config.evaluation.episodes = episodes
         check(config)
-    write_results(evaluate(config, learner, tasks, directory), found, directory)
+    write_results(evaluate(config, learner, tasks, directory, random), found, directory)
 
 
 if __name__ == "__main__":
     _DIRECTORY = flags.DEFINE_string("workdir", None, "Folder of the run.")
     _EPISODES = flags.DEFINE_integer("episodes", None, "Episodes a task; default as configured.")
     _STEP = flags.DEFINE_integer("step", None, "Agent steps of the checkpoint; default the newest.")
-    command.run(lambda: main(Path(_DIRECTORY.value) if _DIRECTORY.value else None, _EPISODES.value, _STEP.value))
+    _RANDOM = flags.DEFINE_bool("random", False, "Play the uniform policy too, where its score is not known.")
+
+    def run() -> None:
+        """The command."""
+        main(Path(_DIRECTORY.value) if _DIRECTORY.value else None, _EPISODES.value, _STEP.value, _RANDOM.value)
+
+    command.run(run)

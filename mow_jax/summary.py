@@ -17,6 +17,7 @@ import mow_jax
 from mow_jax import agent as algorithm
 from mow_jax import build, logs
 from mow_jax.agent import Agent
+from mow_jax.envs.suites import MEMORY, MEMORY_OF_OTHERS
 from mow_jax.types import BadInput, Batch, Shard, Task
 
 PACKAGES = ("jax", "flax", "optax", "numpy", "ale-py", "gymnasium", "metaworld", "mujoco")
@@ -83,6 +84,7 @@ def rows(config: ConfigDict, agent: Agent, tasks: list[Task], workdir: Path) -> 
         *((f"  {name}", f"{count:,}") for name, count in sizes.items()),
         ("replay", f"{size(replay_bytes(config, tasks))} in the end; free: {size(free_disk(workdir))} of disk"),
         ("memory", f"{size(state_bytes(agent))} of training state; free: {size(free_memory())}"),
+        ("environments", environments_text(config, tasks)),
         (
             "plan",
             f"{plan.joint_steps:,} joint steps x {config.train.envs} environments = {config.train.steps:,} agent steps"
@@ -152,6 +154,21 @@ def state_bytes(agent: Agent) -> int:
     return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
+def environments_bytes(config: ConfigDict, tasks: list[Task]) -> tuple[int, int, int]:
+    """Worker processes, environments (an evaluation's beside training's) and the memory they take at most."""
+    each, cores = config.train.envs * len(tasks), os.cpu_count() or 1
+    played = min(config.evaluation.parallel, config.evaluation.episodes) * len(tasks)
+    processes = sum(min(count, cores if config.actors.workers < 0 else config.actors.workers) for count in (each, played))
+    process, environment = MEMORY.get(config.suite.name, MEMORY_OF_OTHERS)
+    return processes, each + played, processes * process + (each + played) * environment
+
+
+def environments_text(config: ConfigDict, tasks: list[Task]) -> str:
+    """What the environments take, in words."""
+    processes, count, memory = environments_bytes(config, tasks)
+    return f"{count} in {processes} worker processes, evaluation's included: up to {size(memory)} of memory"
+
+
 def refuse_too_large(config: ConfigDict, agent: Agent, tasks: list[Task], workdir: Path) -> None:
     """Raises BadInput where disk or memory cannot hold the run."""
     checkpoints = (config.checkpoint.keep + 1 + len(config.checkpoint.milestones)) * state_bytes(agent)
@@ -161,10 +178,16 @@ def refuse_too_large(config: ConfigDict, agent: Agent, tasks: list[Task], workdi
             f"the run needs {size(replay)} of replay and {size(checkpoints)} of checkpoints, {workdir} has"
             f" {size(disk)}: lower replay.capacity or checkpoint.keep, or choose a --workdir on a larger disk"
         )
-    if jax.default_backend() == "cpu" and state_bytes(agent) > free_memory():
+    state = state_bytes(agent) if jax.default_backend() == "cpu" else 0
+    if state > free_memory():
         raise BadInput(
-            f"the training state takes {size(state_bytes(agent))}, {size(free_memory())} of memory are free:"
+            f"the training state takes {size(state)}, {size(free_memory())} of memory are free:"
             " lower model.width, clustering.clusters or router.experts"
+        )
+    if environments_bytes(config, tasks)[-1] + state > free_memory():
+        raise BadInput(
+            f"the environments take {environments_text(config, tasks)}; {size(free_memory() - state)} are free: lower"
+            " train.envs, evaluation.parallel or actors.workers, or name fewer suite.tasks"
         )
 
 

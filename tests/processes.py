@@ -62,9 +62,9 @@ def kill_when(condition: Callable[[], bool], workdir: Path, config: str = TINY) 
 
 
 def metrics(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl, without the timings."""
+    """The whole lines of metrics.jsonl, without the timings; the last may be under way, or torn by a kill."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 

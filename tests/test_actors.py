@@ -130,7 +130,7 @@ class Scripted(Environment):
     def __init__(self, task: Task, settings: dict):
         self.task, self.time = task, 0
 
-    def reset(self, seed):
+    def reset(self, seed, episode=None):
         self.time = 0
         return np.zeros((16, 16, 3), np.uint8)
 

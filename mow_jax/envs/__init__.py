@@ -13,7 +13,7 @@ from mow_jax.envs.base import Environment
 from mow_jax.envs.suites import LISTS, unknown
 from mow_jax.types import BadInput, Task
 
-SUITES = ("atari", "toy", "gymnasium")
+SUITES = ("atari", "metaworld", "toy", "gymnasium")
 
 
 def resolve(suite: str, names: tuple[str, ...], settings: dict) -> list[Task]:

@@ -127,7 +127,7 @@ class Atari(Environment):
         self.previous, self.current = self.current, self.previous
         self.ale.getScreenRGB(self.current)
 
-    def reset(self, seed: int) -> np.ndarray:
+    def reset(self, seed: int, episode: int | None = None) -> np.ndarray:
         """Begin an episode after 1 to noop_max idle emulator frames (Mnih et al. 2015), or none if noop_max is 0.
 
         The first frame is a single one, not a maximum of two, as in ALE's and STORM's environments.

@@ -18,8 +18,12 @@ class Environment(abc.ABC):
     task: Task
 
     @abc.abstractmethod
-    def reset(self, seed: int) -> np.ndarray:
-        """Begin a new episode and return its first frame, [H, W, 3] uint8. `seed` is any integer in 0..2^32-1."""
+    def reset(self, seed: int, episode: int | None = None) -> np.ndarray:
+        """Begin a new episode and return its first frame, [H, W, 3] uint8. `seed` is any integer in 0..2^32-1.
+
+        `episode` counts a task's episodes over all its environments: a task with a list of goals goes through it by
+        that number, and picks one by the seed where it is None. Tasks without such a list ignore it.
+        """
 
     @abc.abstractmethod
     def step(self, action: Any) -> Step:
@@ -39,6 +43,33 @@ class Environment(abc.ABC):
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
         """Free what the environment holds."""
+
+
+class Replayed(Environment):
+    """An environment whose inner state is out of reach: `restore` plays the open episode again, which is exact where
+    the same start and actions always give the same episode. Subclasses call `begin` in `reset`, and `note` in `step`.
+    """
+
+    def begin(self, seed: int, episode: int | None) -> None:
+        self._seed, self._episode = seed, episode
+        self._actions: list[np.ndarray] = []
+
+    def note(self, action: Any) -> None:
+        self._actions.append(np.array(action, np.int32 if self.task.discrete else np.float32))
+
+    @abc.abstractmethod
+    def advance(self, action: Any) -> Any:
+        """What `step` does but for the picture."""
+
+    def state(self) -> dict:
+        """The open episode's start and actions."""
+        actions = np.stack(self._actions) if self._actions else np.zeros(0, np.float32)
+        return {"seed": self._seed, "episode": self._episode, "actions": actions}
+
+    def restore(self, state: dict) -> None:
+        self.reset(int(state["seed"]), state["episode"])
+        for action in state["actions"]:
+            self.advance(action)
 
 
 def needs(module: str, extra: str) -> ModuleType:

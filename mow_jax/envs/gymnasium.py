@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from mow_jax.envs.base import Environment
+from mow_jax.envs.base import Environment, Replayed
 from mow_jax.envs.suites import nearest
 from mow_jax.types import BadInput, Step, Task
 
@@ -93,10 +93,8 @@ def _is_image(space: Any) -> bool:
     return space.dtype == np.uint8 and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
 
 
-class Adapter(Environment):
-    """One gymnasium environment. Its inner state is out of reach, so `restore` plays the open episode again: exact
-    where the same seed and actions always give the same episode.
-    """
+class Adapter(Replayed):
+    """One gymnasium environment."""
 
     def __init__(self, task: Task, settings: dict):
         cv2.setNumThreads(1)  # workers share the cores already
@@ -105,22 +103,20 @@ class Adapter(Environment):
         self.action_repeat = settings["action_repeat"]
         self.environment = _open(task.name, settings)
         self.observed = _is_image(self.environment.observation_space)
-        self.kind = np.int32 if task.discrete else np.float32
 
-    def reset(self, seed: int) -> np.ndarray:
+    def reset(self, seed: int, episode: int | None = None) -> np.ndarray:
+        self.begin(seed, episode)
         observation, _ = self.environment.reset(seed=seed)
-        self.seed = seed
-        self.actions: list[np.ndarray] = []
         return self._picture(observation)
 
     def step(self, action: Any) -> Step:
-        observation, reward, terminated, truncated = self._act(action)
+        observation, reward, terminated, truncated = self.advance(action)
         return Step(self._picture(observation), reward, terminated, truncated and not terminated)
 
-    def _act(self, action: Any) -> tuple[Any, float, bool, bool]:
+    def advance(self, action: Any) -> tuple[Any, float, bool, bool]:
         """Take the action action_repeat times, fewer at the end; rewards add up."""
         native = self._native(action)
-        self.actions.append(np.array(action, self.kind))
+        self.note(action)
         total = 0.0
         for _ in range(self.action_repeat):
             observation, reward, terminated, truncated, _ = self.environment.step(native)
@@ -147,15 +143,6 @@ class Adapter(Environment):
         if picture.ndim == 2 or picture.shape[2] == 1:
             picture = np.repeat(picture.reshape(*picture.shape[:2], 1), 3, axis=2)
         return cv2.resize(picture, (self.image_size, self.image_size), interpolation=cv2.INTER_AREA)
-
-    def state(self) -> dict:
-        """The open episode's seed and actions."""
-        return {"seed": self.seed, "actions": np.array(self.actions, self.kind)}
-
-    def restore(self, state: dict) -> None:
-        self.reset(int(state["seed"]))
-        for action in state["actions"]:
-            self._act(action)
 
     def close(self) -> None:
         self.environment.close()

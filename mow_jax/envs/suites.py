@@ -72,11 +72,83 @@ TOY = {
     )
 }
 
+# The tasks of Meta-World v3; normalised scores are success rates, so no reference returns are needed.
+METAWORLD = (
+    "assembly-v3",
+    "basketball-v3",
+    "bin-picking-v3",
+    "box-close-v3",
+    "button-press-topdown-v3",
+    "button-press-topdown-wall-v3",
+    "button-press-v3",
+    "button-press-wall-v3",
+    "coffee-button-v3",
+    "coffee-pull-v3",
+    "coffee-push-v3",
+    "dial-turn-v3",
+    "disassemble-v3",
+    "door-close-v3",
+    "door-lock-v3",
+    "door-open-v3",
+    "door-unlock-v3",
+    "drawer-close-v3",
+    "drawer-open-v3",
+    "faucet-close-v3",
+    "faucet-open-v3",
+    "hammer-v3",
+    "hand-insert-v3",
+    "handle-press-side-v3",
+    "handle-press-v3",
+    "handle-pull-side-v3",
+    "handle-pull-v3",
+    "lever-pull-v3",
+    "peg-insert-side-v3",
+    "peg-unplug-side-v3",
+    "pick-out-of-hole-v3",
+    "pick-place-v3",
+    "pick-place-wall-v3",
+    "plate-slide-back-side-v3",
+    "plate-slide-back-v3",
+    "plate-slide-side-v3",
+    "plate-slide-v3",
+    "push-back-v3",
+    "push-v3",
+    "push-wall-v3",
+    "reach-v3",
+    "reach-wall-v3",
+    "shelf-place-v3",
+    "soccer-v3",
+    "stick-pull-v3",
+    "stick-push-v3",
+    "sweep-into-v3",
+    "sweep-v3",
+    "window-close-v3",
+    "window-open-v3",
+)
+MT10 = (
+    "reach-v3",
+    "push-v3",
+    "pick-place-v3",
+    "door-open-v3",
+    "drawer-open-v3",
+    "drawer-close-v3",
+    "button-press-topdown-v3",
+    "peg-insert-side-v3",
+    "window-open-v3",
+    "window-close-v3",
+)
+
 # Suite -> name of a list -> its tasks.
 LISTS: dict[str, dict[str, tuple[str, ...]]] = {
     "atari": {"atari26": tuple(ATARI)},
     "toy": {"toy5": ("catch", "catch_swap", "grid", "wall", "cue")},
+    "metaworld": {"mt10": MT10, "mt50": METAWORLD},
 }
+
+
+# Bytes of a worker process and of each environment in it, as measured (docs/protocol.md); others are small.
+MEMORY = {"metaworld": (330_000_000, 170_000_000)}
+MEMORY_OF_OTHERS = (200_000_000, 2_000_000)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

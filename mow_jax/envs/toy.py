@@ -70,7 +70,7 @@ class Toy(Environment):
     def draw(self, frame: np.ndarray) -> None:
         """Paint the objects on a copy of the background."""
 
-    def reset(self, seed: int) -> np.ndarray:
+    def reset(self, seed: int, episode: int | None = None) -> np.ndarray:
         self.time = 0
         self.numbers = self.begin(np.random.Generator(np.random.Philox(seed)))
         return self.observe()

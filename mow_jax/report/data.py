@@ -192,7 +192,7 @@ def _results(path: Path) -> dict:
             entry[key] = entry.get(key) or []
             if not _is_list(entry[key]):
                 raise _damaged(path, f"{key} of {name!r} is not a list of numbers")
-        _numbers(path, name, entry, ("normalised", "random", "reference"))
+        _numbers(path, name, entry, ("normalised", "random", "reference", "random_success"))
     aggregate = content["aggregate"] = content.get("aggregate") or {}
     diagnostics = content["diagnostics"] = content.get("diagnostics") or {}
     if not isinstance(aggregate, dict) or not isinstance(diagnostics, dict):

@@ -101,9 +101,10 @@ def _style(series: Series) -> str:
     return "-" if len(series.value) > 1 else "o"
 
 
-def learning_curves(run: Run, path: Path) -> bool:
-    """Episode return against agent steps, one panel a task, with evaluations and random and reference scores."""
-    curves = {task: (run.metrics.get(f"episode/{task}/return"), _evaluations(run, task)) for task in run.tasks}
+def learning_curves(run: Run, kind: str, path: Path) -> bool:
+    """Episode "return" or "success" against agent steps, one panel a task, with evaluations, and with the returns of
+    random policy and reference."""
+    curves = {task: (run.metrics.get(f"episode/{task}/{kind}"), _evaluations(run, kind, task)) for task in run.tasks}
     if not any(training is not None or len(points) for training, points in curves.values()):
         return False
     columns = _columns(len(curves))
@@ -115,22 +116,27 @@ def learning_curves(run: Run, path: Path) -> bool:
             axes.yaxis.set_major_formatter(FuncFormatter(compact))
             _curve(axes, training, points)
             entry = run.results["tasks"].get(task, {}) if run.results else {}
-            _levels(axes, entry.get("random"), entry.get("reference"))
+            if kind == "success":
+                axes.set_ylim(-0.05, 1.05)
+                _levels(axes, entry.get("random_success"), None)
+            else:
+                _levels(axes, entry.get("random"), entry.get("reference"))
         figure.supxlabel("agent steps", fontsize=9.5)
-        figure.supylabel("episode return", fontsize=9.5)
+        figure.supylabel(f"episode {kind}", fontsize=9.5)
         names = {text.get_label() for axes in figure.axes for text in (*axes.lines, *axes.texts)}
         figure.legend(handles=_legend(names), loc="outside upper center", ncols=5, fontsize=9)
     return True
 
 
-def _evaluations(run: Run, task: str) -> np.ndarray:
-    """[N, 2] agent steps and mean return: evaluations during training, then the one in results.json."""
-    series = run.metrics.get(f"evaluation/{task}/return")
+def _evaluations(run: Run, kind: str, task: str) -> np.ndarray:
+    """[N, 2] agent steps and mean of `kind`: evaluations during training, then the one in results.json."""
+    series = run.metrics.get(f"evaluation/{task}/{kind}")
     points = {} if series is None else dict(zip(series.step, series.value, strict=True))
     results = run.results or {"tasks": {}}
     entry = results["tasks"].get(task)
-    if entry and entry["returns"] and results.get("step") is not None:
-        points[float(results["step"])] = np.mean(entry["returns"])
+    measured = (entry or {}).get("returns" if kind == "return" else kind)
+    if measured and results.get("step") is not None:
+        points[float(results["step"])] = np.mean(measured)
     return np.array(sorted(points.items())).reshape(-1, 2)
 
 

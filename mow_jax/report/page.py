@@ -84,13 +84,16 @@ def _scores(run: Run) -> Section | None:
 
 
 def _curves(run: Run, directory: Path) -> Section | None:
-    if not figures.learning_curves(run, directory / "learning_curves.png"):
+    if not figures.learning_curves(run, "return", directory / "learning_curves.png"):
         return None
     text = (
         "Every episode that ended while the agent learned, its moving average, and the evaluations. Where a dashed "
         "score lies far outside what was reached it is named at the panel's edge instead."
     )
-    return Section("Learning curves", [text], pictures=[Picture("learning_curves.png", "Episode return of each task")])
+    pictures = [Picture("learning_curves.png", "Episode return of each task")]
+    if figures.learning_curves(run, "success", directory / "success_curves.png"):
+        pictures.append(Picture("success_curves.png", "Success of each task: the share of episodes that reached it"))
+    return Section("Learning curves", [text], pictures=pictures)
 
 
 def _reconstruction(run: Run) -> Section | None:

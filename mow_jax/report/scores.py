@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import trim_mean
+from scipy.stats import binomtest, trim_mean
 
 from mow_jax.types import BadInput
 
@@ -24,6 +24,22 @@ TRIM = 0.25  # cut off at each end: what is left is the interquartile mean
 def normalise(score: float, random: float, reference: float) -> float:
     """The score on the scale where the random policy is 0 and the reference (a human, the best known) is 1."""
     return (score - random) / (reference - random)
+
+
+def success_interval(successes: list) -> list[float]:
+    """The 95% Wilson interval of a success rate, from the successes of independent episodes."""
+    interval = binomtest(sum(successes), len(successes)).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]
+
+
+def success_text(result: dict) -> str:
+    """A task's success rate in words: "62% [48%, 74%], random 4%"; a dash where it has none."""
+    if not result.get("success"):
+        return "–"
+    low, high = success_interval(result["success"])
+    text = f"{np.mean(result['success']):.0%} [{low:.0%}, {high:.0%}]"
+    random = result.get("random_success")
+    return text if random is None else f"{text}, random {random:.0%}"
 
 
 def aggregate(normalised: dict[str, list[float]]) -> dict:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mow_jax.report.data import Clusters
+from mow_jax.report.scores import success_text
 
 NONE = "–"
 
@@ -39,15 +40,15 @@ def scores(results: dict) -> Table:
     succeeds = any(entry["success"] for entry in tasks.values())
     columns = ["task", "episodes", "return", "± error", "random", "reference", "normalised"]
     rows = [[name, *_score(entry, succeeds)] for name, entry in tasks.items()]
-    return Table(columns + ["success"] * succeeds, rows)
+    return Table(columns + ["success [95%]"] * succeeds, rows)
 
 
 def _score(entry: dict, succeeds: bool) -> list[str]:
-    returns, success = np.array(entry["returns"], np.float64), entry["success"]
+    returns = np.array(entry["returns"], np.float64)
     error = returns.std(ddof=1) / np.sqrt(len(returns)) if len(returns) > 1 else None
     cells = [str(len(returns)), number(returns.mean() if len(returns) else None), number(error)]
     cells += [number(entry["random"]), number(entry["reference"]), ratio(entry["normalised"])]
-    return cells + [f"{np.mean(success):.0%}" if success else NONE] * succeeds
+    return cells + [success_text(entry)] * succeeds
 
 
 def aggregate(results: dict) -> Table:

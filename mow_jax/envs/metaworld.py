@@ -1,0 +1,183 @@
+"""Meta-World's robot tasks from pixels. In: v3 task names. Out: Tasks of four continuous actions, and Environments.
+
+`settings` are the keys of config.suite.metaworld. An episode is one of a task's goals; its number says which. Called
+through envs.make.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes.util
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+
+from mow_jax.envs.base import Replayed, needs
+from mow_jax.envs.suites import LISTS, METAWORLD, unknown
+from mow_jax.seeding import generator, seed_of
+from mow_jax.types import BadInput, Step, Task
+
+ACTIONS = 4  # the hand's motion along three axes, and the gripper
+CHOICES = {
+    "goal_order": ("shuffled", "ordered"),
+    "turn": ("upright", "mirror", "none"),
+    "render_quality": ("full", "fast"),
+    "reward_version": ("v1", "v2"),
+}
+LEAST = {"action_repeat": 1, "horizon": 1, "goals": 1}
+OSMESA = "install OSMesa (Debian: apt-get install libosmesa6)"
+
+
+def resolve(names: tuple[str, ...], settings: dict) -> list[Task]:
+    """The Meta-World Tasks called `names`. Raises BadInput for an unknown one or an impossible setting."""
+    for name in names:
+        if name not in METAWORLD:
+            raise unknown("Meta-World task", name, [*METAWORLD, *LISTS["metaworld"]])
+    for field, allowed in CHOICES.items():
+        if settings[field] not in allowed:
+            raise BadInput(f"suite.metaworld.{field} is {settings[field]!r}: choose from {', '.join(allowed)}")
+    for field, least in LEAST.items():
+        if settings[field] < least:
+            raise BadInput(f"suite.metaworld.{field} is {settings[field]}: choose {least} or more")
+    if len(settings["camera_position"]) not in (0, 3):
+        raise BadInput(f"suite.metaworld.camera_position is {settings['camera_position']}: give x, y, z, or ()")
+    _choose_renderer()
+    mask = (True,) * ACTIONS
+    return [Task(name, "metaworld", False, ACTIONS, mask, settings["horizon"], None, None) for name in names]
+
+
+def make(task: Task, settings: dict) -> MetaWorld:
+    """A new environment of `task`. Raises BadInput where the simulator or its renderer is missing."""
+    return MetaWorld(task, settings)
+
+
+def _choose_renderer() -> None:
+    """EGL where a device answers, else OSMesa: mujoco reads the choice from the environment, once, when imported."""
+    if os.environ.get("MUJOCO_GL"):
+        return
+    if _egl_answers():
+        os.environ["MUJOCO_GL"] = "egl"
+        return
+    os.environ["MUJOCO_GL"] = "osmesa"
+    without = "" if ctypes.util.find_library("OSMesa") else f"; it is missing: {OSMESA}"
+    print(f"Meta-World renders on the CPU with OSMesa: no EGL device answers{without}", file=sys.stderr, flush=True)
+
+
+def _egl_answers() -> bool:
+    """Whether MuJoCo can make an EGL context, tried in a process of its own."""
+    if not ctypes.util.find_library("EGL"):
+        return False
+    trial = [sys.executable, "-c", "import mujoco; mujoco.GLContext(8, 8)"]
+    environment = {**os.environ, "MUJOCO_GL": "egl"}
+    return subprocess.run(trial, env=environment, capture_output=True, check=False).returncode == 0
+
+
+class MetaWorld(Replayed):
+    """One task with the camera of `settings`. Only pixels are seen: Meta-World's own observation is left aside."""
+
+    def __init__(self, task: Task, settings: dict):
+        classes = needs("metaworld.env_dict", "metaworld").ALL_V3_ENVIRONMENTS
+        self.task, self.settings = task, settings
+        self.simulation = classes[task.name](reward_function_version=settings["reward_version"])
+        _show_goals(self.simulation)
+        # Meta-World counts simulated steps and refuses more; here the horizon counts agent steps.
+        self.simulation.max_path_length = settings["horizon"] * settings["action_repeat"] + 1
+        self.camera = _Camera(self.simulation, settings)
+
+    def reset(self, seed: int, episode: int | None = None) -> np.ndarray:
+        self.begin(seed, episode)
+        self.time = 0
+        goal = _goal(self.task.name, seed, episode, self.settings)
+        self.simulation.seed(seed_of(self.settings["goal_seed"], self.task.name, "goal", goal))
+        self.simulation.reset()
+        return self.camera.picture()
+
+    def step(self, action: Any) -> Step:
+        reward, success = self.advance(action)
+        over = self.time >= self.task.horizon or (success and self.settings["end_on_success"])
+        return Step(self.camera.picture(), reward, False, over, success=success)
+
+    def advance(self, action: Any) -> tuple[float, bool]:
+        """Take the action action_repeat times; rewards add up, one success is enough."""
+        if np.shape(action) != (ACTIONS,) or not np.all(np.abs(action) <= 1):
+            raise ValueError(f"{self.task.name} takes {ACTIONS} numbers in [-1, 1], not {action}")
+        self.note(action)
+        self.time += 1
+        reward, success = 0.0, False
+        for _ in range(self.settings["action_repeat"]):
+            _, part, _, _, info = self.simulation.step(np.asarray(action, np.float32))
+            reward += float(part)
+            success |= bool(info["success"])
+        return reward, success
+
+    def close(self) -> None:
+        self.camera.close()
+        self.simulation.close()
+
+
+def _show_goals(simulation: Any) -> None:
+    """Multi-task mode, a goal of its own at every reset: what metaworld's set_task does with a pickled goal."""
+    simulation._partially_observable = False
+    del simulation.sawyer_observation_space  # cached for the other mode
+    simulation._set_task_called = True
+    simulation._freeze_rand_vec, simulation.seeded_rand_vec = False, True
+
+
+def _goal(name: str, seed: int, episode: int | None, settings: dict) -> int:
+    """The number of an episode's goal: in order, or every `goals` episodes a new permutation, so that none is missed."""
+    goals = settings["goals"]
+    if episode is None:
+        return seed % goals
+    cycle, place = divmod(episode, goals)
+    if settings["goal_order"] == "ordered":
+        return place
+    return int(generator(settings["goal_seed"], name, "order", cycle).permutation(goals)[place])
+
+
+class _Camera:
+    """Renders a simulation."""
+
+    def __init__(self, simulation: Any, settings: dict):
+        import mujoco
+
+        self.data, model = simulation.data, simulation.model
+        names = [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_CAMERA, i) for i in range(model.ncam)]
+        if settings["camera"] not in names:
+            raise unknown("camera", settings["camera"], names)
+        self.camera = names.index(settings["camera"])
+        if settings["camera_position"]:
+            model.cam_pos[self.camera] = settings["camera_position"]
+        self.turn, fast = settings["turn"], settings["render_quality"] == "fast"
+        # Of the buffers only the picture's corner is used; a shadow map alone takes 64 MB.
+        model.vis.global_.offwidth = model.vis.global_.offheight = settings["image_size"]
+        if fast:
+            model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
+        try:
+            self.renderer = mujoco.Renderer(model, settings["image_size"], settings["image_size"])
+        except (AttributeError, ImportError, RuntimeError) as error:
+            backend = os.environ.get("MUJOCO_GL")
+            raise BadInput(f"MuJoCo cannot render with MUJOCO_GL={backend} ({error}): {OSMESA}") from error
+        atexit.register(self.close)  # mujoco's own destructors fail while the interpreter ends
+        if fast:
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                self.renderer.scene.flags[flag] = False
+
+    def picture(self) -> np.ndarray:
+        """[image_size, image_size, 3] uint8. The corner cameras hang upside down: "upright" turns those by 180
+        degrees; "mirror" only exchanges top and bottom, as much published code does."""
+        self.renderer.update_scene(self.data, camera=self.camera)
+        frame = self.renderer.render()
+        up = self.data.cam_xmat[self.camera].reshape(3, 3)[2, 1]
+        if self.turn == "upright" and up < 0:
+            frame = frame[::-1, ::-1]
+        elif self.turn == "mirror":
+            frame = frame[::-1]
+        return np.ascontiguousarray(frame)
+
+    def close(self) -> None:
+        atexit.unregister(self.close)
+        self.renderer.render()  # makes its context the current one: what close frees is the current one's
+        self.renderer.close()
