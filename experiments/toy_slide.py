@@ -1,0 +1,18 @@
+"""One continuous toy task, `slide`, on a CPU: push a block onto a target.
+
+python -m mow_jax.train --config=experiments/toy_slide.py --workdir=runs/toy_slide
+"""
+
+import runpy
+from pathlib import Path
+
+
+def get_config():
+    """experiments/toy.py for a task of continuous actions: finer latents, more updates, less entropy."""
+    config = runpy.run_path(str(Path(__file__).with_name("toy.py")))["get_config"]()
+    config.suite.tasks = ("slide",)
+    config.train.update(steps=16_000, ratio=3.0)
+    config.model.update(categoricals=16, classes=16)
+    config.agent.entropy = 3e-4
+    config.evaluation.every = 8000
+    return config

@@ -1,0 +1,169 @@
+"""Meta-World's tasks: goals, pictures, success, exact restoring. The slow test goes through all 50."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mow_jax import build, envs
+from mow_jax.config import default
+from mow_jax.envs.metaworld import _goal
+from mow_jax.envs.suites import METAWORLD
+from mow_jax.types import BadInput
+
+
+def settings_of(**changes) -> dict:
+    """The default protocol in fast rendering, with changes."""
+    config = default()
+    config.suite.name = "metaworld"
+    return build.env_settings(config) | {"render_quality": "fast"} | changes
+
+
+def environment_of(name: str, **changes) -> envs.Environment:
+    """One task's environment."""
+    settings = settings_of(**changes)
+    return envs.make(envs.resolve("metaworld", (name,), settings)[0], settings)
+
+
+def play(environment: envs.Environment, steps: int, seed: int) -> list[tuple]:
+    """What random actions bring: frames as bytes, rewards and flags."""
+    draw = np.random.default_rng(seed)
+    made = [environment.step(draw.uniform(-1, 1, 4).astype(np.float32)) for _ in range(steps)]
+    return [(step.observation.tobytes(), *step[1:]) for step in made]
+
+
+def test_lists_hold_the_benchmark_s_tasks():
+    mt10, mt50 = ([t.name for t in envs.resolve("metaworld", (name,), settings_of())] for name in ("mt10", "mt50"))
+    from metaworld.env_dict import MT10_V3, MT50_V3  # after resolve, which chooses how mujoco renders
+
+    assert set(mt50) == set(MT50_V3) and len(mt50) == 50
+    assert mt10 == list(MT10_V3)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("reach-v2", {}, "unknown Meta-World task 'reach-v2': did you mean 'reach-v3'?"),
+        ("reach-v3", {"render_quality": "good"}, "choose from full, fast"),
+        ("reach-v3", {"action_repeat": 0}, "choose 1 or more"),
+        ("reach-v3", {"camera": "corner7"}, "unknown camera 'corner7': did you mean"),
+        ("reach-v3", {"camera_position": (1.0,)}, "give x, y, z"),
+    ],
+)
+def test_bad_settings_are_named(name, changes, message):
+    with pytest.raises(BadInput, match=message.replace("?", r"\?")):
+        environment_of(name, **changes).close()
+
+
+def test_training_shuffles_the_goals_and_misses_none_evaluation_takes_them_in_order():
+    settings = settings_of(goals=50)
+    cycle = lambda number: [_goal("reach-v3", 0, 50 * number + i, settings) for i in range(50)]
+    assert sorted(cycle(0)) == sorted(cycle(1)) == list(range(50)) and cycle(0) != cycle(1) != list(range(50))
+    ordered = settings | {"goal_order": "ordered"}
+    assert [_goal("reach-v3", 0, i, ordered) for i in range(55)] == [*range(50), *range(5)]
+
+
+def test_goals_are_distinct_and_the_same_for_training_and_evaluation():
+    environment = environment_of("reach-v3", goal_order="ordered")
+    goals = []
+    for episode in range(50):
+        environment.reset(episode + 7, episode)
+        goals.append(tuple(environment.simulation._target_pos))
+    environment.reset(0, 3)
+    assert len(set(goals)) == 50 and tuple(environment.simulation._target_pos) == goals[3]
+    environment.close()
+
+
+def test_the_picture_is_upright_and_not_mirrored():
+    made = {turn: environment_of("reach-v3", turn=turn) for turn in ("upright", "mirror", "none")}
+    frames = {turn: environment.reset(0, 0) for turn, environment in made.items()}
+    assert np.array_equal(frames["upright"], frames["none"][::-1, ::-1])
+    assert np.array_equal(frames["mirror"], frames["none"][::-1])
+    assert red_column(frames["upright"]) and not red_column(frames["none"]) and not red_column(frames["mirror"])
+    for environment in made.values():
+        environment.close()
+
+
+def red_column(frame: np.ndarray) -> bool:
+    """Whether the robot stands at the picture's left, its column going down to the lower edge."""
+    red, green, _ = frame[40:60, :8].astype(float).mean((0, 1))
+    return red > 2 * green
+
+
+def test_repeat_horizon_and_success():
+    once, twice = environment_of("reach-v3"), environment_of("reach-v3", action_repeat=2, horizon=3)
+    once.reset(0, 0), twice.reset(0, 0)
+    action = np.array([0.5, 1.0, -0.2, 0.0], np.float32)
+    singles = [once.step(action) for _ in range(6)]
+    doubles = [twice.step(action) for _ in range(3)]
+    assert [d.reward for d in doubles] == pytest.approx([singles[i].reward + singles[i + 1].reward for i in (0, 2, 4)])
+    assert np.array_equal(doubles[2].observation, singles[5].observation)
+    assert [d.truncated for d in doubles] == [False, False, True] and not any(d.terminated for d in doubles)
+    once.close(), twice.close()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_reached_goal_is_a_success_and_ends_evaluation_alone(ends):
+    environment = environment_of("reach-v3", end_on_success=ends)
+    environment.reset(0, 0)
+    for _ in range(60):
+        way = environment.simulation._target_pos - environment.simulation.tcp_center
+        step = environment.step(np.append(np.clip(10 * way, -1, 1), 0).astype(np.float32))
+        if step.success:
+            break
+    assert step.success and step.truncated is ends and not step.terminated
+    environment.close()
+
+
+def test_actions_outside_are_refused():
+    environment = environment_of("reach-v3")
+    environment.reset(0, 0)
+    for action in (np.zeros(3, np.float32), np.array([0, 0, 0, 1.5], np.float32)):
+        with pytest.raises(ValueError, match="4 numbers in"):
+            environment.step(action)
+    environment.close()
+
+
+CLOSING = """
+import sys
+
+sys.path.insert(0, "tests")
+from test_metaworld import environment_of
+made = [environment_of(name) for name in ("reach-v3", "door-open-v3", "drawer-close-v3")]
+before = [environment.reset(0, 0).tobytes() for environment in made]
+made[0].close()
+after = [environment.reset(0, 0).tobytes() for environment in made[1:]]
+print(after == before[1:] and len(set(before)) == 3)
+"""
+
+
+def test_closing_one_environment_leaves_the_pictures_of_the_others():
+    own = {key: value for key, value in os.environ.items() if key != "PYOPENGL_PLATFORM"} | {"MUJOCO_GL": "osmesa"}
+    run = subprocess.run(
+        [sys.executable, "-c", CLOSING], env=own, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert run.stdout.strip() == "True" and not run.stderr, run.stderr
+
+
+@pytest.mark.slow
+def test_all_50_tasks_start_step_render_and_restore_exactly():
+    frames = set()
+    for name in METAWORLD:
+        environment, other = environment_of(name), environment_of(name)
+        first = environment.reset(1, 3)
+        assert red_column(first), name
+        play(environment, 10, seed=0)
+        state = environment.state()
+        other.reset(9, 7)
+        play(other, 5, seed=5)
+        other.restore(state)
+        assert play(environment, 5, seed=1) == play(other, 5, seed=1), name
+        assert np.array_equal(environment.reset(1, 3), first), name
+        frames.add(first.tobytes())
+        environment.close(), other.close()
+    assert len(frames) == 50
