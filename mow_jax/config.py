@@ -31,6 +31,7 @@ def default() -> ConfigDict:
             schedule_steps=0,  # steps that schedules refer to; 0: train.steps (a longer resumed run keeps the first)
             ratio=1.0,  # updates for each joint step; fractions accumulate exactly
             envs=1,  # environments a task (E); a joint step adds E agent steps to every task
+            overlap=True,  # learn while the environments step, from the joint steps before; False: one after the other
             init_from="",  # workdir of a run whose weights to start from
         )
     )

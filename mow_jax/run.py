@@ -51,7 +51,7 @@ class Run:
         self.metrics = logs.Metrics(directory, tensorboard=config.log.tensorboard, wandb=config.log.wandb)
         self.window = logs.Window(self.names)
         self.learner, self.at = Learner(self.agent, self.tasks), Position()
-        self.stop = ""  # why the run should stop, once it should
+        self.stop, self.fault = "", ""  # the signal, or the fault in learning, for which the run should stop
         self._begin()
         mirror = (self.learner, self.replay, config.train.envs, self.plan.joint_steps)
         self._mirror = Mirror(*mirror) if config.replay.device_mirror else None

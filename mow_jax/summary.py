@@ -158,7 +158,9 @@ def environments_bytes(config: ConfigDict, tasks: list[Task]) -> tuple[int, int,
     """Worker processes, environments (an evaluation's beside training's) and the memory they take at most."""
     each, cores = config.train.envs * len(tasks), os.cpu_count() or 1
     played = min(config.evaluation.parallel, config.evaluation.episodes) * len(tasks)
-    processes = sum(min(count, cores if config.actors.workers < 0 else config.actors.workers) for count in (each, played))
+    processes = sum(
+        min(count, cores if config.actors.workers < 0 else config.actors.workers) for count in (each, played)
+    )
     process, environment = MEMORY.get(config.suite.name, MEMORY_OF_OTHERS)
     return processes, each + played, processes * process + (each + played) * environment
 

@@ -35,10 +35,11 @@ def loop(run: Run) -> None:
         while True:
             if run.at.joint >= run.plan.warmup_joint and not run.at.warm:
                 warm_up(run, progress)
-            while run.at.update < due_updates(run):
+            last = run.at.joint >= run.plan.joint_steps
+            if last or not run.config.train.overlap:
                 learn(run)
             evaluate_and_save(run)
-            if run.at.joint >= run.plan.joint_steps:
+            if last:
                 return
             check_stop(run)
             collect(run)
@@ -46,12 +47,16 @@ def loop(run: Run) -> None:
 
 
 def collect(run: Run) -> None:
-    """One joint step: every environment of every task."""
+    """One joint step: every environment of every task. With train.overlap the learner learns from the steps before it
+    meanwhile; either way the order of everything is fixed."""
     if run.at.joint < run.plan.warmup_joint:
         action = random_actions(generator(run.config.seed, "random", run.at.joint), run.tasks, run.config.train.envs)
     else:
         action = policy_actions(run)
-    row, episodes = run.actors.step(action)
+    run.actors.send(action)
+    if run.config.train.overlap:
+        learn(run)
+    row, episodes = run.actors.receive()
     run.append(row)
     run.window.add_episodes(episodes)
     run.at.joint += 1
@@ -70,9 +75,10 @@ def due_updates(run: Run) -> int:
 
 
 def learn(run: Run) -> None:
-    """One update of world model, actor and critics."""
-    contexts = run.sample(run.config.agent.contexts, run.config.agent.context, "imagine")
-    count_update(run, run.learner.update(world_batch(run), contexts))
+    """The due updates of world model, actor and critics."""
+    while run.at.update < due_updates(run):
+        contexts = run.sample(run.config.agent.contexts, run.config.agent.context, "imagine")
+        count_update(run, run.learner.update(world_batch(run), contexts))
 
 
 def world_batch(run: Run) -> Batch:
@@ -87,7 +93,7 @@ def count_update(run: Run, metrics: dict) -> None:
     if run.at.update % run.config.log.every == 0:
         run.write(run.window.flush() | {"actors/deaths": run.actors.deaths})
         if run.window.most_skipped >= MOST_SKIPPED:
-            raise Stopped(f"{MOST_SKIPPED} updates in a row were not finite: lower optimizer.world_lr or agent_lr")
+            run.fault = f"{MOST_SKIPPED} updates in a row were not finite: lower optimizer.world_lr or agent_lr"
 
 
 def warm_up(run: Run, progress: logs.Progress) -> None:
@@ -128,9 +134,9 @@ def falls_due(run: Run, every: int) -> bool:
 
 
 def check_stop(run: Run) -> None:
-    """Raises Stopped once a signal has asked for it."""
-    if run.stop:
-        raise Stopped(run.stop)
+    """Raises Stopped once a signal has asked for it, or learning cannot go on."""
+    if run.stop or run.fault:
+        raise Stopped(run.stop or run.fault)
 
 
 def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), preempted_exit_code: int = 0) -> int:

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"types"},
     "command": {"types"},
     "workdir": {"checkpoint", "config", "types"},
-    "summary": {"", "agent", "build", "logs", "types"},  # "": the package itself, for its version
+    "summary": {"", "agent", "build", "envs", "logs", "types"},  # "": the package itself, for its version
     "transfer": {"build", "checkpoint", "learner", "workdir", "types"},
     "warmup": {"clustering", "learner", "replay", "types"},
     "mirror": {"learner", "replay", "types"},

@@ -131,7 +131,7 @@ def test_report_of_a_whole_run(workdir, capsys):
     assert "Missing" not in page and "missing" not in printed
     shown = re.findall(r'<img src="([^"]+)"', page)
     assert shown == re.findall(r"!\[.*?\]\(([^)]+)\)$", text, re.MULTILINE)
-    assert len(shown) == len(set(shown)) == 6 + 1 + 2 * 2 + 1  # figures, a second map, two strips a task, one episode
+    assert len(shown) == len(set(shown)) == 7 + 1 + 2 * 2 + 1  # figures, a second map, two strips a task, one episode
     for name in shown:
         with Image.open(workdir / "report" / name) as picture:
             assert min(picture.size) > 100 and len(set(picture.convert("L").getextrema())) == 2

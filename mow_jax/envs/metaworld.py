@@ -127,7 +127,7 @@ def _show_goals(simulation: Any) -> None:
 
 
 def _goal(name: str, seed: int, episode: int | None, settings: dict) -> int:
-    """The number of an episode's goal: in order, or every `goals` episodes a new permutation, so that none is missed."""
+    """The number of an episode's goal: in order, or by a new permutation in every cycle, so that none is missed."""
     goals = settings["goals"]
     if episode is None:
         return seed % goals

@@ -1,0 +1,241 @@
+"""What one update costs on the device at hand, part by part, for any experiment file.
+
+    python benchmarks/throughput.py --config=experiments/storm.py [--config.key=value ...] [--rounds=5] [--output=FILE]
+
+Frames are random: the cost does not depend on them. Milliseconds are medians over rounds, the parts timed one after the
+other in every round. FLOP are those of the matrix products (flops.py); the share is of the rate of a large matrix
+product measured in the same rounds.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from mow_jax import agent as algorithm
+from mow_jax import build, command, logs, summary
+from mow_jax.agent import Agent
+from mow_jax.config import check
+from mow_jax.learner import Learner
+from mow_jax.replay import Replay
+from mow_jax.types import Batch, Task, TrainState
+
+PARTS = ("world model", "imagination", "actor-critic")
+MATRIX = {"cpu": 2048}  # side of the measured matrix product, by platform; on accelerators:
+ACCELERATOR_MATRIX = 8192
+
+
+def main(config: ConfigDict, rounds: int, seconds: float, output: str | None) -> None:
+    """Measures, prints the table, writes the JSON."""
+    check(config)
+    tasks = build.tasks(config)
+    agent = build.agent(config, tasks)
+    logs.first_screen([("measuring", f"{len(tasks)} tasks, {agent.world.clusters} clusters, on {device()}")])
+    with tempfile.TemporaryDirectory() as directory:
+        results = measure(config, agent, tasks, Path(directory), rounds, seconds)
+    show(results)
+    if output:
+        Path(output).write_text(json.dumps(results, indent=1) + "\n")
+        print(f"written: {output}")
+
+
+def measure(
+    config: ConfigDict, agent: Agent, tasks: list[Task], directory: Path, rounds: int, seconds: float
+) -> dict[str, Any]:
+    """All numbers, for JSON."""
+    learner = Learner(agent, tasks, jax.local_devices()[:1])
+    learner.initialise()
+    replay = filled_replay(config, tasks, directory)
+    windows = sample(config, learner, replay, 0)
+    learner.update(*windows)  # compiles, and fills the return scales
+    acting = learner.init_acting(config.train.envs)
+    frames, first = (np.asarray(x[0][:, :1, 0]) for x in (windows[0].observation, windows[0].is_first))
+    frames, first = frames.repeat(config.train.envs, 1), first.repeat(config.train.envs, 1)
+    state = {"acting": learner.act(acting, frames, first, 0)[1]}
+
+    calls = part_calls(learner, windows)
+    calls["whole update"] = lambda: learner.update(*windows)
+    calls["sampling"] = lambda: sample(config, learner, replay, 1)
+
+    def act() -> Any:
+        action, state["acting"] = learner.act(state["acting"], frames, first, 1)
+        return action
+
+    calls["acting"] = act
+    calls["matrix"], matrix_flop = matrix_product(agent.world.dtype)
+    times = {name: [] for name in calls}
+    repeats = {name: calibrate(call, seconds) for name, call in calls.items()}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(timed(call, repeats[name]))
+    median = {name: statistics.median(values) for name, values in times.items()}
+    counted = part_flops(learner, windows)
+    return results(config, learner, median, times, counted, matrix_flop / median["matrix"])
+
+
+def results(config: ConfigDict, learner: Learner, median, times, counted, rate) -> dict[str, Any]:
+    """The record that is written and shown."""
+    updates = 1 / median["whole update"]
+    joint = median["acting"] + config.train.ratio * (median["whole update"] + median["sampling"])
+    return {
+        "device": device(),
+        "versions": summary.versions(),
+        "commit": summary.commit(),
+        "dtype": np.dtype(learner.agent.world.dtype).name,
+        "tasks": learner.tasks,
+        "milliseconds": {name: 1000 * value for name, value in median.items() if name != "matrix"},
+        "spread": {name: [1000 * min(values), 1000 * max(values)] for name, values in times.items()},
+        "flop": counted,
+        "matrix_rate": rate,
+        "share": {name: counted[name] / median[name] / rate for name in counted},
+        "updates_per_second": updates,
+        "agent_steps_per_second": learner.tasks * config.train.envs / joint,
+        "hours_of_updates": build.plan(config).updates * median["whole update"] / 3600,
+        "peak_bytes": peak_bytes(),
+    }
+
+
+def part_calls(learner: Learner, windows: tuple[Batch, Batch]) -> dict[str, Callable]:
+    """The parts as calls on the learner's state; nothing is donated, so that each can be repeated."""
+    programs = {name: learner.program(function) for name, function in part_functions(learner.agent).items()}
+    batch, contexts = windows
+    shard = learner._shard
+    dream = programs["imagination"](learner.state, contexts, shard)
+    inputs = {"world model": batch, "imagination": contexts, "actor-critic": dream}
+    return {name: lambda name=name: programs[name](learner.state, inputs[name], shard) for name in PARTS}
+
+
+def part_functions(agent: Agent) -> dict[str, Callable]:
+    """The three parts of agent.update, each from the state, its input and the shard."""
+
+    def imagination(state: TrainState, contexts: Batch, shard: Any) -> Any:
+        return algorithm.imagine(agent, state, algorithm.gather(agent, state, shard), contexts, shard)
+
+    def behaviour(state: TrainState, dream: Any, shard: Any) -> Any:
+        rows = algorithm.gather(agent, state, shard)
+        return algorithm.learn_behaviour(agent, state, rows, dream, shard)
+
+    return dict(zip(PARTS, (functools.partial(algorithm.learn_world, agent), imagination, behaviour), strict=True))
+
+
+def part_flops(learner: Learner, windows: tuple[Batch, Batch]) -> dict[str, int]:
+    """FLOP of each part and of the whole."""
+    agent, shard = learner.agent, learner._shard
+    one = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+    state, batch, contexts, shapes = one(learner.state), one(windows[0]), one(windows[1]), one(shard)
+    functions = {name: with_axis(function) for name, function in part_functions(agent).items()}
+    dream = jax.eval_shape(functions["imagination"], state, contexts, shapes)
+    inputs = dict(zip(PARTS, (batch, contexts, dream), strict=True))
+    counted = {name: flops.count(functions[name], state, inputs[name], shapes) for name in PARTS}
+    return counted | {"whole update": sum(counted.values())}
+
+
+def with_axis(function: Callable) -> Callable:
+    """`function` with the named axis "device" of size one around it."""
+    lead = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
+    mapped = jax.vmap(function, axis_name="device")
+    return lambda *arguments: jax.tree.map(lambda leaf: leaf[0], mapped(*map(lead, arguments)))
+
+
+def filled_replay(config: ConfigDict, tasks: list[Task], directory: Path) -> Replay:
+    """A replay of random rows, long enough for the longest window."""
+    replay = Replay(
+        directory, tasks, image_size=config.suite.image_size, envs=config.train.envs, seed=0,
+        chunk_rows=config.replay.chunk_rows, capacity=0,
+    )  # fmt: skip
+    replay.restore({"rows": 0})
+    draw, shape = np.random.default_rng(0), (len(tasks), config.train.envs)
+    size = config.suite.image_size
+    for row in range(2 * max(config.batch.length, config.agent.context)):
+        frames = draw.integers(0, 256, (*shape, size, size, 3), np.uint8)
+        wide = () if tasks[0].discrete else (tasks[0].action_size,)
+        action = np.zeros((*shape, *wide), np.int32 if tasks[0].discrete else np.float32)
+        reward, none = draw.normal(size=shape).astype(np.float32), np.zeros(shape, bool)
+        replay.append(Batch(frames, action, reward, none, np.full(shape, row == 0)))
+    return replay
+
+
+def sample(config: ConfigDict, learner: Learner, replay: Replay, update: int) -> tuple[Batch, Batch]:
+    """World-model windows and contexts, on the device, as train.py draws them."""
+    draws = (
+        ("world", config.batch.sequences, config.batch.length),
+        ("imagine", config.agent.contexts, config.agent.context),
+    )
+    indices = [(replay.indices(count, length, update, name), length) for name, count, length in draws]
+    return tuple(learner.deal(replay.gather(*drawn)) for drawn in indices)
+
+
+def matrix_product(dtype: Any) -> tuple[Callable, int]:
+    """A large matrix product in the model's precision, and its FLOP."""
+    side = MATRIX.get(jax.default_backend(), ACCELERATOR_MATRIX)
+    matrix = jax.random.normal(jax.random.key(0), (side, side), jnp.float32).astype(dtype)
+    product = jax.jit(jnp.matmul)
+    return lambda: product(matrix, matrix), 2 * side**3
+
+
+def calibrate(call: Callable, seconds: float) -> int:
+    """How often to repeat a call so that it takes about `seconds`; the first calls compile."""
+    timed(call, 1)
+    return max(1, round(seconds / timed(call, 1)))
+
+
+def timed(call: Callable, repeats: int) -> float:
+    """Seconds a call."""
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        result = call()
+    jax.block_until_ready(result)
+    return (time.perf_counter() - begin) / repeats
+
+
+def device() -> str:
+    """The device in words."""
+    kind = jax.local_devices()[0].device_kind
+    return f"{platform.machine()} CPU" if kind == "cpu" else kind
+
+
+def peak_bytes() -> int:
+    """Peak memory: of the device where it says so, else of this process."""
+    memory = jax.local_devices()[0].memory_stats() or {}
+    return memory.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def show(record: dict[str, Any]) -> None:
+    """The table a person reads."""
+    rows = []
+    for name, milliseconds in record["milliseconds"].items():
+        counted = record["flop"].get(name)
+        work = (f"{counted / 1e9:,.1f}", f"{record['share'][name]:.1%}") if counted else ("-", "-")
+        low, high = record["spread"][name]
+        rows.append((name, f"{milliseconds:,.1f}", f"{low:,.1f} to {high:,.1f}", *work))
+    logs.table("one update", ["part", "ms", "spread", "GFLOP", "of the matrix rate"], rows)
+    print(
+        f"{record['updates_per_second']:.2f} updates/s, {record['agent_steps_per_second']:.1f} agent steps/s with"
+        f" acting, {record['hours_of_updates']:.1f} hours of updates in the experiment; matrix rate"
+        f" {record['matrix_rate'] / 1e12:.3g} TFLOP/s in {record['dtype']}, peak memory"
+        f" {summary.size(record['peak_bytes'])}"
+    )
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment file.")
+    _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; the medians are shown.")
+    _SECONDS = flags.DEFINE_float("seconds", 1.0, "About so long is each part timed in a round.")
+    _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+    command.run(lambda: main(_CONFIG.value, _ROUNDS.value, _SECONDS.value, _OUTPUT.value))
