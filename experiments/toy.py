@@ -12,7 +12,7 @@ def get_config():
     config.suite.name = "toy"
     config.suite.tasks = ("toy5",)
     config.suite.image_size = 16
-    config.train.update(steps=13_000, envs=4)
+    config.train.update(steps=11_000, envs=4)
     config.warmup.update(steps=800, updates=300)
     config.batch.update(sequences=4, length=16)
     config.model.update(
@@ -36,6 +36,6 @@ def get_config():
     config.optimizer.update(world_lr=1e-3, agent_lr=1e-3)
     config.agent.update(contexts=16, context=6, horizon=8, act_context=8, width=64, entropy=1e-2)
     config.actors.workers = 0
-    config.evaluation.update(episodes=100, parallel=20, every=6500)
+    config.evaluation.update(episodes=100, parallel=20, every=5500)
     config.checkpoint.every = 4000
     return config
