@@ -9,13 +9,13 @@ from mow_jax.config import default
 
 
 def get_config():
-    """Meta-World with four simulated steps an agent step, episodes of 60 agent steps, and a small model."""
+    """Episodes of 500 simulated steps in 125 agent steps, a small model, rewards weighted up (a goal is two pixels)."""
     config = default()
     config.suite.name = "metaworld"
     config.suite.tasks = ("reach-v3", "button-press-topdown-v3")
-    config.suite.metaworld.update(render_quality="fast", action_repeat=4, horizon=60)
-    config.train.update(steps=16_000, ratio=0.75)
-    config.warmup.update(steps=1200, updates=400)
+    config.suite.metaworld.update(render_quality="fast", action_repeat=4, horizon=125)
+    config.train.update(steps=10_000, ratio=0.75)
+    config.warmup.update(steps=1250, updates=200)
     config.batch.update(sequences=2, length=32)
     config.model.update(
         embedding=32,
@@ -32,8 +32,9 @@ def get_config():
     )
     config.router.update(experts=4, active=2)
     config.clustering.update(clusters=2, batches=4)
-    config.optimizer.update(world_lr=1e-3, agent_lr=3e-4)
-    config.agent.update(contexts=16, context=4, horizon=12, act_context=8, width=128, entropy=1e-3)
+    config.loss.reward = 10.0
+    config.optimizer.update(world_lr=1e-3, agent_lr=1e-3)
+    config.agent.update(contexts=32, context=4, horizon=12, act_context=8, width=128, gamma=0.97, entropy=3e-4)
     config.evaluation.update(episodes=50, parallel=5)
-    config.checkpoint.every = 2000
+    config.checkpoint.every = 1000
     return config
