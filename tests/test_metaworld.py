@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import ROOT, TINY, metrics, start
 
 from mow_jax import build, envs
 from mow_jax.config import default
 from mow_jax.envs.metaworld import _goal
 from mow_jax.envs.suites import METAWORLD
+from mow_jax.replay import Replay
 from mow_jax.types import BadInput
 
 
@@ -167,3 +174,43 @@ def test_all_50_tasks_start_step_render_and_restore_exactly():
         frames.add(first.tobytes())
         environment.close(), other.close()
     assert len(frames) == 50
+
+
+def worker_of(process: subprocess.Popen, number: int) -> int:
+    """The process id of one of a run's environment workers."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [int(child) for child in children if b"mow_jax.actors" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return workers[number]
+
+
+def wait_for_update(process: subprocess.Popen, workdir: Path, update: int) -> None:
+    while not any(line["update"] >= update for line in metrics(workdir)):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_killed_and_a_hanging_worker_are_replaced_and_counted(tmp_path):
+    options = ["--config.actors.workers=2", "--config.actors.timeout=5", "--config.train.steps=160"]
+    process = start("train", f"--config={TINY}:metaworld", f"--workdir={tmp_path}", *options)
+    wait_for_update(process, tmp_path, 18)
+    os.kill(worker_of(process, 0), signal.SIGKILL)
+    wait_for_update(process, tmp_path, 30)
+    os.kill(worker_of(process, 1), signal.SIGSTOP)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "exit status -9" in output and "did not answer in time" in output and "loss 2 of 10" in output
+    assert metrics(tmp_path)[-2]["actors/deaths"] == 2  # the last line is the evaluation's
+    assert metrics(tmp_path)[-1]["step"] == 160
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert all(len(task["success"]) == 2 for task in found["tasks"].values())
+    replay = Replay(tmp_path / "replay", build.tasks(tiny()), image_size=16, envs=2, seed=0, chunk_rows=10, capacity=0)
+    replay.restore({"rows": 80})
+    rows = replay.gather(replay.indices(1, 80, 0, "all"), 80)
+    assert rows.is_first[..., 1:].any() and np.isfinite(rows.reward).all() and not rows.termination.any()
+    assert (rows.observation.reshape(2, 80, -1).max(-1) > 0).all()
+
+
+def tiny():
+    """The tiny run's config on Meta-World."""
+    return runpy.run_path(str(ROOT / TINY))["get_config"]("metaworld")

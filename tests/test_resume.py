@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
@@ -20,21 +21,22 @@ MOMENTS = {
 
 
 def config_of(suite: str) -> str:
-    """The tiny run on "toy" or "atari"."""
+    """The tiny run on "toy", "atari" or "metaworld"."""
     return f"{TINY}:{suite}"
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Uninterrupted runs by suite."""
-    workdirs = {suite: tmp_path_factory.mktemp(suite) / "run" for suite in ("toy", "atari")}
+    workdirs = {suite: tmp_path_factory.mktemp(suite) / "run" for suite in ("toy", "atari", "metaworld")}
     for suite, workdir in workdirs.items():
         train(workdir, config=config_of(suite))
     return workdirs
 
 
-@pytest.mark.parametrize("suite", ["toy", "atari"])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("suite", "moment"), [*itertools.product(("toy", "atari"), MOMENTS), ("metaworld", "training")]
+)
 def test_a_killed_run_ends_like_an_uninterrupted_one(whole, suite, moment, tmp_path):
     workdir = tmp_path / "killed"
     kill_when(lambda: MOMENTS[moment](workdir), workdir, config_of(suite))
