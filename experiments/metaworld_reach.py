@@ -14,9 +14,9 @@ def get_config():
     config.suite.name = "metaworld"
     config.suite.tasks = ("reach-v3", "button-press-topdown-v3")
     config.suite.metaworld.update(render_quality="fast", action_repeat=4, horizon=125)
-    config.train.update(steps=10_000, ratio=0.75)
+    config.train.update(steps=10_000, ratio=0.5)
     config.warmup.update(steps=1250, updates=200)
-    config.batch.update(sequences=2, length=32)
+    config.batch.update(sequences=8, length=8)  # batch norm wants many sequences
     config.model.update(
         embedding=32,
         categoricals=16,
@@ -31,10 +31,10 @@ def get_config():
         zero_heads=True,
     )
     config.router.update(experts=4, active=2)
-    config.clustering.update(clusters=2, batches=4)
+    config.clustering.clusters = 1  # the tasks look alike: one autoencoder sees the frames of both
     config.loss.reward = 10.0
-    config.optimizer.update(world_lr=1e-3, agent_lr=1e-3)
-    config.agent.update(contexts=32, context=4, horizon=12, act_context=8, width=128, gamma=0.97, entropy=3e-4)
+    config.optimizer.update(world_lr=6e-4, agent_lr=1e-3)
+    config.agent.update(contexts=16, context=4, horizon=12, act_context=8, width=128, gamma=0.97, entropy=3e-4)
     config.evaluation.update(episodes=50, parallel=5)
     config.checkpoint.every = 1000
     return config

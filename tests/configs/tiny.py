@@ -1,4 +1,4 @@
-"""The smallest run that has every phase, on toys; tiny.py:atari has two real games, tiny.py:metaworld two robot tasks."""
+"""The smallest run with every phase, on toys; tiny.py:atari has two games, tiny.py:metaworld two robot tasks."""
 
 from mow_jax.config import default
 
