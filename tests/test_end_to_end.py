@@ -105,8 +105,8 @@ def test_gymnasium_environments_train_and_resume(tasks, tmp_path):
     assert found.keys() == set(tasks) and all(task["normalised"] is not None for task in found.values())
 
 
-def test_continuous_actions_train(tmp_path):
-    train(tmp_path, "--config.suite.tasks=('slide',)")
+def test_continuous_actions_train_and_so_does_one_thing_after_the_other(tmp_path):
+    train(tmp_path, "--config.suite.tasks=('slide',)", "--config.train.overlap=False")
     assert digests(tmp_path).keys() == {"48", "64"} and results(tmp_path)["tasks"]["slide"]["normalised"] is not None
 
 
