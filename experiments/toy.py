@@ -1,6 +1,9 @@
 """Five tiny pixel tasks with one agent, on a CPU.
 
-python -m mow_jax.train --config=experiments/toy.py --workdir=runs/toy
+    python -m mow_jax.train --config=experiments/toy.py --workdir=runs/toy
+
+Hardware: one CPU core, 7 to 8 minutes (results/toy).
+Expected: mean normalised score 0.97 or more, no task under 0.9 (three seeds).
 """
 
 from mow_jax.config import default
