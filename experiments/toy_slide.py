@@ -1,6 +1,8 @@
 """One continuous toy task, `slide`, on a CPU: push a block onto a target.
 
-python -m mow_jax.train --config=experiments/toy_slide.py --workdir=runs/toy_slide
+    python -m mow_jax.train --config=experiments/toy_slide.py --workdir=runs/toy_slide
+
+Hardware: one CPU core, 8 minutes (results/toy_slide).
 """
 
 import runpy
