@@ -2,7 +2,7 @@
 
     python -m mow_jax.train --config=experiments/metaworld_reach.py --workdir=runs/metaworld_reach
 
-Hardware: two CPU cores, no GPU; under an hour.
+Hardware: two CPU cores, no GPU; under an hour (an estimate).
 """
 
 from mow_jax.config import default
