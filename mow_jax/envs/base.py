@@ -47,14 +47,16 @@ class Environment(abc.ABC):
 
 class Replayed(Environment):
     """An environment whose inner state is out of reach: `restore` plays the open episode again, which is exact where
-    the same start and actions always give the same episode. Subclasses call `begin` in `reset`, and `note` in `step`.
+    the same start and actions always give the same episode. Subclasses call `begin` in `reset`, `note` in `advance`.
     """
 
     def begin(self, seed: int, episode: int | None) -> None:
+        """Remember how the episode was started."""
         self._seed, self._episode = seed, episode
         self._actions: list[np.ndarray] = []
 
     def note(self, action: Any) -> None:
+        """Remember an action that was taken."""
         self._actions.append(np.array(action, np.int32 if self.task.discrete else np.float32))
 
     @abc.abstractmethod
