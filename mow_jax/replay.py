@@ -195,7 +195,7 @@ class _Stream:
             done += count
 
     def restore(self, rows: int, oldest: int) -> None:
-        """Go on after `rows` rows: what came later is erased, chunks before row `oldest` are gone."""
+        """Go on after `rows` rows: later chunks are erased, those before row `oldest` may be gone. Raises BadInput."""
         self.close()
         chunks = -(-rows // self._chunk_rows)
         for path in self._directory.glob("[0-9]*.rows"):
