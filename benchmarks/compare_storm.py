@@ -5,7 +5,7 @@
 DIR is your own checkout of the public STORM code; PYTHON one that has torch and what that code imports (einops,
 tensorboardX, yacs, opencv). The work is that of experiments/storm.py: a batch of 16 x 64 frames, 1,024 rollouts from
 8 frames over 16 steps, one step of actor and critic. A pair runs a part of theirs, then ours; medians are compared.
-Not run yet: no figure of it stands anywhere.
+docs/performance.md has the figures.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,7 @@ from mow_jax.types import BadInput
 def run(main: Callable[[], int | None]) -> None:
     """Runs `main` after parsing the flags, and exits with what it returns (None: 0)."""
     logging.set_verbosity(logging.WARNING)
+    keep_freed_memory()
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
@@ -43,3 +45,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if len(left) > 1:
         fail(f"{left[1]!r} is not understood: settings are given as --name=value, see --help")
     return left
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc's allocator to reuse freed memory rather than to return it to the system.
+
+    On a CPU a program's temporary buffers, gigabytes, are otherwise mapped and zeroed anew at every update. Must come
+    before jax starts its threads, which keep the arenas that they have.
+    """
+    arena_max, mmap_max, trim_threshold = -8, -4, -1  # from malloc.h
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for parameter, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1)):
+            mallopt(parameter, value)

@@ -1,7 +1,8 @@
 """The one place that compiles: the pure functions of agent.py as pmapped programs with donated state.
 
 Replay batches and frames come in as numpy arrays [K, ...], metrics stay on the device until somebody reads them.
-Parameters are replicated over the devices, tasks are dealt out to them (padded to equal counts). Called by
+Parameters are replicated over the devices of all processes, tasks are dealt out to them (padded to equal counts). A
+process feeds its own tasks: K is then their number, and arrays [devices, ...] are those of its own devices. Called by
 train and evaluate.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mow_jax import agent as algorithm
+from mow_jax import processes
 from mow_jax.agent import Agent
 from mow_jax.models import imagination
 from mow_jax.types import ActState, Batch, Shard, Table, Task, TrainState
@@ -27,18 +29,21 @@ class Learner:
     def __init__(self, agent: Agent, tasks: list[Task], devices: list[Any] | None = None):
         """Compiles nothing yet; `initialise` or `load` must set `state` before use."""
         self.agent, self.devices = agent, devices or jax.local_devices()
-        self.tasks = len(tasks)
-        each = -(-self.tasks // len(self.devices))
-        slots = np.arange(each * len(self.devices)).reshape(len(self.devices), each)
-        valid = slots < self.tasks
-        self._slots = np.where(valid, slots, 0)  # [devices, K'] task of each slot
+        apart, me, local = processes.count(), processes.index(), len(self.devices)
+        self.mine = processes.share(range(len(tasks)))
+        # Tasks are dealt like cards: to the first device of every process, then to the second of every process, ...
+        each = -(-len(tasks) // (local * apart))
+        slots = me + apart * (np.arange(local)[:, None] + local * np.arange(each))  # [devices, K'] task of each slot
+        self._valid = slots < len(tasks)
+        slots = np.where(self._valid, slots, me)
+        self._places = slots // apart  # ... and where it stands in `mine`
         mask = np.array([task.action_mask for task in tasks], bool)
-        shard = Shard(self._slots.astype(np.int32), valid.astype(np.float32), mask[self._slots])
+        shard = Shard(slots.astype(np.int32), self._valid.astype(np.float32), mask[slots])
         self._sharding = NamedSharding(Mesh(np.array(self.devices), ("device",)), PartitionSpec("device"))
         self._shard = self._put(shard)
         self._update = self._agent_program(algorithm.update, (0, None), donate=0)
         self._warmup_update = self._agent_program(algorithm.warmup_update, (0, None), donate=0)
-        self._act = self._agent_program(algorithm.act, 0, donate=1)
+        self._act = self._agent_program(algorithm.act, 0, donate=1, alone=True)
         self.state: TrainState  # set by `initialise` or `load`
 
     # State
@@ -93,7 +98,7 @@ class Learner:
     def init_acting(self, envs: int) -> ActState:
         """Empty contexts for `envs` environments a task."""
         make = functools.partial(imagination.init_acting, self.agent.imagination, self.agent.world)
-        return self.deal(jax.tree.map(np.asarray, make(self.tasks, envs)))
+        return self.deal(jax.tree.map(np.asarray, make(len(self.mine), envs)))
 
     def load_acting(self, acting: ActState) -> ActState:
         """Contexts [K, E, ...] from the host, laid out on the devices."""
@@ -105,13 +110,13 @@ class Learner:
 
     def task_gradients(self, batches: Iterable[Batch], vector: str, size: int) -> dict[str, dict[str, np.ndarray]]:
         """Per-task gradient vectors by part and layer, [K, V], mean over the batches, on the host."""
-        compute = self._agent_program(functools.partial(algorithm.task_gradients, vector=vector, size=size))
+        compute = self._agent_program(functools.partial(algorithm.task_gradients, vector=vector, size=size), alone=True)
         draws = [jax.tree.map(self._gather, compute(self.state, self.deal(batch), self._shard)) for batch in batches]
         return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *draws)
 
     def open_loop(self, batch: Batch, context: int) -> tuple[np.ndarray, np.ndarray]:
         """Reconstructed and imagined frames [K, B, T, S, S, 3] uint8 of windows; see agent.open_loop."""
-        compute = self._agent_program(functools.partial(algorithm.open_loop, context=context))
+        compute = self._agent_program(functools.partial(algorithm.open_loop, context=context), alone=True)
         return jax.tree.map(self._gather, compute(self.state, self.deal(batch), self._shard))
 
     # Layout
@@ -120,8 +125,13 @@ class Learner:
     def _on_cpu(self) -> bool:
         return self.devices[0].platform == "cpu"
 
-    def program(self, function: Callable, out_axes: Any = 0, donate: int | tuple = ()) -> Callable:
-        """A function of one device's arrays as one program over all, argument `donate` overwritten in place."""
+    def program(
+        self, function: Callable, out_axes: Any = 0, donate: int | tuple = (), alone: bool = False
+    ) -> Callable:
+        """A function of one device's arrays as one program over all, argument `donate` overwritten in place; `alone`:
+        over this process's devices, so that no other process has to take part."""
+        if processes.count() > 1 and not alone:
+            return jax.pmap(function, "device", out_axes=out_axes, donate_argnums=donate)
         mapped = jax.pmap(function, axis_name="device", devices=self.devices, out_axes=out_axes)
         # On CPUs level 1 compiles in half the time of the default and runs as fast.
         options = {"xla_backend_optimization_level": 1} if self._on_cpu else None
@@ -133,7 +143,7 @@ class Learner:
 
     def deal(self, tree: Any) -> Any:
         """Arrays [K, ...] dealt out to the devices as [devices, K', ...]."""
-        return self._put(jax.tree.map(lambda leaf: leaf[self._slots], tree))
+        return self._put(jax.tree.map(lambda leaf: leaf[self._places], tree))
 
     def same(self, value: Any) -> jax.Array:
         """One value for all devices, [devices, ...]."""
@@ -142,7 +152,9 @@ class Learner:
     def _gather(self, leaf: jax.Array) -> np.ndarray:
         """[devices, K', ...] back to [K, ...] on the host."""
         host = np.asarray(leaf)
-        return host.reshape(-1, *host.shape[2:])[: self.tasks]
+        rows = np.empty((len(self.mine), *host.shape[2:]), host.dtype)
+        rows[self._places[self._valid]] = host[self._valid]
+        return rows
 
     def _put(self, tree: Any) -> Any:
         return jax.tree.map(self._device_put, tree)

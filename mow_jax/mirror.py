@@ -24,7 +24,7 @@ class Mirror:
     def __init__(self, learner: Learner, replay: Replay, envs: int, rows: int):
         """Room for `rows` rows of each stream; those already in the replay are copied."""
         self._learner = learner
-        side, tasks, model = learner.agent.world.image_size, learner.tasks, learner.agent.world
+        side, tasks, model = learner.agent.world.image_size, len(learner.mine), learner.agent.world
         shape = (tasks, envs, rows)
         action = np.zeros(shape, np.int32) if model.discrete else np.zeros((*shape, model.action_size), np.float32)
         flags = (np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool))

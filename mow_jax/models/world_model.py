@@ -177,12 +177,28 @@ def encode(
 ) -> tuple[Posterior, Any]:
     """Posteriors of uint8 frames [B, T, S, S, 3], and the encoder's new running statistics."""
     batch, time = frames.shape[:2]
-    x = frames.reshape(batch * time, *frames.shape[2:]).astype(model.dtype) / 255
-    features, statistics = _run(model, rows, "encoder", x, train=train, pool=pool)
-    posterior = model.cluster_modules["posterior"]
-    logits = posterior.apply({"params": rows.cluster["posterior"]}, _with_embedding(features, rows.embedding))
-    log_p = unimixed(model, logits.reshape(batch, time, -1))
-    return Posterior(log_p, distributions.sample_latent(key, log_p)), statistics
+    flat = frames.reshape(batch * time, *frames.shape[2:])
+    features, statistics = _run(model, rows, "encoder", _pixels(model, flat), train=train, pool=pool)
+    return _posterior(model, rows, features.reshape(batch, time, -1), key), statistics
+
+
+def encode_in_turn(model: WorldModel, rows: Rows, frames, key) -> Posterior:
+    """The same without training, one time step of all windows after the other: a T-th of the memory."""
+    features = jax.lax.map(
+        lambda x: _run(model, rows, "encoder", _pixels(model, x), train=False, pool=_no_pool)[0], frames.swapaxes(0, 1)
+    )
+    return _posterior(model, rows, features.swapaxes(0, 1), key)
+
+
+def _pixels(model: WorldModel, frames: jax.Array) -> jax.Array:
+    return frames.astype(model.dtype) / 255
+
+
+def _posterior(model: WorldModel, rows: Rows, features: jax.Array, key: jax.Array) -> Posterior:
+    """Distributions and draws of the encoder's features [B, T, F]."""
+    x = _with_embedding(features, rows.embedding)
+    log_p = unimixed(model, model.cluster_modules["posterior"].apply({"params": rows.cluster["posterior"]}, x))
+    return Posterior(log_p, distributions.sample_latent(key, log_p))
 
 
 def unimixed(model: WorldModel, logits: jax.Array) -> jax.Array:

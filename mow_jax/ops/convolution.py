@@ -1,22 +1,25 @@
-"""Convolutions of 4x4 kernels with stride 2 and padding 1, each written as one matrix product.
+"""Convolutions of 4x4 kernels with stride 2 and padding 1, each written as matrix products.
 
 Equal to `lax.conv` and its transpose, but under vmap over parameter rows they become batched matrix products instead of
-grouped convolutions. Each is the other's derivative, which spares the slow scatter that autodiff would write. Used
-by models/blocks.py.
+grouped convolutions. Each is the other's derivative, which spares the slow scatter that autodiff would write. What they
+cost is memory traffic, so that shifted copies are made of whichever side of a product is narrower. Used by
+models/blocks.py.
 """
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+
+GROUP = 4096  # positions of a group, about, in a kernel's gradient
 
 
 @jax.custom_vjp
 def downsample(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolution, kernel 4x4, stride 2, padding 1: [N, H, W, C] and [4, 4, C, O] to [N, H/2, W/2, O]."""
-    # Row 2a + p of the kernel is row p of the 2x2 block a.
-    blocks = kernel.reshape(2, 2, 2, 2, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
-    return _patches(x) @ blocks.reshape(-1, kernel.shape[-1])
+    return _downsample(_blocks(x), kernel)
 
 
 @jax.custom_vjp
@@ -26,19 +29,35 @@ def upsample(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Output pixel 2i - 1 + k receives x[i] kernel[k], as in PyTorch's ConvTranspose2d.
     """
     (n, h, w, c), o = x.shape, kernel.shape[-1]
-    x = jnp.concatenate(_corners(_pad(x)), axis=-1)
     # The corner between x[m-1] and x[m] yields the outputs 2m - 1 (taps 2 and 0) and 2m (taps 3 and 1).
     taps = jnp.array([[2, 3], [0, 1]])  # [neighbour, output]
-    kernel = kernel[taps][:, :, taps].transpose(0, 2, 4, 1, 3, 5).reshape(4 * c, 4 * o)
-    y = (x @ kernel).reshape(n, h + 1, w + 1, 2, 2, o).transpose(0, 1, 3, 2, 4, 5)
+    kernel = kernel[taps][:, :, taps].transpose(0, 2, 4, 1, 3, 5).reshape(4, c, 4 * o)
+    y = sum(corner @ part for corner, part in zip(_corners(_pad(x)), kernel, strict=True))
+    y = y.reshape(n, h + 1, w + 1, 2, 2, o).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(n, 2 * h + 2, 2 * w + 2, o)[:, 1:-1, 1:-1]
 
 
-def _patches(x: jax.Array) -> jax.Array:
-    """[N, H, W, C] to the 4x4 patches [N, H/2, W/2, 16 C] that a stride of 2 meets: space-to-depth, shifted views."""
+def _downsample(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution of an input given as `_blocks`."""
+    o = kernel.shape[-1]
+    # Row 2a + p of the kernel is row p of the 2x2 block a.
+    kernel = kernel.reshape(2, 2, 2, 2, -1, o).transpose(0, 2, 1, 3, 4, 5).reshape(4, -1, o)
+    if _input_is_narrower(x.shape[-1], o):
+        return jnp.concatenate(_corners(x), axis=-1) @ kernel.reshape(-1, o)
+    y = x @ kernel.swapaxes(0, 1).reshape(-1, 4 * o)
+    return sum(_corners(part)[i] for i, part in enumerate(jnp.split(y, 4, axis=-1)))
+
+
+def _input_is_narrower(block: int, features: int) -> bool:
+    """Whether four copies of the input's 2x2 blocks hold less than four of the output's features."""
+    return block <= features
+
+
+def _blocks(x: jax.Array) -> jax.Array:
+    """[N, H, W, C], padded by 1, as its 2x2 blocks [N, H/2 + 1, W/2 + 1, 4 C] (space-to-depth)."""
     n, h, w, c = x.shape
     x = _pad(x).reshape(n, h // 2 + 1, 2, w // 2 + 1, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return jnp.concatenate(_corners(x.reshape(n, h // 2 + 1, w // 2 + 1, 4 * c)), axis=-1)
+    return x.reshape(n, h // 2 + 1, w // 2 + 1, 4 * c)
 
 
 def _pad(x: jax.Array) -> jax.Array:
@@ -51,21 +70,43 @@ def _corners(x: jax.Array) -> list[jax.Array]:
 
 
 def _kernel_gradient(large: jax.Array, small: jax.Array) -> jax.Array:
-    """[4, 4, C, O]: correlation of the 4x4 patches of large [N, 2H, 2W, C] with small [N, H, W, O]."""
-    c, o = large.shape[-1], small.shape[-1]
-    blocks = _patches(large).reshape(-1, 16 * c).T @ small.reshape(-1, o)
-    return blocks.reshape(2, 2, 2, 2, c, o).transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, c, o)
+    """[4, 4, C, O]: correlation of the 4x4 patches of a large input, given as `_blocks`, with small [N, H, W, O]."""
+    block, o = large.shape[-1], small.shape[-1]
+    if _input_is_narrower(block, o):
+        kernel = _contract(jnp.concatenate(_corners(large), axis=-1), small)
+    else:  # corner i of the blocks at a position is the block itself at the position shifted the other way
+        shifted = jnp.concatenate(_corners(_pad(small))[::-1], axis=-1)
+        kernel = _contract(large, shifted).reshape(block, 4, o).swapaxes(0, 1)
+    kernel = kernel.reshape(2, 2, 2, 2, block // 4, o).transpose(0, 2, 1, 3, 4, 5)
+    return kernel.reshape(4, 4, block // 4, o)
+
+
+def _contract(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[I, O], the product of a [N, H, W, I] and b [N, H, W, O] summed over all positions.
+
+    In groups of images: a group is transposed inside the cache, all positions at once took a third of the gradient's time.
+    """
+    images = 2 ** max(round(math.log2(GROUP / math.prod(a.shape[1:3]))), 0)
+    groups = a.shape[0] // math.gcd(images, a.shape[0])
+    a, b = a.reshape(groups, -1, a.shape[-1]), b.reshape(groups, -1, b.shape[-1])
+    return jnp.einsum("gri,gro->gio", a, b).sum(0)
+
+
+def _downsample_forward(x, kernel):
+    blocks = _blocks(x)
+    return _downsample(blocks, kernel), (blocks, kernel)
 
 
 def _downsample_backward(saved, gradient):
-    x, kernel = saved
-    return upsample(gradient, kernel.swapaxes(-1, -2)), _kernel_gradient(x, gradient)
+    blocks, kernel = saved
+    return upsample(gradient, kernel.swapaxes(-1, -2)), _kernel_gradient(blocks, gradient)
 
 
 def _upsample_backward(saved, gradient):
     x, kernel = saved
-    return downsample(gradient, kernel.swapaxes(-1, -2)), _kernel_gradient(gradient, x).swapaxes(-1, -2)
+    blocks = _blocks(gradient)
+    return _downsample(blocks, kernel.swapaxes(-1, -2)), _kernel_gradient(blocks, x).swapaxes(-1, -2)
 
 
-downsample.defvjp(lambda x, kernel: (downsample(x, kernel), (x, kernel)), _downsample_backward)
+downsample.defvjp(_downsample_forward, _downsample_backward)
 upsample.defvjp(lambda x, kernel: (upsample(x, kernel), (x, kernel)), _upsample_backward)

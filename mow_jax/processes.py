@@ -1,0 +1,107 @@
+"""What the processes of one job tell each other; in a job of one process nothing is said.
+
+Every function but `index`, `count` and `initialise` is a meeting: all processes must call it, in the same order. Used
+by train, run and evaluate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mow_jax.types import BadInput
+
+HEARTBEAT_SECONDS = 20  # a process that is silent for so long is taken for dead
+SHUTDOWN_SECONDS = 30
+
+Item = TypeVar("Item")
+
+
+def initialise(address: str | None, count: int | None, index: int | None) -> None:
+    """Joins the job, before jax is used: without arguments as the scheduler says (TPU pod, SLURM, Kubernetes, Open MPI),
+    else `count` processes of which this is number `index` meet at `address`. Raises BadInput where nobody answers."""
+    given = dict(coordinator_address=address, num_processes=count, process_id=index)
+    if any(value is not None for value in given.values()) and None in given.values():
+        missing = ", ".join(f"--{name}" for name, value in given.items() if value is None)
+        raise BadInput(f"--distributed needs all of its three numbers, or none: {missing} is missing")
+    jax.config.update("jax_enable_preemption_service", False)  # the loop owns SIGTERM
+    try:
+        jax.distributed.initialize(
+            **given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, shutdown_timeout_seconds=SHUTDOWN_SECONDS
+        )
+    except (RuntimeError, ValueError) as error:
+        raise BadInput(
+            f"--distributed cannot start: {error}. Outside TPU pods, SLURM, Kubernetes and Open MPI give"
+            " --coordinator_address=HOST:PORT --num_processes=N --process_id=I"
+        ) from None
+
+
+def count() -> int:
+    """Processes of the job."""
+    return jax.process_count()
+
+
+def index() -> int:
+    """This process's number; 0 writes what is global."""
+    return jax.process_index()
+
+
+def share(items: Sequence[Item]) -> list[Item]:
+    """This process's part of what is spread over the processes: every P-th item."""
+    return list(items[index() :: count()])
+
+
+def wait(name: str) -> None:
+    """Goes on when all processes are here."""
+    if count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def first_alone(name: str) -> Iterator[None]:
+    """The body runs in process 0, then in all others."""
+    if index():
+        wait(name)
+    yield
+    if not index():
+        wait(name)
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether any process says so."""
+    if count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def gather(value: Any) -> list[Any]:
+    """Every process's `value` (what JSON can hold), in the order of the processes."""
+    if count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(text.size))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: text.size] = text
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def gather_rows(rows: np.ndarray, total: int) -> np.ndarray:
+    """[K, ...] of all tasks from each process's own [K', ...] (see `share`)."""
+    if count() == 1:
+        return rows
+    most = -(-total // count())
+    padded = np.concatenate([rows, np.zeros((most - len(rows), *rows.shape[1:]), rows.dtype)])
+    every = np.asarray(multihost_utils.process_allgather(padded))  # [P, most, ...]
+    return every.swapaxes(0, 1).reshape(-1, *rows.shape[1:])[:total]
+
+
+def from_first(value: Any) -> Any:
+    """Process 0's `value` (what JSON can hold)."""
+    return gather(value)[0]
