@@ -60,6 +60,9 @@ class Outcome(NamedTuple):
     success: bool | None
 
 
+BOOKS = ("index", "ret", "length", "success")
+
+
 class Books:
     """What is known of each stream's open episode, arrays [K * E], and the ended episodes not yet handed out."""
 
@@ -108,14 +111,19 @@ class Books:
         ended, self._ended = self._ended, []
         return ended
 
-    def state(self) -> dict:
-        arrays = {book: getattr(self, book).copy() for book in ("index", "ret", "length", "success")}
-        return {**arrays, "ended": [list(episode) for episode in self._ended]}
+    def state(self, streams: slice) -> dict:
+        arrays = {book: getattr(self, book)[streams].copy() for book in BOOKS}
+        first = streams.start
+        ended = [episode for episode in self._ended if episode.task * self._envs == first]
+        return {**arrays, "ended": [list(episode) for episode in ended]}
 
-    def restore(self, state: dict) -> None:
-        for book in ("index", "ret", "length", "success"):
-            getattr(self, book)[:] = state[book]
-        self._ended = [Episode(*episode) for episode in state["ended"]]
+    def restore(self, states: list[dict]) -> None:
+        """From the states of all tasks, in their order."""
+        for book in BOOKS:
+            getattr(self, book)[:] = np.concatenate([state[book] for state in states])
+        self._ended = [
+            Episode(*episode)._replace(task=task) for task, state in enumerate(states) for episode in state["ended"]
+        ]
 
 
 class WorkersFailed(BadInput):
@@ -302,19 +310,22 @@ class Actors:
     def state(self) -> dict:
         """Everything needed to go on in the middle of all episodes; between joint steps only.
 
-        A nested dict of JSON scalars, lists and numpy arrays. A worker found lost here is replaced, so `observation`
+        A nested dict of JSON scalars, lists and numpy arrays, each task apart. A worker found lost here is replaced, so `observation`
         may change. After WorkersFailed the state has no environments, and whoever restores it begins new episodes:
         what the living workers did in the broken step belongs to no row.
         """
         assert self._action is None, "a joint step is under way: receive it first"
-        environments = [] if self._broken else self._environments()
-        return {
-            "deaths": self.deaths,
-            "books": self._books.state(),
-            "observation": self.observation.copy(),
-            "is_first": self.is_first.copy(),
-            "environments": environments,
-        }
+        environments = None if self._broken else self._environments()
+        envs, tasks = self._shape[1], {}
+        for k, task in enumerate(self._tasks[::envs]):
+            streams = slice(k * envs, (k + 1) * envs)
+            tasks[task.name] = {
+                "books": self._books.state(streams),
+                "observation": self.observation[k].copy(),
+                "is_first": self.is_first[k].copy(),
+                "environments": environments[streams] if environments else [],
+            }
+        return {"deaths": self.deaths, "tasks": tasks}
 
     def _environments(self) -> list[dict]:
         """The states of all environments; one whose worker is lost now has that of its next episode's start."""
@@ -329,18 +340,26 @@ class Actors:
         return states
 
     def restore(self, state: dict) -> None:
-        """Go on where `state` was taken, with any number of workers. Raises BadInput if it is of another shape."""
-        if state["observation"].shape != self.observation.shape:
-            raise BadInput(
-                f"the saved environments have frames {state['observation'].shape} (tasks, environments, pixels), this"
-                f" run {self.observation.shape}: go on with the tasks, train.envs and suite.image_size of the saved run"
-            )
+        """Go on where `state` was taken, with any number of workers; it may hold more tasks than are here. Raises
+        BadInput where one is missing or of another shape."""
+        names = [task.name for task in self._tasks[:: self._shape[1]]]
+        if missing := [name for name in names if name not in state["tasks"]]:
+            raise BadInput(f"there are no environments of {missing[0]} in what was saved: go on with the saved tasks")
+        saved = [state["tasks"][name] for name in names]
+        for name, one in zip(names, saved, strict=True):
+            if one["observation"].shape != self.observation.shape[1:]:
+                raise BadInput(
+                    f"the saved environments of {name} have frames {one['observation'].shape} (environments, pixels), this"
+                    f" run {self.observation.shape[1:]}: go on with the train.envs and suite.image_size of the saved run"
+                )
         self._action, self._broken = None, False
         self.deaths = self._deaths_before = state["deaths"]
-        self._books.restore(state["books"])
-        self.observation, self.is_first = state["observation"].copy(), state["is_first"].copy()
-        if state["environments"]:
-            self._all("restore", state["environments"])
+        self._books.restore([one["books"] for one in saved])
+        self.observation = np.stack([one["observation"] for one in saved])
+        self.is_first = np.stack([one["is_first"] for one in saved])
+        environments = [environment for one in saved for environment in one["environments"]]
+        if environments:
+            self._all("restore", environments)
         else:
             self._books.cut(slice(None))
             self._all("begin", self._books.starts(slice(None)))

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from mow_jax import build, command, envs, logs, summary, workdir
+from mow_jax import build, command, envs, logs, processes, summary, workdir
 from mow_jax.actors import Actors, Episode, random_actions
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.config import check
@@ -41,22 +41,46 @@ def evaluate(
     With a `directory` it also writes frames.npz there. `random`: measure the uniform policy of every task whose score
     is not known, not only where a normalised score needs it.
     """
-    episodes, clips = play(config, learner, tasks)
-    unknown = [t for t in tasks if t.random_score is None and (random or t.reference_score is not None)]
+    mine = processes.share(tasks)
+    episodes, clips = play(config, learner, mine)
+    unknown = [t for t in mine if t.random_score is None and (random or t.reference_score is not None)]
     uniform = play_random(config, unknown) if unknown else []
-    results: dict[str, Any] = {"tasks": {}, "protocol": protocol(config)}
-    results |= {"versions": summary.versions(), "commit": summary.commit()}
-    for k, task in enumerate(tasks):
+    played: dict[str, Any] = {}
+    for k, task in enumerate(mine):
         by_chance = [e for e in uniform if unknown[e.task] is task]
-        results["tasks"][task.name] = task_result(task, [e for e in episodes if e.task == k], by_chance)
+        played[task.name] = task_result(task, [e for e in episodes if e.task == k], by_chance)
+    results: dict[str, Any] = {"tasks": together(played, tasks), "protocol": protocol(config)}
+    results |= {"versions": summary.versions(), "commit": summary.commit()}
     normalised = {name: r["runs"] for name, r in results["tasks"].items() if r["runs"]}
     results["aggregate"] = scores.aggregate(normalised) if normalised else None
     if directory is not None:
-        frames, results["diagnostics"] = diagnose(learner, tasks, clips)
-        np.savez_compressed(directory / "frames.npz", **frames)
+        frames, errors = diagnose(learner, mine, clips)
+        write_frames(directory, frames, tasks)
+        results["diagnostics"] = together(errors, tasks)
     for result in results["tasks"].values():
         del result["runs"]
     return results
+
+
+def together(own: dict[str, Any], tasks: list[Task]) -> dict[str, Any]:
+    """What every process says of its own tasks, by name, in the order of all."""
+    everyone = {name: value for part in processes.gather(own) for name, value in part.items()}
+    return {task.name: everyone[task.name] for task in tasks}
+
+
+def write_frames(directory: Path, frames: dict[str, np.ndarray], tasks: list[Task]) -> None:
+    """Writes frames.npz, every process its part and process 0 the whole."""
+    part = lambda index: directory / f"frames-{index}.npz"
+    np.savez(part(processes.index()), **frames)
+    processes.wait("frames written")
+    if processes.index():
+        return
+    whole: dict[str, np.ndarray] = {"names": np.array([task.name for task in tasks])}
+    for path in map(part, range(processes.count())):
+        with np.load(path) as file:
+            whole |= dict(file)
+        path.unlink()
+    np.savez_compressed(directory / "frames.npz", **whole)
 
 
 def write_results(results: dict[str, Any], step: int, directory: Path) -> None:
@@ -202,13 +226,14 @@ def print_table(results: dict[str, Any], step: int) -> None:
 
 
 def diagnose(learner: Learner, tasks: list[Task], clips: list[dict[str, np.ndarray]]) -> tuple[dict, dict[str, dict]]:
-    """Arrays of frames.npz and, per task, the reconstruction error beside that of the clip's own mean frame.
+    """Arrays of frames.npz and, per task, the reconstruction error beside that of the clip's own mean frame; `tasks`
+    are this process's.
 
     Errors are squared, summed over a frame's pixels in [0, 1], mean over the frames of the clip.
     """
     length = max(len(clip["reward"]) for clip in clips)
     time = min(WINDOW, learner.agent.world.max_length)
-    shortest = min(time, *(len(clip["reward"]) for clip in clips))
+    shortest = min(processes.gather(min(time, *(len(clip["reward"]) for clip in clips))))
     context = min(CONTEXT, max(shortest // 3, 1))
     windows = -(-length // time)
     padded = [{key: _pad(value, windows * time) for key, value in clip.items()} for clip in clips]
@@ -216,15 +241,15 @@ def diagnose(learner: Learner, tasks: list[Task], clips: list[dict[str, np.ndarr
     shape = (len(tasks), windows, time)
     batch = Batch(stack("observation"), stack("action"), stack("reward"), np.zeros(shape, bool), np.zeros(shape, bool))
     reconstructed, imagined = learner.open_loop(batch, context)
-    frames: dict[str, np.ndarray] = {"names": np.array([t.name for t in tasks]), "imagined_from": np.array(context)}
+    frames: dict[str, np.ndarray] = {"imagined_from": np.array(context)}
     errors = {}
-    for k, (task, clip) in enumerate(zip(tasks, clips, strict=True)):
+    for k, (place, task, clip) in enumerate(zip(learner.mine, tasks, clips, strict=True)):
         count = len(clip["reward"])
         real, made = clip["observation"], reconstructed[k].reshape(-1, *clip["observation"].shape[1:])[:count]
         errors[task.name] = reconstruction_errors(real, made)
         shown = slice(0, min(time, count))
-        frames |= {f"episode/{k}": real, f"real/{k}": real[shown], f"reconstructed/{k}": made[shown]}
-        frames[f"imagined/{k}"] = imagined[k, 0][shown]
+        frames |= {f"episode/{place}": real, f"real/{place}": real[shown], f"reconstructed/{place}": made[shown]}
+        frames[f"imagined/{place}"] = imagined[k, 0][shown]
     return frames, errors
 
 

@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -170,26 +170,30 @@ class Window:
         """One update's metrics: scalars, [K] by task, or other vectors by index."""
         self._pending.append(metrics)
 
-    def add_episodes(self, episodes: Iterable[Any]) -> None:
-        """Finished episodes; those cut by a lost worker are no results."""
+    def add_episodes(self, episodes: Iterable[Any], tasks: list[str]) -> None:
+        """Finished episodes of the named tasks; those cut by a lost worker are no results."""
         for episode in episodes:
             if episode.lost:
                 continue
-            name = self._tasks[episode.task]
+            name = tasks[episode.task]
             values = {"return": episode.ret, "length": episode.length, "success": episode.success}
             for kind, value in values.items():
                 if value is not None:
                     self._episodes.setdefault(f"episode/{name}/{kind}", []).append(float(value))
 
-    def flush(self) -> dict[str, float]:
-        """The means since the last call, by the names of metrics.jsonl."""
+    def flush(self, gather: Callable[[dict], list[dict]] = lambda own: [own]) -> dict[str, float]:
+        """The means since the last call, by the names of metrics.jsonl; `gather` brings every process's episodes."""
         self._fold()
         self.most_skipped, self._skipped = self._skipped, 0
         line: dict[str, float] = {}
         for name, total in self._sums.items():
             # Switches are counted, so that none between two lines is lost; everything else is averaged.
             line |= self._named(name, total / (1 if name == "router/switches" else self._updates))
-        line |= {name: float(np.mean(values)) for name, values in self._episodes.items()}
+        episodes: dict[str, list[float]] = {}
+        for part in gather(self._episodes):
+            for name, values in part.items():
+                episodes[name] = episodes.get(name, []) + values
+        line |= {name: float(np.mean(values)) for name, values in episodes.items()}
         self._last = f"loss {line['world/total']:.4g}" if "world/total" in line else ""
         self._sums, self._updates, self._episodes = {}, 0, {}
         return line
@@ -235,15 +239,15 @@ class Progress:
     On a terminal a bar that stays in place, else a plain line every ten seconds. A context manager.
     """
 
-    def __init__(self, title: str, total: int):
-        self._title, self._total = title, total
+    def __init__(self, title: str, total: int, shown: bool = True):
+        self._title, self._total, self._shown = title, total, shown
         self._console = _console(stderr=True)
         self._bar: Bar | None = None
         self._began: tuple[float, int] | None = None  # time and steps at the first update, which may be a resumed one
         self._last_line = -math.inf
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal:
+        if self._shown and self._console.is_terminal:
             text = TextColumn("{task.fields[line]}", markup=False)
             self._bar = Bar(TextColumn(self._title, markup=False), BarColumn(20), text, console=self._console)
             self._line = self._bar.add_task("", total=self._total, line="")
@@ -261,7 +265,7 @@ class Progress:
         line = "  ".join([f"{done:,}/{self._total:,}", *self._pace(now, done, *self._began), text])
         if self._bar:
             self._bar.update(self._line, completed=done, line=line)
-        elif now - self._last_line >= PLAIN_SECONDS or done >= self._total:
+        elif self._shown and (now - self._last_line >= PLAIN_SECONDS or done >= self._total):
             print(f"{self._title}  {line}", file=sys.stderr, flush=True)
             self._last_line = now
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -31,6 +33,7 @@ def initialise(address: str | None, count: int | None, index: int | None) -> Non
         missing = ", ".join(f"--{name}" for name, value in given.items() if value is None)
         raise BadInput(f"--distributed needs all of its three numbers, or none: {missing} is missing")
     jax.config.update("jax_enable_preemption_service", False)  # the loop owns SIGTERM
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # else CPUs may start reductions in different orders
     try:
         jax.distributed.initialize(
             **given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, shutdown_timeout_seconds=SHUTDOWN_SECONDS
@@ -40,6 +43,18 @@ def initialise(address: str | None, count: int | None, index: int | None) -> Non
             f"--distributed cannot start: {error}. Outside TPU pods, SLURM, Kubernetes and Open MPI give"
             " --coordinator_address=HOST:PORT --num_processes=N --process_id=I"
         ) from None
+
+
+def leave(error: Exception) -> NoReturn:
+    """Ends this process because another one has ended or cannot be reached; without the meeting at jax's exit."""
+    reason = str(error).strip().splitlines()[0][:200]
+    print(
+        f"error: another process of this job has ended or cannot be reached ({reason}); its own output says why. Start"
+        " the job again: it goes on from the last complete checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def count() -> int:

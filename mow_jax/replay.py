@@ -38,8 +38,10 @@ class Replay:
         chunk_rows: int,
         capacity: int,
         seed: int,
+        names: Sequence[str] = (),
     ):
-        """Opens or creates `directory`. Holds no rows until `restore`; the first `append` discards unrestored ones.
+        """Opens or creates `directory`, which has the tasks `names`, all of the run's; `tasks` are those kept here (by
+        default all). Holds no rows until `restore`; the first `append` discards unrestored ones.
 
         `capacity`: sample only the newest rows of a task (shared by its E streams); 0: all.
         Raises BadInput where the directory holds something else or cannot be used.
@@ -57,7 +59,7 @@ class Replay:
         self._pixels = image_size * image_size * 3
         self._directory = Path(directory)
         layout = {
-            "tasks": list(self._tasks),
+            "tasks": list(names or self._tasks),
             "envs": envs,
             "image_size": image_size,
             "chunk_rows": chunk_rows,

@@ -1,6 +1,7 @@
 """Everything one run holds: environments, replay, learner, logs, and where it stands; begun, saved and restored here.
 
-A checkpoint has all of it, so that a run stopped at any moment goes on exactly from its last checkpoint. Used by train.
+A checkpoint has all of it, so that a run stopped at any moment goes on exactly from its last checkpoint. Each process
+of a job has its own tasks' environments and replay; process 0 writes what is global. Used by train.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ import dataclasses
 import time
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from mow_jax import build, logs, summary, transfer
-from mow_jax.actors import Actors
+from mow_jax import build, logs, processes, summary, transfer
+from mow_jax.actors import Actors, Episode
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.learner import Learner
 from mow_jax.mirror import Mirror
 from mow_jax.replay import Replay
-from mow_jax.types import ActState, Batch
+from mow_jax.types import ActState, BadInput, Batch, TrainState
 
 
 @dataclasses.dataclass
@@ -39,16 +41,22 @@ class Run:
         self.config, self.directory = config, directory
         self.tasks, self.plan = build.tasks(config), build.plan(config)
         self.names = [task.name for task in self.tasks]
+        self.mine = processes.share(self.tasks)  # this process plays and stores its own tasks only
+        if processes.count() > len(self.tasks):
+            raise BadInput(f"{processes.count()} processes for {len(self.tasks)} tasks: start at most one a task")
         self.agent = build.agent(config, self.tasks)
-        summary.refuse_too_large(config, self.agent, self.tasks, directory)
-        logs.first_screen(summary.rows(config, self.agent, self.tasks, directory))
+        summary.refuse_too_large(config, self.agent, self.mine, directory)
+        if not processes.index():
+            logs.first_screen(summary.rows(config, self.agent, self.tasks, directory))
         suite = dict(envs=config.train.envs, seed=config.seed)
-        self.actors = Actors(self.tasks, build.env_settings(config), name="train", **suite, **config.actors.to_dict())
-        rows = dict(chunk_rows=config.replay.chunk_rows, capacity=config.replay.capacity)
-        self.replay = Replay(directory / "replay", self.tasks, image_size=config.suite.image_size, **suite, **rows)
+        self.actors = Actors(self.mine, build.env_settings(config), name="train", **suite, **config.actors.to_dict())
+        rows = dict(chunk_rows=config.replay.chunk_rows, capacity=config.replay.capacity, names=self.names)
+        with processes.first_alone("replay opened"):
+            self.replay = Replay(directory / "replay", self.mine, image_size=config.suite.image_size, **suite, **rows)
         keep = dict(keep=config.checkpoint.keep, milestones=config.checkpoint.milestones)
         self.checkpoints = Checkpoints(directory / "checkpoints", **keep)
-        self.metrics = logs.Metrics(directory, tensorboard=config.log.tensorboard, wandb=config.log.wandb)
+        logging = dict(tensorboard=config.log.tensorboard, wandb=config.log.wandb)
+        self.metrics = None if processes.index() else logs.Metrics(directory, **logging)
         self.window = logs.Window(self.names)
         self.learner, self.at = Learner(self.agent, self.tasks), Position()
         self.stop, self.fault = "", ""  # the signal, or the fault in learning, for which the run should stop
@@ -74,22 +82,34 @@ class Run:
             return self._mirror.gather(indices, length)
         return self.learner.deal(self.replay.gather(indices, length))
 
+    def add_episodes(self, episodes: list[Episode]) -> None:
+        """This process's finished episodes, for the next line of metrics."""
+        self.window.add_episodes(episodes, [task.name for task in self.mine])
+
+    def write_window(self) -> None:
+        """What updates and episodes of all processes have said since the last line, as the next one."""
+        line = self.window.flush(processes.gather)
+        self.write(line | {"actors/deaths": sum(processes.gather(self.actors.deaths))})
+
     def write(self, values: dict[str, float]) -> None:
         """A line of metrics.jsonl."""
-        self.metrics.write(self.steps, self.at.update, time.monotonic() - self._started, values)
+        if self.metrics:
+            self.metrics.write(self.steps, self.at.update, time.monotonic() - self._started, values)
 
     def save(self) -> None:
         """A checkpoint of everything, named by the agent steps a task."""
         self.replay.sync()
         self.at.saved = self.at.joint
+        acting = self.learner.save_acting(self.acting)._asdict()
         host = {
             "position": dataclasses.asdict(self.at),
             "actors": self.actors.state(),
-            "acting": self.learner.save_acting(self.acting)._asdict(),
+            "acting": {"tasks": {t.name: {key: x[k] for key, x in acting.items()} for k, t in enumerate(self.mine)}},
             "replay": self.replay.state(),
             "window": self.window.state(),
-            "metrics": self.metrics.state(),
         }
+        if self.metrics:
+            host["metrics"] = self.metrics.state()
         self.checkpoints.save(self.steps, self.learner.snapshot(), host)
         newest = self.config.replay.capacity // self.config.train.envs
         if newest:
@@ -98,30 +118,54 @@ class Run:
     def close(self) -> None:
         """Ends workers, closes files."""
         for part in (self.actors, self.replay, self.metrics):
-            part.close()
+            if part:
+                part.close()
 
     def _begin(self) -> None:
-        """From the newest valid checkpoint, else from nothing."""
-        self.checkpoints.recover()
-        try:
-            step, state, host = self.checkpoints.load(None, self.learner.abstract_state())
-        except FileNotFoundError:
+        """From the newest valid checkpoint, whatever processes and devices saved it, else from nothing."""
+        like, found = self.learner.abstract_state(), None
+        with processes.first_alone("checkpoint read"):
+            if not processes.index():
+                self.checkpoints.recover()
+                found = self._newest(like)
+        step = processes.from_first(found[0] if found else None)
+        if step is None:
             self._begin_anew()
             return
+        step, state, parts = found or self.checkpoints.load(step, like)
         self.learner.load(state)
-        self.at = Position(**host["position"])
-        self.actors.restore(host["actors"])
-        self.acting = self.learner.load_acting(ActState(**host["acting"]))
-        self.replay.restore(host["replay"])
-        self.metrics.restore(host["metrics"])
-        self.window.restore(host["window"])
-        self._started = time.monotonic() - self.metrics.seconds()
-        print(f"resumed from step {step} (update {self.at.update})", flush=True)
+        self.at = Position(**parts[0]["position"])
+        self._restore_tasks(parts)
+        self.replay.restore(parts[0]["replay"])
+        self._started = time.monotonic()
+        if self.metrics:
+            self.metrics.restore(parts[0]["metrics"])
+            self._started -= self.metrics.seconds()
+            print(f"resumed from step {step} (update {self.at.update})", flush=True)
+
+    def _restore_tasks(self, parts: list[dict]) -> None:
+        """Gives this process its tasks' share of what all processes saved; process 0 has what is counted in all."""
+        together = lambda name, key: {task: kept for part in parts for task, kept in part[name][key].items()}
+        counted = not processes.index()
+        deaths = sum(part["actors"]["deaths"] for part in parts) if counted else 0
+        self.actors.restore({"deaths": deaths, "tasks": together("actors", "tasks")})
+        acting = together("acting", "tasks")
+        rows = ([acting[task.name][key] for task in self.mine] for key in ActState._fields)
+        self.acting = self.learner.load_acting(ActState(*map(np.stack, rows)))
+        episodes = together("window", "episodes") if counted else {}
+        self.window.restore(parts[0]["window"] | {"episodes": episodes})
+
+    def _newest(self, like: TrainState) -> tuple | None:
+        try:
+            return self.checkpoints.load(None, like)
+        except FileNotFoundError:
+            return None
 
     def _begin_anew(self) -> None:
         self.learner.initialise()
         transfer.init_from(self.config, self.learner)
         self.acting = self.learner.init_acting(self.config.train.envs)
         self.replay.restore({"rows": 0})
-        self.metrics.restore({})
+        if self.metrics:
+            self.metrics.restore({})
         self._started = time.monotonic()

@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ContextManager
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import clustering, command, evaluate, logs, summary, warmup, workdir
+from mow_jax import clustering, command, evaluate, logs, processes, summary, warmup, workdir
 from mow_jax.actors import WorkersFailed, random_actions
 from mow_jax.config import check
 from mow_jax.run import Run
@@ -31,7 +34,7 @@ class Stopped(Exception):
 
 def loop(run: Run) -> None:
     """All phases of a run. Raises Stopped where a saved run goes on exactly."""
-    with logs.Progress("steps", run.config.train.steps) as progress:
+    with logs.Progress("steps", run.config.train.steps, shown=not processes.index()) as progress:
         while True:
             if run.at.joint >= run.plan.warmup_joint and not run.at.warm:
                 warm_up(run, progress)
@@ -50,7 +53,8 @@ def collect(run: Run) -> None:
     """One joint step: every environment of every task. With train.overlap the learner learns from the steps before it
     meanwhile; either way the order of everything is fixed."""
     if run.at.joint < run.plan.warmup_joint:
-        action = random_actions(generator(run.config.seed, "random", run.at.joint), run.tasks, run.config.train.envs)
+        draw = generator(run.config.seed, "random", run.at.joint)
+        action = random_actions(draw, run.tasks, run.config.train.envs)[run.learner.mine]
     else:
         action = policy_actions(run)
     run.actors.send(action)
@@ -58,7 +62,7 @@ def collect(run: Run) -> None:
         learn(run)
     row, episodes = run.actors.receive()
     run.append(row)
-    run.window.add_episodes(episodes)
+    run.add_episodes(episodes)
     run.at.joint += 1
 
 
@@ -91,7 +95,7 @@ def count_update(run: Run, metrics: dict) -> None:
     run.at.update += 1
     run.window.add(metrics)
     if run.at.update % run.config.log.every == 0:
-        run.write(run.window.flush() | {"actors/deaths": run.actors.deaths})
+        run.write_window()
         if run.window.most_skipped >= MOST_SKIPPED:
             run.fault = f"{MOST_SKIPPED} updates in a row were not finite: lower optimizer.world_lr or agent_lr"
 
@@ -105,11 +109,12 @@ def warm_up(run: Run, progress: logs.Progress) -> None:
         count_update(run, run.learner.warmup_update(world_batch(run)))
         progress.update(run.steps, f"warm-up {run.at.update:,}/{total:,}")
         check_stop(run)
-        if time.monotonic() - last_save > 60 * run.config.checkpoint.minutes:
+        if processes.anywhere(time.monotonic() - last_save > 60 * run.config.checkpoint.minutes):
             run.save()
             last_save = time.monotonic()
     clusters = warmup.make_table(run.config, run.names, run.learner, run.replay)
-    clustering.write(run.directory / "clusters.json", clusters)
+    if not processes.index():
+        clustering.write(run.directory / "clusters.json", clusters)
     run.learner.end_warmup(clusters.table, copy_rows=total > 0)
     run.at.warm = True
     run.save()
@@ -122,7 +127,7 @@ def evaluate_and_save(run: Run) -> None:
         run.at.evaluated = run.at.joint
         results = evaluate.evaluate(run.config, run.learner, run.tasks, run.directory if last else None)
         run.write(evaluate.metrics(results))
-        if last:
+        if last and not processes.index():
             evaluate.write_results(results, run.steps, run.directory)
     if run.at.saved < run.at.joint and (last or falls_due(run, run.config.checkpoint.every)):
         run.save()
@@ -134,25 +139,44 @@ def falls_due(run: Run, every: int) -> bool:
 
 
 def check_stop(run: Run) -> None:
-    """Raises Stopped once a signal has asked for it, or learning cannot go on."""
-    if run.stop or run.fault:
-        raise Stopped(run.stop or run.fault)
+    """Raises Stopped once a signal to any process has asked for it, or learning cannot go on."""
+    if processes.anywhere(bool(run.stop or run.fault)):
+        raise Stopped(run.stop or run.fault or "another process was asked to stop")
 
 
 def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), preempted_exit_code: int = 0) -> int:
     """Trains or resumes in a workdir, evaluates, writes the report; returns the exit code."""
-    lock, config = workdir.claim(directory, config, allowed)
-    with lock, contextlib.closing(Run(config, directory)) as run:
+    with claimed(config, directory, allowed) as config, contextlib.closing(Run(config, directory)) as run:
         for name in ("SIGTERM", "SIGINT"):
             signal.signal(getattr(signal, name), lambda *_, name=name: setattr(run, "stop", name))
         try:
             loop(run)
-        except (Stopped, WorkersFailed) as reason:
+        except Stopped as reason:
             run.save()
             print(f"stopped ({reason}), saved at step {run.steps}: the same command goes on from there", flush=True)
-            return preempted_exit_code if run.stop else 2
-    evaluate.write_report(directory)
+            return 2 if run.fault and not run.stop else preempted_exit_code
+        except WorkersFailed as reason:
+            if processes.count() > 1:
+                raise  # the other processes are in the middle of a joint step: nothing can be saved together
+            run.save()
+            print(f"stopped ({reason}), saved at step {run.steps}: the same command goes on from there", flush=True)
+            return 2
+    if not processes.index():
+        evaluate.write_report(directory)
     return 0
+
+
+@contextlib.contextmanager
+def claimed(config: ConfigDict, directory: Path, allowed: tuple[str, ...]) -> Iterator[ConfigDict]:
+    """The workdir, locked by process 0 for the whole job, and the config to run."""
+    lock: ContextManager = contextlib.nullcontext()
+    with processes.first_alone("workdir claimed"):
+        if processes.index():
+            config = workdir.read(directory)
+        else:
+            lock, config = workdir.claim(directory, config, allowed)
+    with lock:
+        yield config
 
 
 if __name__ == "__main__":
@@ -161,13 +185,24 @@ if __name__ == "__main__":
     _ALLOWED = flags.DEFINE_list("allow_config_change", [], "Config keys that a resumed run may change.")
     _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print sizes and plans, start nothing.")
     _PREEMPTED = flags.DEFINE_integer("preempted_exit_code", 0, "Exit code after SIGTERM or SIGINT.")
+    _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes; see docs/scaling.md.")
+    _ADDRESS = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, where no scheduler says it.")
+    _COUNT = flags.DEFINE_integer("num_processes", None, "Processes of the job, likewise.")
+    _INDEX = flags.DEFINE_integer("process_id", None, "This process's number, likewise.")
 
     def main() -> int:
         """The command."""
+        if _DISTRIBUTED.value:
+            processes.initialise(_ADDRESS.value, _COUNT.value, _INDEX.value)
         config, directory = workdir.settle(_CONFIG.value, _WORKDIR.value, dry_run=_DRY_RUN.value)
         check(config)
         if _DRY_RUN.value:
             return summary.dry_run(config, directory)
-        return train(config, directory, tuple(_ALLOWED.value), _PREEMPTED.value)
+        try:
+            return train(config, directory, tuple(_ALLOWED.value), _PREEMPTED.value)
+        except jax.errors.JaxRuntimeError as error:
+            if processes.count() == 1:
+                raise
+            processes.leave(error)
 
     command.run(main)

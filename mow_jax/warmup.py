@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mow_jax import clustering
+from mow_jax import clustering, processes
 from mow_jax.learner import Learner
 from mow_jax.replay import Replay
 from mow_jax.types import Table
@@ -26,7 +27,8 @@ def make_table(config: ConfigDict, names: list[str], learner: Learner, replay: R
 
 
 def mean_gradients(config: ConfigDict, learner: Learner, replay: Replay) -> dict[str, dict[str, np.ndarray]]:
-    """Gradient vectors {part: {layer: [K, V]}}, averaged over M batches of the buffer."""
+    """Gradient vectors {part: {layer: [K, V]}} of all processes' tasks, averaged over M batches of the buffer."""
     settings, batch = config.clustering, config.batch
     batches = (replay.sample(batch.sequences, batch.length, i, "gradients") for i in range(settings.batches))
-    return learner.task_gradients(batches, settings.vector, settings.projection)
+    layers = learner.task_gradients(batches, settings.vector, settings.projection)
+    return jax.tree.map(lambda rows: processes.gather_rows(rows, learner.agent.world.routing.tasks), layers)

@@ -196,8 +196,27 @@ def test_a_restore_goes_on_in_the_middle_of_episodes(before, after):
 
 
 def test_a_foreign_state_is_refused():
-    with pytest.raises(BadInput, match=r"frames \(3, 2, 16, 16, 3\).*this run \(1, 2, 16, 16, 3\)"):
-        make_actors(0, ("catch",)).restore(make_actors(0).state())
+    state = make_actors(0).state()
+    other = {name: task | {"observation": task["observation"][:1]} for name, task in state["tasks"].items()}
+    with pytest.raises(BadInput, match=r"catch have frames \(1, 16, 16, 3\).*this run \(2, 16, 16, 3\)"):
+        make_actors(0).restore(state | {"tasks": other})
+    with pytest.raises(BadInput, match="no environments of cue"):
+        make_actors(0, ("catch", "cue")).restore({"deaths": 0, "tasks": {"catch": state["tasks"]["catch"]}})
+
+
+def test_tasks_move_to_other_processes():
+    """Two processes share what one has saved."""
+    rows, _ = run(0, 30)
+    whole = make_actors(0)
+    steps(whole, 0, 20)
+    state = whole.state()
+    for k, task in enumerate(TOYS):
+        part = make_actors(0, (task,))
+        part.restore(state)
+        for step in range(20, 30):
+            row, _ = part.step(an_action(TOYS, step)[k : k + 1])
+            np.testing.assert_array_equal(row.observation[0], rows[step].observation[k])
+            np.testing.assert_array_equal(row.reward[0], rows[step].reward[k])
 
 
 def strike(actors: Actors, number: int, blow: signal.Signals) -> None:

@@ -21,21 +21,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"ops", "types"},
     "agent": {"models", "ops", "types"},
     "clustering": {"types"},
-    "learner": {"agent", "models", "types"},
+    "processes": {"types"},
+    "learner": {"agent", "models", "processes", "types"},
     "build": {"agent", "config", "envs", "models", "types"},
     "envs": {"types", "seeding", "config"},
     "actors": {"envs", "types", "seeding"},
     "replay": {"types", "seeding"},
-    "checkpoint": {"types"},
+    "checkpoint": {"processes", "types"},
     "logs": {"types"},
     "report": {"types"},
     "command": {"types"},
     "workdir": {"checkpoint", "config", "types"},
     "summary": {"", "agent", "build", "envs", "logs", "types"},  # "": the package itself, for its version
     "transfer": {"build", "checkpoint", "learner", "workdir", "types"},
-    "warmup": {"clustering", "learner", "replay", "types"},
+    "warmup": {"clustering", "learner", "processes", "replay", "types"},
     "mirror": {"learner", "replay", "types"},
-    "run": {"actors", "build", "checkpoint", "learner", "logs", "mirror", "replay", "summary", "transfer", "types"},
+}
+MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "learner", "logs", "mirror"} | {
+    *("processes", "replay", "summary", "transfer", "types")
 }
 MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] = {*MAY_IMPORT, "train", "evaluate"}
 JAX_FREE = ("types", "seeding", "config", "envs", "actors", "replay", "logs", "report")
