@@ -29,7 +29,7 @@ demo: $(VENV)/.installed-core
 test: test-fast test-slow
 
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not long"
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

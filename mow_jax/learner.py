@@ -60,7 +60,7 @@ class Learner:
 
     def snapshot(self) -> TrainState:
         """A single copy of the state, on the host."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf[0]), self.state)
+        return jax.tree.map(_first_copy, self.state)
 
     def abstract_state(self) -> TrainState:
         """Shapes and dtypes of a single copy, without making one."""
@@ -75,7 +75,7 @@ class Learner:
     @property
     def table(self) -> Table:
         """The task table in force, on the host."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf[0]), self.state.table)
+        return jax.tree.map(_first_copy, self.state.table)
 
     # Compiled functions
 
@@ -161,3 +161,8 @@ class Learner:
 
     def _device_put(self, leaf: Any) -> jax.Array:
         return jax.device_put(leaf, self._sharding)
+
+
+def _first_copy(leaf: jax.Array) -> np.ndarray:
+    """What the first device of [devices, ...] has."""
+    return np.asarray(leaf.addressable_shards[0].data)[0]

@@ -19,7 +19,7 @@ from mow_jax.checkpoint import Checkpoints
 from mow_jax.learner import Learner
 from mow_jax.mirror import Mirror
 from mow_jax.replay import Replay
-from mow_jax.types import ActState, BadInput, Batch, TrainState
+from mow_jax.types import ActState, BadInput, Batch
 
 
 @dataclasses.dataclass
@@ -123,16 +123,13 @@ class Run:
 
     def _begin(self) -> None:
         """From the newest valid checkpoint, whatever processes and devices saved it, else from nothing."""
-        like, found = self.learner.abstract_state(), None
         with processes.first_alone("checkpoint read"):
-            if not processes.index():
-                self.checkpoints.recover()
-                found = self._newest(like)
-        step = processes.from_first(found[0] if found else None)
-        if step is None:
+            found = None if processes.index() else self._newest()
+        found = processes.from_first(found)
+        if found is None:
             self._begin_anew()
             return
-        step, state, parts = found or self.checkpoints.load(step, like)
+        step, state, parts = self.checkpoints.load(found, self.learner.abstract_state())
         self.learner.load(state)
         self.at = Position(**parts[0]["position"])
         self._restore_tasks(parts)
@@ -155,9 +152,10 @@ class Run:
         episodes = together("window", "episodes") if counted else {}
         self.window.restore(parts[0]["window"] | {"episodes": episodes})
 
-    def _newest(self, like: TrainState) -> tuple | None:
+    def _newest(self) -> int | None:
+        self.checkpoints.recover()
         try:
-            return self.checkpoints.load(None, like)
+            return self.checkpoints.newest()
         except FileNotFoundError:
             return None
 

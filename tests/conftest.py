@@ -1,4 +1,4 @@
-"""Sets the stage before jax is imported: four CPU devices and one cache of compiled programs for all processes."""
+"""Sets the stage before jax is imported: eight CPU devices and one cache of compiled programs for all processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-DEVICES = "--xla_force_host_platform_device_count=4"
+DEVICES = "--xla_force_host_platform_device_count=8"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()

@@ -1,0 +1,97 @@
+"""An update is the same on any number of devices, and sends no more than one gradient an optimiser."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+
+import jax
+import numpy as np
+import pytest
+from test_agent import quick_learner, random_batch, tiny_agent
+
+from mow_jax import agent as algorithm
+from mow_jax import clustering
+from mow_jax.learner import Learner
+from mow_jax.types import Batch, Task, TrainState
+
+UPDATES = 5
+CASES = [(5, 4), (5, 2), (5, 8), (6, 2), (6, 4), (6, 8), (26, 2), (26, 4), (26, 8)]
+IN_CI = {(5, 4)}
+
+
+@functools.cache
+def agent_of(tasks: int) -> tuple[algorithm.Agent, list[Task]]:
+    """A tiny agent of so many tasks."""
+    return tiny_agent(copies=tasks)
+
+
+def batch_of(tasks: int, seed: int, *sizes: int) -> Batch:
+    """Windows [K, B, T]."""
+    return random_batch(seed, *sizes, tasks=tasks)
+
+
+def trained(tasks: int, devices: int) -> tuple[TrainState, clustering.Clusters]:
+    """The state after a few updates, and the clusters that its gradients give."""
+    agent, task_list = agent_of(tasks)
+    learner = quick_learner(jax.devices()[:devices], agent, task_list)
+    learner.load(first_state(tasks))
+    for seed in range(UPDATES):
+        windows = batch_of(tasks, seed), batch_of(tasks, seed + 50, 3, 3)
+        learner.update(*map(learner.deal, windows))
+    layers = learner.task_gradients([batch_of(tasks, 99)], "layer_mean", 0)
+    names = [str(k) for k in range(tasks)]
+    sizes = dict(clusters=agent.world.clusters, experts=agent.world.routing.experts, active=agent.world.routing.active)
+    return learner.snapshot(), clustering.cluster_tasks(names, layers, method="agglomerative", seed=0, **sizes)
+
+
+@functools.cache
+def first_state(tasks: int) -> TrainState:
+    agent, _ = agent_of(tasks)
+    state = jax.tree.map(np.asarray, jax.jit(functools.partial(algorithm.init, agent))())
+    cluster = np.arange(tasks, dtype=np.int32) % agent.world.clusters
+    return state._replace(table=state.table._replace(cluster=cluster))
+
+
+@functools.cache
+def alone(tasks: int):
+    return trained(tasks, 1)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "devices"),
+    [pytest.param(*case, marks=pytest.mark.slow if case in IN_CI else pytest.mark.long) for case in CASES],
+)
+def test_any_number_of_devices_learns_what_one_learns(tasks, devices):
+    assert len(jax.devices()) >= devices, "tests/conftest.py sets the number of virtual devices"
+    one, one_clusters = alone(tasks)
+    many, many_clusters = trained(tasks, devices)
+    for name in ("params", "statistics", "harmony", "actor", "critic", "slow_critic", "return_scale"):
+        leaves = jax.tree_util.tree_leaves_with_path(getattr(one, name))
+        for (path, single), other in zip(leaves, jax.tree.leaves(getattr(many, name)), strict=True):
+            distance = np.linalg.norm(single - other)
+            assert distance <= 1e-5 * np.linalg.norm(single), (name, jax.tree_util.keystr(path), distance)
+    for mine, other in zip(one_clusters.table, many_clusters.table, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.slow
+def test_an_update_sends_one_gradient_an_optimiser_and_never_calls_the_host():
+    agent, task_list = agent_of(5)
+    learner = Learner(agent, task_list, jax.devices()[:4])
+    learner.load(first_state(5))
+    windows = learner.deal(batch_of(5, 0)), learner.deal(batch_of(5, 50, 3, 3))
+    text = learner._update.lower(learner.state, *windows, learner._shard).compile().as_text()
+    sent = [
+        math.prod(int(size) for size in shape.split(",") if size)
+        for results in re.findall(r"= (.*?) all-reduce(?:-start)?\(", text)
+        for shape in re.findall(r"f32\[([\d,]*)\]", results)
+    ]
+    state = first_state(5)
+    count = lambda *trees: sum(leaf.size for leaf in jax.tree.leaves(trees))
+    gradients = [count(state.params), count(state.actor, state.critic)]
+    assert sorted(sent)[-2:] == sorted(gradients)
+    rest = sorted(sent)[:-2]
+    assert sum(rest) < 0.2 * min(gradients), rest  # statistics of batches, losses and metrics of tasks
+    assert not re.search(r"callback|outfeed|send\(|recv\(", text)
