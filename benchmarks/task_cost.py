@@ -1,4 +1,4 @@
-"""What many tasks cost beside one: equal sequences and contexts in all, alternating in one run, seconds per counted FLOP.
+"""What many tasks cost beside one: equal sequences and contexts in all, in one run, seconds per counted FLOP.
 
     python benchmarks/task_cost.py [--config=experiments/atari26.py] [--rounds=3] [--output=FILE]
 

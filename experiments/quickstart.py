@@ -16,17 +16,8 @@ def get_config():
     config.train.update(steps=1024, ratio=0.5)
     config.warmup.update(steps=384, updates=120)
     config.batch.update(sequences=2, length=32)
-    config.model.update(
-        embedding=32,
-        categoricals=16,
-        classes=16,
-        channels=8,
-        width=128,
-        layers=1,
-        shared_layers=1,
-        heads=4,
-        head_width=128,
-    )
+    config.model.update(embedding=32, categoricals=16, classes=16, channels=8, width=128, head_width=128)
+    config.model.update(layers=1, shared_layers=1, heads=4)
     config.router.update(experts=4, active=2)
     config.clustering.update(clusters=3, batches=4)
     config.optimizer.update(world_lr=1e-3, agent_lr=3e-4)

@@ -310,9 +310,9 @@ class Actors:
     def state(self) -> dict:
         """Everything needed to go on in the middle of all episodes; between joint steps only.
 
-        A nested dict of JSON scalars, lists and numpy arrays, each task apart. A worker found lost here is replaced, so `observation`
-        may change. After WorkersFailed the state has no environments, and whoever restores it begins new episodes:
-        what the living workers did in the broken step belongs to no row.
+        A nested dict of JSON scalars, lists and numpy arrays, each task apart. A worker found lost here is replaced,
+        so `observation` may change. After WorkersFailed the state has no environments, and whoever restores it begins
+        new episodes: what the living workers did in the broken step belongs to no row.
         """
         assert self._action is None, "a joint step is under way: receive it first"
         environments = None if self._broken else self._environments()
@@ -349,8 +349,9 @@ class Actors:
         for name, one in zip(names, saved, strict=True):
             if one["observation"].shape != self.observation.shape[1:]:
                 raise BadInput(
-                    f"the saved environments of {name} have frames {one['observation'].shape} (environments, pixels), this"
-                    f" run {self.observation.shape[1:]}: go on with the train.envs and suite.image_size of the saved run"
+                    f"the saved environments of {name} have frames {one['observation'].shape} (environments, pixels),"
+                    f" this run {self.observation.shape[1:]}: go on with the train.envs and suite.image_size of the"
+                    " saved run"
                 )
         self._action, self._broken = None, False
         self.deaths = self._deaths_before = state["deaths"]

@@ -53,9 +53,10 @@ class Checkpoints:
     def save(self, step: int, arrays: Any, host: dict) -> None:
         """Writes a checkpoint and deletes those no longer kept; one of the same step is replaced.
 
-        `arrays`: pytree of jax or numpy arrays, the same in every process. `host`: this process's part, nested dicts and
-        lists of JSON scalars and numpy arrays. All processes of a job save together: nothing is published before every
-        part is written. Raises BadInput on a full disk or an unusable directory; earlier checkpoints are then untouched.
+        `arrays`: pytree of jax or numpy arrays, the same in every process. `host`: this process's part, nested dicts
+        and lists of JSON scalars and numpy arrays. All processes of a job save together: nothing is published before
+        every part is written. Raises BadInput on a full disk or an unusable directory; earlier checkpoints are then
+        untouched.
         """
         temporary = self._directory / f"{_TEMPORARY}{step}"
         with _disk_errors(self._directory):
@@ -82,8 +83,8 @@ class Checkpoints:
         saved it.
 
         `step` None: that of `newest`. `like`: pytree of arrays or jax.ShapeDtypeStruct. All processes of a job load
-        together, a step that they name. Raises FileNotFoundError where no checkpoint ever was, and BadInput where `step`
-        is missing or damaged, none is valid, or shapes differ from `like`.
+        together, a step that they name. Raises FileNotFoundError where no checkpoint ever was, and BadInput where
+        `step` is missing or damaged, none is valid, or shapes differ from `like`.
         """
         if step is None:
             step = self.newest()

@@ -71,7 +71,7 @@ def together(own: dict[str, Any], tasks: list[Task]) -> dict[str, Any]:
 def write_frames(directory: Path, frames: dict[str, np.ndarray], tasks: list[Task]) -> None:
     """Writes frames.npz, every process its part and process 0 the whole."""
     part = lambda index: directory / f"frames-{index}.npz"
-    np.savez(part(processes.index()), **frames)
+    np.savez(part(processes.index()), **frames)  # type: ignore[arg-type]
     processes.wait("frames written")
     if processes.index():
         return
@@ -80,7 +80,7 @@ def write_frames(directory: Path, frames: dict[str, np.ndarray], tasks: list[Tas
         with np.load(path) as file:
             whole |= dict(file)
         path.unlink()
-    np.savez_compressed(directory / "frames.npz", **whole)
+    np.savez_compressed(directory / "frames.npz", **whole)  # type: ignore[arg-type]
 
 
 def write_results(results: dict[str, Any], step: int, directory: Path) -> None:

@@ -125,9 +125,7 @@ class Learner:
     def _on_cpu(self) -> bool:
         return self.devices[0].platform == "cpu"
 
-    def program(
-        self, function: Callable, out_axes: Any = 0, donate: int | tuple = (), alone: bool = False
-    ) -> Callable:
+    def program(self, function: Callable, out_axes: Any = 0, donate: int | tuple = (), alone: bool = False) -> Callable:
         """A function of one device's arrays as one program over all, argument `donate` overwritten in place; `alone`:
         over this process's devices, so that no other process has to take part."""
         if processes.count() > 1 and not alone:

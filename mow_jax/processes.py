@@ -1,7 +1,7 @@
 """What the processes of one job tell each other; in a job of one process nothing is said.
 
-Every function but `index`, `count` and `initialise` is a meeting: all processes must call it, in the same order. Used
-by train, run and evaluate.
+Every function from `wait` on is a meeting: all processes must call it, in the same order. Used by train, run, evaluate
+and whatever they save with.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from absl import flags
 from jax.experimental import multihost_utils
 
 from mow_jax.types import BadInput
@@ -25,13 +26,25 @@ SHUTDOWN_SECONDS = 30
 Item = TypeVar("Item")
 
 
-def initialise(address: str | None, count: int | None, index: int | None) -> None:
-    """Joins the job, before jax is used: without arguments as the scheduler says (TPU pod, SLURM, Kubernetes, Open MPI),
-    else `count` processes of which this is number `index` meet at `address`. Raises BadInput where nobody answers."""
-    given = dict(coordinator_address=address, num_processes=count, process_id=index)
-    if any(value is not None for value in given.values()) and None in given.values():
-        missing = ", ".join(f"--{name}" for name, value in given.items() if value is None)
-        raise BadInput(f"--distributed needs all of its three numbers, or none: {missing} is missing")
+def define_flags() -> None:
+    """The flags of a command that several processes can run."""
+    flags.DEFINE_bool("distributed", False, "This is one of several processes; see docs/scaling.md.")
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, where no scheduler says it.")
+    flags.DEFINE_integer("num_processes", None, "Processes of the job, likewise.")
+    flags.DEFINE_integer("process_id", None, "This process's number, likewise.")
+
+
+def join() -> None:
+    """Joins the job that the flags describe, before jax is used: without numbers as the scheduler says (TPU pod, SLURM,
+    Kubernetes, Open MPI). Raises BadInput where nobody answers."""
+    given = {name: flags.FLAGS[name].value for name in ("coordinator_address", "num_processes", "process_id")}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if not flags.FLAGS.distributed:
+        if len(missing) < len(given):
+            raise BadInput("--coordinator_address, --num_processes and --process_id go with --distributed: add it")
+        return
+    if 0 < len(missing) < len(given):
+        raise BadInput(f"--distributed needs all three of its numbers, or none: {', '.join(missing)} is missing")
     jax.config.update("jax_enable_preemption_service", False)  # the loop owns SIGTERM
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # else CPUs may start reductions in different orders
     try:
@@ -45,16 +58,22 @@ def initialise(address: str | None, count: int | None, index: int | None) -> Non
         ) from None
 
 
-def leave(error: Exception) -> NoReturn:
-    """Ends this process because another one has ended or cannot be reached; without the meeting at jax's exit."""
-    reason = str(error).strip().splitlines()[0][:200]
-    print(
-        f"error: another process of this job has ended or cannot be reached ({reason}); its own output says why. Start"
-        " the job again: it goes on from the last complete checkpoint",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(1)
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Around what processes do together: where another one has ended or cannot be reached, one message, exit code 1."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if count() == 1:
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
+        print(
+            f"error: another process of this job has ended or cannot be reached ({reason}); its own output says why."
+            " Start the job again: it goes on from the last complete checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # jax would wait for the other at a normal exit
 
 
 def count() -> int:

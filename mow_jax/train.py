@@ -8,11 +8,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import ContextManager
 
-import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
@@ -146,37 +143,20 @@ def check_stop(run: Run) -> None:
 
 def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), preempted_exit_code: int = 0) -> int:
     """Trains or resumes in a workdir, evaluates, writes the report; returns the exit code."""
-    with claimed(config, directory, allowed) as config, contextlib.closing(Run(config, directory)) as run:
+    # With several processes a broken joint step leaves nothing that all could save together.
+    saved = Stopped if processes.count() > 1 else (Stopped, WorkersFailed)
+    with workdir.claim(directory, config, allowed) as config, contextlib.closing(Run(config, directory)) as run:
         for name in ("SIGTERM", "SIGINT"):
             signal.signal(getattr(signal, name), lambda *_, name=name: setattr(run, "stop", name))
         try:
             loop(run)
-        except Stopped as reason:
+        except saved as reason:
             run.save()
             print(f"stopped ({reason}), saved at step {run.steps}: the same command goes on from there", flush=True)
-            return 2 if run.fault and not run.stop else preempted_exit_code
-        except WorkersFailed as reason:
-            if processes.count() > 1:
-                raise  # the other processes are in the middle of a joint step: nothing can be saved together
-            run.save()
-            print(f"stopped ({reason}), saved at step {run.steps}: the same command goes on from there", flush=True)
-            return 2
+            return 2 if run.fault or isinstance(reason, WorkersFailed) else preempted_exit_code
     if not processes.index():
         evaluate.write_report(directory)
     return 0
-
-
-@contextlib.contextmanager
-def claimed(config: ConfigDict, directory: Path, allowed: tuple[str, ...]) -> Iterator[ConfigDict]:
-    """The workdir, locked by process 0 for the whole job, and the config to run."""
-    lock: ContextManager = contextlib.nullcontext()
-    with processes.first_alone("workdir claimed"):
-        if processes.index():
-            config = workdir.read(directory)
-        else:
-            lock, config = workdir.claim(directory, config, allowed)
-    with lock:
-        yield config
 
 
 if __name__ == "__main__":
@@ -185,24 +165,16 @@ if __name__ == "__main__":
     _ALLOWED = flags.DEFINE_list("allow_config_change", [], "Config keys that a resumed run may change.")
     _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print sizes and plans, start nothing.")
     _PREEMPTED = flags.DEFINE_integer("preempted_exit_code", 0, "Exit code after SIGTERM or SIGINT.")
-    _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes; see docs/scaling.md.")
-    _ADDRESS = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, where no scheduler says it.")
-    _COUNT = flags.DEFINE_integer("num_processes", None, "Processes of the job, likewise.")
-    _INDEX = flags.DEFINE_integer("process_id", None, "This process's number, likewise.")
+    processes.define_flags()
 
     def main() -> int:
         """The command."""
-        if _DISTRIBUTED.value:
-            processes.initialise(_ADDRESS.value, _COUNT.value, _INDEX.value)
+        processes.join()
         config, directory = workdir.settle(_CONFIG.value, _WORKDIR.value, dry_run=_DRY_RUN.value)
         check(config)
         if _DRY_RUN.value:
             return summary.dry_run(config, directory)
-        try:
+        with processes.together():
             return train(config, directory, tuple(_ALLOWED.value), _PREEMPTED.value)
-        except jax.errors.JaxRuntimeError as error:
-            if processes.count() == 1:
-                raise
-            processes.leave(error)
 
     command.run(main)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from ml_collections import ConfigDict
 
-from mow_jax import checkpoint
+from mow_jax import checkpoint, processes
 from mow_jax.config import default, differences, flat
 from mow_jax.types import BadInput
 
@@ -29,7 +31,20 @@ def settle(config: ConfigDict | None, directory: str | None, *, dry_run: bool) -
     return config, Path(directory or "runs")
 
 
-def claim(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> tuple[IO[str], ConfigDict]:
+@contextlib.contextmanager
+def claim(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Iterator[ConfigDict]:
+    """The config to run, in a workdir that process 0 has locked for its job. Raises BadInput as below."""
+    lock: contextlib.AbstractContextManager = contextlib.nullcontext()
+    with processes.first_alone("workdir claimed"):
+        if processes.index():
+            config = read(workdir)
+        else:
+            lock, config = _claim(workdir, config, allowed)
+    with lock:
+        yield config
+
+
+def _claim(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> tuple[IO[str], ConfigDict]:
     """Locks a new workdir or one of the same config, writes config.json, and returns the lock and the config to run.
 
     Raises BadInput for a foreign folder, one in use, or a config that differs in more than a resumed run may change.

@@ -95,7 +95,9 @@ def test_each_budget_is_spent_once_with_one_stream_and_one_table(two):
     lines = metrics(two)
     assert [line["update"] for line in lines] == sorted(line["update"] for line in lines)
     assert lines[-1]["step"] == 424
-    assert any("episode/catch/return" in line for line in lines) and any("episode/grid/return" in line for line in lines)
+    assert any("episode/catch/return" in line for line in lines) and any(
+        "episode/grid/return" in line for line in lines
+    )
     results = json.loads((two / "results.json").read_text())
     assert list(results["tasks"]) == ["catch", "grid"]
     assert all(len(task["returns"]) == 2 for task in results["tasks"].values())
@@ -103,7 +105,10 @@ def test_each_budget_is_spent_once_with_one_stream_and_one_table(two):
     with np.load(two / "frames.npz") as frames:
         assert {"episode/0", "episode/1", "real/1", "imagined/0"} <= set(frames)
     assert (two / "report" / "index.html").exists()
-    assert sorted(path.name for path in (two / "checkpoints" / "424").glob("host-*.json")) == ["host-0.json", "host-1.json"]
+    assert sorted(path.name for path in (two / "checkpoints" / "424").glob("host-*.json")) == [
+        "host-0.json",
+        "host-1.json",
+    ]
 
 
 def test_a_run_goes_on_in_another_number_of_processes_and_devices(two, tmp_path):

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": {"types"},
     "report": {"types"},
     "command": {"types"},
-    "workdir": {"checkpoint", "config", "types"},
+    "workdir": {"checkpoint", "config", "processes", "types"},
     "summary": {"", "agent", "build", "envs", "logs", "types"},  # "": the package itself, for its version
     "transfer": {"build", "checkpoint", "learner", "workdir", "types"},
     "warmup": {"clustering", "learner", "processes", "replay", "types"},

@@ -35,7 +35,7 @@ def imagine(
 ) -> Dream:
     """Rollouts from real contexts [B, C]: those in one parallel pass, then a token at a time through the K/V cache."""
     key_latent, key_start, key_steps = jax.random.split(key, 3)
-    posterior = world_model.encode_in_turn(model, rows, contexts.observation, key_latent)
+    posterior, _ = world_model.encode(model, rows, contexts.observation, key_latent, in_turn=True)
     z, hidden, cache, seen = _start(setup, model, rows, posterior.z, contexts, key_start)
     start = seen.shape[-1] - setup.horizon
     time = jnp.arange(seen.shape[-1])

@@ -173,32 +173,22 @@ def _with_embedding(x: jax.Array, embedding: jax.Array) -> jax.Array:
 
 
 def encode(
-    model: WorldModel, rows: Rows, frames, key, train: bool = False, pool: Pool = _no_pool
+    model: WorldModel, rows: Rows, frames, key, train: bool = False, pool: Pool = _no_pool, in_turn: bool = False
 ) -> tuple[Posterior, Any]:
-    """Posteriors of uint8 frames [B, T, S, S, 3], and the encoder's new running statistics."""
-    batch, time = frames.shape[:2]
-    flat = frames.reshape(batch * time, *frames.shape[2:])
-    features, statistics = _run(model, rows, "encoder", _pixels(model, flat), train=train, pool=pool)
-    return _posterior(model, rows, features.reshape(batch, time, -1), key), statistics
+    """Posteriors of uint8 frames [B, T, S, S, 3], and the encoder's new running statistics.
 
-
-def encode_in_turn(model: WorldModel, rows: Rows, frames, key) -> Posterior:
-    """The same without training, one time step of all windows after the other: a T-th of the memory."""
-    features = jax.lax.map(
-        lambda x: _run(model, rows, "encoder", _pixels(model, x), train=False, pool=_no_pool)[0], frames.swapaxes(0, 1)
-    )
-    return _posterior(model, rows, features.swapaxes(0, 1), key)
-
-
-def _pixels(model: WorldModel, frames: jax.Array) -> jax.Array:
-    return frames.astype(model.dtype) / 255
-
-
-def _posterior(model: WorldModel, rows: Rows, features: jax.Array, key: jax.Array) -> Posterior:
-    """Distributions and draws of the encoder's features [B, T, F]."""
+    `in_turn`, not in training: one time step of all windows after the other, in a T-th of the memory.
+    """
+    run = lambda x: _run(model, rows, "encoder", x.astype(model.dtype) / 255, train=train, pool=pool)
+    if in_turn:
+        features, statistics = jax.lax.map(run, frames.swapaxes(0, 1))
+        features = features.swapaxes(0, 1)
+    else:
+        features, statistics = run(frames.reshape(-1, *frames.shape[2:]))
+        features = features.reshape(*frames.shape[:2], -1)
     x = _with_embedding(features, rows.embedding)
     log_p = unimixed(model, model.cluster_modules["posterior"].apply({"params": rows.cluster["posterior"]}, x))
-    return Posterior(log_p, distributions.sample_latent(key, log_p))
+    return Posterior(log_p, distributions.sample_latent(key, log_p)), statistics
 
 
 def unimixed(model: WorldModel, logits: jax.Array) -> jax.Array:

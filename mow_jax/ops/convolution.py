@@ -84,7 +84,7 @@ def _kernel_gradient(large: jax.Array, small: jax.Array) -> jax.Array:
 def _contract(a: jax.Array, b: jax.Array) -> jax.Array:
     """[I, O], the product of a [N, H, W, I] and b [N, H, W, O] summed over all positions.
 
-    In groups of images: a group is transposed inside the cache, all positions at once took a third of the gradient's time.
+    In groups of images: a group is transposed inside the cache; all positions at once took twice as long.
     """
     images = 2 ** max(round(math.log2(GROUP / math.prod(a.shape[1:3]))), 0)
     groups = a.shape[0] // math.gcd(images, a.shape[0])
