@@ -51,6 +51,9 @@ def parts(output: Path, reference: str | None, tiny: bool) -> list[Part]:
         measured.append(
             Part(f"throughput_{name}", [script, config, f"--output={output}/throughput_{name}.json", *small])
         )
+    cost = [str(HERE / "task_cost.py"), f"--output={output}/task_cost.json"]
+    tiny_config = [f"--config={TINY}", "--rounds=1"] if tiny else []
+    measured.append(Part("task_cost", cost + tiny_config))
     why = "" if reference else "needs --reference=DIR"
     why = why or ("" if importlib.util.find_spec("torch") else "needs torch")
     compare = [str(HERE / "compare_storm.py"), f"--reference={reference}", "--dtype=bfloat16"]

@@ -27,6 +27,7 @@ export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICE
 mkdir -p "$(dirname "$workdir")"
 
 pids=()
+# shellcheck disable=SC2329  # called by the trap
 forward() { for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done; }
 trap forward TERM INT
 for ((index = 0; index < count; index++)); do

@@ -45,6 +45,8 @@ def tiny_agent(suite_tasks: tuple[str, ...] = ("toy5",), copies: int = 0) -> tup
     settings.agent.update(contexts=3, context=3, horizon=3, act_context=4, width=16)
     # Adam makes steps of full size from gradients that are nothing but rounding: a large epsilon keeps runs comparable.
     settings.optimizer.update(world_eps=1.0, agent_eps=1.0, harmony_lr=1e-6)
+    if copies:
+        settings.optimizer.update(world_lr=1e-2, agent_lr=1e-2)
     config.check(settings)
     tasks = build.tasks(settings)
     tasks = (tasks * copies)[:copies] or tasks

@@ -13,7 +13,6 @@ from test_agent import quick_learner, random_batch, tiny_agent
 
 from mow_jax import agent as algorithm
 from mow_jax import clustering
-from mow_jax.learner import Learner
 from mow_jax.types import Batch, Task, TrainState
 
 UPDATES = 5
@@ -51,7 +50,11 @@ def first_state(tasks: int) -> TrainState:
     agent, _ = agent_of(tasks)
     state = jax.tree.map(np.asarray, jax.jit(functools.partial(algorithm.init, agent))())
     cluster = np.arange(tasks, dtype=np.int32) % agent.world.clusters
-    return state._replace(table=state.table._replace(cluster=cluster))
+    # Biases begin at zero and have gradients that are sums of what nearly cancels: beside zero, rounding looks large.
+    draw = np.random.default_rng(0)
+    moved = lambda leaf: leaf if leaf.any() else draw.normal(0, 0.1, leaf.shape).astype(leaf.dtype)
+    trees = {name: jax.tree.map(moved, getattr(state, name)) for name in ("params", "actor", "critic")}
+    return state._replace(table=state.table._replace(cluster=cluster), **trees)
 
 
 @functools.cache
@@ -67,11 +70,15 @@ def test_any_number_of_devices_learns_what_one_learns(tasks, devices):
     assert len(jax.devices()) >= devices, "tests/conftest.py sets the number of virtual devices"
     one, one_clusters = alone(tasks)
     many, many_clusters = trained(tasks, devices)
+    norm, before = np.linalg.norm, first_state(tasks)
     for name in ("params", "statistics", "harmony", "actor", "critic", "slow_critic", "return_scale"):
         leaves = jax.tree_util.tree_leaves_with_path(getattr(one, name))
-        for (path, single), other in zip(leaves, jax.tree.leaves(getattr(many, name)), strict=True):
-            distance = np.linalg.norm(single - other)
-            assert distance <= 1e-5 * np.linalg.norm(single), (name, jax.tree_util.keystr(path), distance)
+        others = jax.tree.leaves(getattr(many, name)), jax.tree.leaves(getattr(before, name))
+        for (path, single), other, old in zip(leaves, *others, strict=True):
+            where = (name, jax.tree_util.keystr(path))
+            assert norm(single - other) <= 1e-5 * norm(single), (*where, norm(single - other), norm(single))
+            if name != "return_scale":
+                assert norm(single - other) <= 0.05 * norm(single - old), (*where, "has hardly learned")
     for mine, other in zip(one_clusters.table, many_clusters.table, strict=True):
         np.testing.assert_array_equal(mine, other)
 
@@ -79,7 +86,7 @@ def test_any_number_of_devices_learns_what_one_learns(tasks, devices):
 @pytest.mark.slow
 def test_an_update_sends_one_gradient_an_optimiser_and_never_calls_the_host():
     agent, task_list = agent_of(5)
-    learner = Learner(agent, task_list, jax.devices()[:4])
+    learner = quick_learner(jax.devices()[:4], agent, task_list)
     learner.load(first_state(5))
     windows = learner.deal(batch_of(5, 0)), learner.deal(batch_of(5, 50, 3, 3))
     text = learner._update.lower(learner.state, *windows, learner._shard).compile().as_text()

@@ -17,8 +17,6 @@ import numpy as np
 import pytest
 from processes import ROOT, TINY, environment, metrics
 
-pytestmark = pytest.mark.slow
-
 SHORT = ("--config.train.steps=424", "--config.log.every=20", "--config.evaluation.every=0")  # 212 updates
 
 
@@ -90,6 +88,7 @@ def two(tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_each_budget_is_spent_once_with_one_stream_and_one_table(two):
     assert set(rows_stored(two).values()) == {212}  # 424 agent steps of two environments
     lines = metrics(two)
@@ -111,6 +110,7 @@ def test_each_budget_is_spent_once_with_one_stream_and_one_table(two):
     ]
 
 
+@pytest.mark.long
 def test_a_run_goes_on_in_another_number_of_processes_and_devices(two, tmp_path):
     """From two processes with four devices to one with one, to one with eight, and back to two."""
     workdir = tmp_path / "run"
@@ -121,6 +121,7 @@ def test_a_run_goes_on_in_another_number_of_processes_and_devices(two, tmp_path)
         assert set(rows_stored(workdir).values()) == {steps // 2}
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_the_job_and_a_restart_goes_on(tmp_path):
     workdir = tmp_path / "run"
     with job(workdir, *SHORT) as process:
@@ -135,6 +136,7 @@ def test_a_killed_process_ends_the_job_and_a_restart_goes_on(tmp_path):
     assert set(rows_stored(workdir).values()) == {212}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["missing", "changed"])
 def test_a_checkpoint_without_its_second_part_is_not_used(two, damage, tmp_path):
     workdir = tmp_path / "run"
@@ -152,6 +154,7 @@ def test_a_checkpoint_without_its_second_part_is_not_used(two, damage, tmp_path)
     assert f"resumed from step {steps[-2]}" in output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_signal_to_any_process_saves_on_all(number, tmp_path):
     workdir = tmp_path / "run"
@@ -165,6 +168,7 @@ def test_a_signal_to_any_process_saves_on_all(number, tmp_path):
     assert f"resumed from step {newest.name}" in finish(workdir, *SHORT)
 
 
+@pytest.mark.long
 def test_more_processes_than_tasks_are_refused(tmp_path):
     output = finish(tmp_path / "run", code=2, count=3, devices=1)
     assert "3 processes for 2 tasks" in output
