@@ -23,7 +23,7 @@ done
 [[ -n $workdir ]] || usage
 port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')}
 export JAX_PLATFORMS=cpu
-export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=${DEVICES:-4} --xla_backend_optimization_level=1"
+export XLA_FLAGS="--xla_force_host_platform_device_count=${DEVICES:-4} --xla_backend_optimization_level=1 ${XLA_FLAGS:-}"
 mkdir -p "$(dirname "$workdir")"
 
 pids=()
