@@ -1,6 +1,6 @@
 """Our update beside the public STORM code's: equal sizes and precision, alternating in one run.
 
-    python benchmarks/compare_storm.py --reference=DIR [--python=PYTHON] [--pairs=3] [--dtype=float32] [--output=FILE]
+    python benchmarks/compare_storm.py --reference=DIR [--python=PYTHON] [--pairs=3] [--keep_memory] [--output=FILE]
 
 DIR is your own checkout of the public STORM code; PYTHON one that has torch and what that code imports (einops,
 tensorboardX, yacs, opencv). The work is that of experiments/storm.py: a batch of 16 x 64 frames, 1,024 rollouts from

@@ -14,7 +14,7 @@ def get_config():
     config.suite.name = "metaworld"
     config.suite.tasks = ("reach-v3", "button-press-topdown-v3")
     config.suite.metaworld.update(render_quality="fast", action_repeat=4, horizon=125)
-    config.train.update(steps=6500, ratio=0.5)
+    config.train.update(steps=6500, ratio=1.5)
     config.warmup.update(steps=1250, updates=200)
     config.batch.update(sequences=8, length=8)  # batch norm wants many sequences
     config.model.update(
@@ -34,7 +34,7 @@ def get_config():
     config.clustering.clusters = 1  # the tasks look alike: one autoencoder sees the frames of both
     config.loss.reward = 10.0
     config.optimizer.update(world_lr=6e-4, agent_lr=5e-4)
-    config.agent.update(contexts=16, context=4, horizon=12, act_context=8, width=128, gamma=0.97, entropy=3e-3)
+    config.agent.update(contexts=16, context=4, horizon=12, act_context=8, width=128, gamma=0.97, entropy=1e-3)
     config.evaluation.update(episodes=50, parallel=5)
     config.checkpoint.every = 1000
     return config

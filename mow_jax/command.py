@@ -14,11 +14,13 @@ from mow_jax.types import BadInput
 def run(main: Callable[[], int | None]) -> None:
     """Runs `main` after parsing the flags, and exits with what it returns (None: 0)."""
     logging.set_verbosity(logging.WARNING)
-    keep_freed_memory()
+    flags.DEFINE_bool("keep_memory", False, "Faster updates of large models on a CPU, for slower compilation.")
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
 def _guarded(main: Callable[[], int | None]) -> None:
+    if flags.FLAGS.keep_memory:
+        keep_freed_memory()
     try:
         sys.exit(main() or 0)
     except BadInput as error:
@@ -51,7 +53,8 @@ def keep_freed_memory() -> None:
     """Tells glibc's allocator to reuse freed memory rather than to return it to the system.
 
     On a CPU a program's temporary buffers, gigabytes, are otherwise mapped and zeroed anew at every update. Must come
-    before jax starts its threads, which keep the arenas that they have.
+    before jax starts its threads, which keep the arenas that they have. With one arena for all, the compiler's threads
+    wait for each other: compilation takes 1.5 times as long.
     """
     arena_max, mmap_max, trim_threshold = -8, -4, -1  # from malloc.h
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):

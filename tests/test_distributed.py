@@ -89,7 +89,7 @@ def two(tmp_path_factory) -> Path:
     return workdir
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_budget_is_spent_once_with_one_stream_and_one_table(two):
     assert set(rows_stored(two).values()) == {212}  # 424 agent steps of two environments
     lines = metrics(two)
