@@ -1,8 +1,9 @@
-"""Two robot tasks, reach and button press, for one small agent on a CPU. Not learned yet (results/metaworld_reach).
+"""Two robot tasks, reach and button press, for one small agent on a CPU (results/metaworld_reach).
 
     python -m mow_jax.train --config=experiments/metaworld_reach.py --workdir=runs/metaworld_reach
 
-Hardware: two CPU cores, no GPU; under an hour (an estimate).
+Hardware: one CPU core, no GPU; 53 minutes and the evaluation.
+Measured: success 0.60 on the 50 goals of reach-v3, 0.02 on those of the button; one seed.
 """
 
 from mow_jax.config import default
