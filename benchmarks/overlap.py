@@ -3,7 +3,8 @@
     python benchmarks/overlap.py [--steps=120]
 
 Trains the quickstart's model on two environments that only wait: without waiting (the update's own time), then waiting
-that long, with train.overlap and without. This file is also the module that registers the environment.
+that long, with train.overlap and without. Then on two real games, both ways. This file is also the module that
+registers the environment.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import gymnasium
 import numpy as np
 
 WAIT = "MOW_JAX_WAIT"  # seconds a step, from the environment
+WAITING = {"suite.name": "gymnasium", "suite.tasks": "('overlap:Waiting-v1','overlap:Waiting-v2')"}
+ATARI = {"suite.name": "atari", "suite.tasks": "('Pong','Boxing')"}
 WARM = 60  # joint steps before the measured ones: random steps, warm-up, compilation
 HERE = Path(__file__).resolve().parent
 
@@ -48,12 +51,10 @@ for _number in (1, 2):
     gymnasium.register(f"Waiting-v{_number}", Waiting)
 
 
-def joint_step(wait: float, overlap: bool, steps: int) -> float:
+def joint_step(suite: dict[str, str], wait: float, overlap: bool, steps: int) -> float:
     """Seconds a joint step of a training run takes, with one update each."""
     with tempfile.TemporaryDirectory() as workdir:
-        settings = {
-            "suite.name": "gymnasium",
-            "suite.tasks": "('overlap:Waiting-v1','overlap:Waiting-v2')",
+        settings = suite | {
             "train.steps": WARM + steps,
             "train.ratio": 1.0,
             "train.overlap": overlap,
@@ -78,11 +79,13 @@ def joint_step(wait: float, overlap: bool, steps: int) -> float:
 
 def main(steps: int) -> None:
     """Measures and prints."""
-    update = joint_step(0.0, False, steps)
-    together, apart = joint_step(update, True, steps), joint_step(update, False, steps)
+    update = joint_step(WAITING, 0.0, False, steps)
+    together, apart = (joint_step(WAITING, update, overlap, steps) for overlap in (True, False))
     print(f"a joint step without waiting, which is one update and acting: {1000 * update:.0f} ms")
     print(f"environments wait {1000 * update:.0f} ms: {1000 * together:.0f} ms with train.overlap, ", end="")
     print(f"{together / update:.2f} times the slower of the two; {1000 * apart:.0f} ms without")
+    together, apart = (joint_step(ATARI, 0.0, overlap, steps) for overlap in (True, False))
+    print(f"Pong and Boxing: {1000 * together:.0f} ms with train.overlap, {1000 * apart:.0f} ms without")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ and whatever they save with.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
-import sys
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -22,6 +23,10 @@ from mow_jax.types import BadInput
 
 HEARTBEAT_SECONDS = 20  # a process that is silent for so long is taken for dead
 SHUTDOWN_SECONDS = 30
+ENDED = (
+    "error: another process of this job has ended or cannot be reached ({}); its own output says why. Start the job"
+    " again: it goes on from the last complete checkpoint\n"
+)
 
 Item = TypeVar("Item")
 
@@ -45,6 +50,7 @@ def join() -> None:
         return
     if 0 < len(missing) < len(given):
         raise BadInput(f"--distributed needs all three of its numbers, or none: {', '.join(missing)} is missing")
+    _explain_abort()
     jax.config.update("jax_enable_preemption_service", False)  # the loop owns SIGTERM
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # else CPUs may start reductions in different orders
     try:
@@ -66,14 +72,24 @@ def together() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if count() == 1:
             raise
-        reason = str(error).strip().splitlines()[0][:200]
-        print(
-            f"error: another process of this job has ended or cannot be reached ({reason}); its own output says why."
-            " Start the job again: it goes on from the last complete checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)  # jax would wait for the other at a normal exit
+        _end(str(error).strip().splitlines()[0][:200])
+
+
+def _end(reason: str) -> None:
+    os.write(2, ENDED.format(reason).encode())
+    os._exit(1)  # jax would wait for the other at a normal exit
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(_: int) -> None:
+    _end("jax's reason stands above")
+
+
+def _explain_abort() -> None:
+    """Where a process has gone silent, a thread of jax ends the others by abort(), which no Python handler survives."""
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    libc.signal(signal.SIGABRT, ctypes.cast(_aborted, ctypes.c_void_p))
 
 
 def count() -> int:

@@ -13,9 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import chex
+import jax
 import numpy as np
 import pytest
 from processes import ROOT, TINY, environment, metrics
+
+from mow_jax import build
+from mow_jax import workdir as workdirs
+from mow_jax.checkpoint import Checkpoints
+from mow_jax.learner import Learner
 
 SHORT = ("--config.train.steps=424", "--config.log.every=20", "--config.evaluation.every=0")  # 212 updates
 
@@ -89,7 +96,7 @@ def two(tmp_path_factory) -> Path:
     return workdir
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_each_budget_is_spent_once_with_one_stream_and_one_table(two):
     assert set(rows_stored(two).values()) == {212}  # 424 agent steps of two environments
     lines = metrics(two)
@@ -123,18 +130,33 @@ def test_a_run_goes_on_in_another_number_of_processes_and_devices(two, tmp_path)
 
 
 @pytest.mark.long
-def test_a_killed_process_ends_the_job_and_a_restart_goes_on(tmp_path):
+def test_parameters_come_back_bit_for_bit_on_any_number_of_devices(two):
+    config = workdirs.read(two)
+    tasks = build.tasks(config)
+    for devices in (1, 8):
+        learner = Learner(build.agent(config, tasks), tasks, jax.devices()[:devices])
+        _, stored, parts = Checkpoints(two / "checkpoints", keep=1).load(None, learner.abstract_state())
+        learner.load(stored)
+        chex.assert_trees_all_equal(learner.snapshot(), stored)
+        assert len(parts) == 2
+
+
+@pytest.mark.long
+def test_a_killed_process_ends_the_job_and_any_restart_goes_on(tmp_path):
     workdir = tmp_path / "run"
-    with job(workdir, *SHORT) as process:
+    with job(workdir, "--config.train.steps=64") as process:
         wait_for(lambda: len(list((workdir / "checkpoints").glob("[0-9]*/manifest.json"))) > 1, process)
         began = time.monotonic()
         os.kill(learners(process)[1], signal.SIGKILL)
         output, _ = process.communicate(timeout=100)
         assert time.monotonic() - began < 60
-        assert process.returncode and "another process of this job" in output, output
-    output = finish(workdir, *SHORT, count=1, devices=1)
-    assert "resumed from step" in output
-    assert set(rows_stored(workdir).values()) == {212}
+        assert process.returncode and "another process of this job has ended" in output, output
+    for count, devices in ((2, 4), (1, 1), (1, 8)):
+        again = tmp_path / f"{count}x{devices}"
+        shutil.copytree(workdir, again)
+        output = finish(again, *SHORT[1:], "--config.train.steps=64", count=count, devices=devices)
+        assert "resumed from step" in output
+        assert set(rows_stored(again).values()) == {32}
 
 
 @pytest.mark.long
