@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import runpy
 import subprocess
 import sys
 
@@ -11,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from processes import ROOT, environment
+
+from mow_jax import agent, build
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import flops
@@ -68,3 +72,17 @@ def test_the_gpu_suite_runs_at_test_sizes_and_leaves_its_record(tmp_path):
     record = json.loads((tmp_path / "throughput_storm.json").read_text())
     assert record["milliseconds"]["whole update"] > 0 and record["flop"]["whole update"] > 0
     assert (tmp_path / "learning" / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_what_an_update_sends_is_read_from_its_program():
+    command = [sys.executable, "benchmarks/communication.py", "--config=tests/configs/tiny.py"]
+    run = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True, timeout=300)
+    sent = [line.split("│")[1:3] for line in run.stdout.splitlines() if "gradient of" in line]
+    assert [name.strip() for name, _ in sent] == ["gradient of world model", "gradient of agent"]
+    config = runpy.run_path(str(ROOT / "tests/configs/tiny.py"))["get_config"]()
+    tasks = build.tasks(config)
+    state = jax.eval_shape(functools.partial(agent.init, build.agent(config, tasks)))
+    count = lambda *trees: sum(leaf.size for leaf in jax.tree.leaves(trees))
+    expected = [4 * count(state.params), 4 * count(state.actor, state.critic)]
+    assert [int(size.replace(",", "")) for _, size in sent] == expected
