@@ -103,7 +103,10 @@ def play(config: ConfigDict, learner: Learner, tasks: list[Task]) -> tuple[list[
     finished: list[Episode] = []
     # Each environment has its share of a task's episodes, so that short ones are not favoured.
     open_share = np.tile([len(range(env, settings.episodes, parallel)) for env in range(parallel)], (len(tasks), 1))
-    with contextlib.closing(actors(config, tasks, parallel, "evaluation")) as environments:
+    with (
+        contextlib.closing(actors(config, tasks, parallel, "evaluation")) as environments,
+        counting("evaluation", open_share) as progress,
+    ):
         step = seed_of(settings.seed, config.seed, "act") // 4  # far from the joint steps whose draws training has seen
         while open_share.any():
             action, acting = learner.act(acting, environments.observation, environments.is_first, step)
@@ -113,6 +116,7 @@ def play(config: ConfigDict, learner: Learner, tasks: list[Task]) -> tuple[list[
                 if open_share[episode.task, episode.env] and not episode.lost:
                     open_share[episode.task, episode.env] -= 1
                     finished.append(episode)
+            progress.update(len(finished))
             step += 1
     return sorted(finished, key=lambda e: (e.task, e.index * parallel + e.env)), recorder.clips()
 
@@ -129,13 +133,22 @@ def play_random(config: ConfigDict, tasks: list[Task]) -> list[Episode]:
     left = np.full(len(tasks), max(20, config.evaluation.episodes))
     finished: list[Episode] = []
     draw = generator(config.evaluation.seed, config.seed, "random")
-    with contextlib.closing(actors(config, tasks, 1, "random")) as environments:
+    with (
+        contextlib.closing(actors(config, tasks, 1, "random")) as environments,
+        counting("uniform policy", left) as progress,
+    ):
         while left.any():
             for episode in environments.step(random_actions(draw, tasks, 1))[1]:
                 if left[episode.task] and not episode.lost:
                     left[episode.task] -= 1
                     finished.append(episode)
+            progress.update(len(finished))
     return finished
+
+
+def counting(title: str, left: np.ndarray) -> logs.Progress:
+    """A progress line of the episodes that are left to play; with several processes the first shows its own."""
+    return logs.Progress(title, int(left.sum()), shown=not processes.index(), unit="episodes")
 
 
 class Recorder:

@@ -5,6 +5,7 @@ In: numbers by name ("area/name") and texts. Called by train and evaluate; repor
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -234,13 +235,13 @@ class Window:
 
 
 class Progress:
-    """One line on standard error: what is done of `total` steps, their rate, the time to go, and a text.
+    """One line on standard error: what is done of a total, its rate, the time to go, and a text.
 
     On a terminal a bar that stays in place, else a plain line every ten seconds. A context manager.
     """
 
-    def __init__(self, title: str, total: int, shown: bool = True):
-        self._title, self._total, self._shown = title, total, shown
+    def __init__(self, title: str, total: int, shown: bool = True, unit: str = "steps"):
+        self._title, self._total, self._shown, self._unit = title, total, shown, unit
         self._console = _console(stderr=True)
         self._bar: Bar | None = None
         self._began: tuple[float, int] | None = None  # time and steps at the first update, which may be a resumed one
@@ -258,11 +259,11 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def update(self, done: int, text: str) -> None:
-        """Say that `done` steps are done in all; `text` is anything else worth a glance."""
+    def update(self, done: int, text: str = "") -> None:
+        """Say that `done` units are done in all; `text` is anything else worth a glance."""
         now = time.monotonic()
         self._began = self._began or (now, done)
-        line = "  ".join([f"{done:,}/{self._total:,}", *self._pace(now, done, *self._began), text])
+        line = "  ".join([f"{done:,}/{self._total:,}", *self._pace(now, done, *self._began), text]).rstrip()
         if self._bar:
             self._bar.update(self._line, completed=done, line=line)
         elif self._shown and (now - self._last_line >= PLAIN_SECONDS or done >= self._total):
@@ -273,7 +274,7 @@ class Progress:
         if done == first or now == began:
             return []
         rate = (done - first) / (now - began)
-        return [f"{rate:.3g} steps/s", f"ETA {duration((self._total - done) / rate)}"]
+        return [f"{rate:.3g} {self._unit}/s", f"ETA {duration((self._total - done) / rate)}"]
 
 
 def duration(seconds: float) -> str:
@@ -302,6 +303,7 @@ def table(title: str, columns: list[str], rows: Iterable[Iterable]) -> None:
     _console().print(grid)
 
 
+@functools.cache  # bars inside bars must share one
 def _console(stderr: bool = False) -> Console:
     # Texts are shown as they are: "mow_jax[atari]" is not markup, ":name:" no picture.
     console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
