@@ -8,6 +8,7 @@ size. The time is that of a ring, 2 (D - 1) / D times the bytes over the bandwid
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -16,16 +17,14 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
-import numpy as np
 import throughput
 from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import build, command, logs
+from mow_jax import build, command, logs, summary
 from mow_jax.config import check
 from mow_jax.learner import Learner
-from mow_jax.types import Batch
 
 CHIPS = (8, 32, 256)
 
@@ -51,17 +50,11 @@ def lowered(config: ConfigDict) -> str:
     """The update of the experiment on two devices, as text."""
     tasks = throughput.tasks_of(config)
     learner = Learner(build.agent(config, tasks), tasks, jax.devices()[:2])
+    each = functools.partial(summary.abstract_batch, learner.agent, -(-len(tasks) // 2))
+    windows = each(config.batch.sequences, config.batch.length), each(config.agent.contexts, config.agent.context)
     everywhere = lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
-    state = jax.tree.map(everywhere, learner.abstract_state())
-    image, discrete = (config.suite.image_size, config.suite.image_size, 3), tasks[0].discrete
-
-    def windows(count: int, time: int) -> Batch:
-        make = lambda dtype, *shape: jax.ShapeDtypeStruct((2, -(-len(tasks) // 2), count, time, *shape), dtype)
-        action = make(np.int32) if discrete else make(np.float32, tasks[0].action_size)
-        return Batch(make(np.uint8, *image), action, make(np.float32), make(np.bool_), make(np.bool_))
-
-    batch, contexts = (config.batch.sequences, config.batch.length), (config.agent.contexts, config.agent.context)
-    return learner._update.lower(state, windows(*batch), windows(*contexts), learner._shard).as_text()
+    arguments = jax.tree.map(everywhere, (learner.abstract_state(), *windows))
+    return learner._update.lower(*arguments, learner._shard).as_text()
 
 
 def reductions(program: str) -> list[int]:

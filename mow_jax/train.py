@@ -169,7 +169,8 @@ if __name__ == "__main__":
 
     def main() -> int:
         """The command."""
-        processes.join()
+        if not _DRY_RUN.value:
+            processes.join()
         config, directory = workdir.settle(_CONFIG.value, _WORKDIR.value, dry_run=_DRY_RUN.value)
         check(config)
         if _DRY_RUN.value:

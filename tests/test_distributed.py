@@ -17,7 +17,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from processes import ROOT, TINY, environment, metrics
+from processes import ROOT, TINY, environment, metrics, start
 
 from mow_jax import build
 from mow_jax import workdir as workdirs
@@ -189,6 +189,27 @@ def test_a_signal_to_any_process_saves_on_all(number, tmp_path):
     newest = max((workdir / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     assert (newest / "host-1.json").exists()
     assert f"resumed from step {newest.name}" in finish(workdir, *SHORT)
+
+
+SLURM = {
+    "SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "{}", "SLURM_LOCALID": "{}",
+}  # fmt: skip
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576321.0;tcp://127.0.0.1:34911", "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "{}", "OMPI_COMM_WORLD_LOCAL_RANK": "{}",
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheduler", [SLURM, OPEN_MPI], ids=["slurm", "open_mpi"])
+def test_a_scheduler_says_who_is_who(scheduler, tmp_path):
+    arguments = ("--distributed", f"--config={TINY}", f"--workdir={tmp_path}/run", "--config.train.steps=32")
+    variables = [{name: value.format(index) for name, value in scheduler.items()} for index in (0, 1)]
+    both = [start("train", *arguments, **mine) for mine in variables]
+    outputs = [process.communicate(timeout=400)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert "report: " in outputs[0] and "report: " not in outputs[1]
 
 
 @pytest.mark.long
