@@ -84,7 +84,9 @@ def write_frames(directory: Path, frames: dict[str, np.ndarray], tasks: list[Tas
 
 
 def write_results(results: dict[str, Any], step: int, directory: Path) -> None:
-    """Writes results.json, whole or not at all, and prints the table."""
+    """Process 0 writes results.json, whole or not at all, and prints the table."""
+    if processes.index():
+        return
     temporary = directory / "results.tmp"
     temporary.write_text(json.dumps({"step": step} | results, indent=1) + "\n")
     temporary.replace(directory / "results.json")
@@ -359,10 +361,12 @@ def make_env(directory: str | Path, task: str) -> envs.Environment:
 
 
 def write_report(directory: Path) -> None:
-    """The report of a run, after its end."""
+    """The report of a run, after its end, by process 0."""
     from mow_jax.report import data, page  # draws with matplotlib, which takes a second to import
 
-    print(f"report: {page.write(data.read(str(directory)))}", flush=True)
+    if not processes.index():
+        print(f"report: {page.write(data.read(str(directory)))}", flush=True)
+    processes.wait("report written")  # jax leaves the last one only some seconds to end
 
 
 def main(directory: Path | None, episodes: int | None, step: int | None, random: bool) -> None:

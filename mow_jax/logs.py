@@ -190,11 +190,7 @@ class Window:
         for name, total in self._sums.items():
             # Switches are counted, so that none between two lines is lost; everything else is averaged.
             line |= self._named(name, total / (1 if name == "router/switches" else self._updates))
-        episodes: dict[str, list[float]] = {}
-        for part in gather(self._episodes):
-            for name, values in part.items():
-                episodes[name] = episodes.get(name, []) + values
-        line |= {name: float(np.mean(values)) for name, values in episodes.items()}
+        line |= {name: float(np.mean(values)) for name, values in joined(gather(self._episodes)).items()}
         self._last = f"loss {line['world/total']:.4g}" if "world/total" in line else ""
         self._sums, self._updates, self._episodes = {}, 0, {}
         return line
@@ -232,6 +228,15 @@ class Window:
             return {name: float(mean.mean())} | by_task
         labels = self._tasks if name == "harmony" else range(len(mean))
         return {f"{name}/{label}": float(x) for label, x in zip(labels, mean, strict=True)}
+
+
+def joined(parts: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """What several processes have noted under a name, one after the other."""
+    whole: dict[str, list[float]] = {}
+    for part in parts:
+        for name, values in part.items():
+            whole.setdefault(name, []).extend(values)
+    return whole
 
 
 class Progress:

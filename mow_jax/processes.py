@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import signal
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -23,10 +24,9 @@ from mow_jax.types import BadInput
 
 HEARTBEAT_SECONDS = 20  # a process that is silent for so long is taken for dead
 SHUTDOWN_SECONDS = 30
-ENDED = (
-    "error: another process of this job has ended or cannot be reached ({}); its own output says why. Start the job"
-    " again: it goes on from the last complete checkpoint\n"
-)
+# What jax says where another process has gone, rather than this one failed.
+GONE = ("UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "Gloo", "NCCL")
+AGAIN = "Start the job again: it goes on from the last complete checkpoint\n"
 
 Item = TypeVar("Item")
 
@@ -66,23 +66,28 @@ def join() -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Around what processes do together: where another one has ended or cannot be reached, one message, exit code 1."""
+    """Around what processes do together: where another one has ended or cannot be reached, one message, exit code 1;
+    a failure of this one shows its traceback."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if count() == 1:
             raise
-        _end(str(error).strip().splitlines()[0][:200])
+        reason = str(error).strip().splitlines()[0][:200]
+        if any(word in str(error) for word in GONE):
+            _end(f"another process of this job has ended or cannot be reached ({reason}); its own output says why")
+        traceback.print_exc()
+        _end("this process has failed (see above), and ends the others")
 
 
 def _end(reason: str) -> None:
-    os.write(2, ENDED.format(reason).encode())
-    os._exit(1)  # jax would wait for the other at a normal exit
+    os.write(2, f"error: {reason}. {AGAIN}".encode())
+    os._exit(1)  # jax would wait for the others at a normal exit
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
 def _aborted(_: int) -> None:
-    _end("jax's reason stands above")
+    _end("another process of this job has ended or cannot be reached, or this one was aborted (see above)")
 
 
 def _explain_abort() -> None:
@@ -136,7 +141,7 @@ def gather(value: Any) -> list[Any]:
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.array(text.size))
-    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded = np.zeros(max(4096, 1 << int(sizes.max() - 1).bit_length()), np.uint8)  # few sizes, each compiled once
     padded[: text.size] = text
     rows = np.asarray(multihost_utils.process_allgather(padded))
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]

@@ -149,7 +149,7 @@ class Run:
         acting = together("acting", "tasks")
         rows = ([acting[task.name][key] for task in self.mine] for key in ActState._fields)
         self.acting = self.learner.load_acting(ActState(*map(np.stack, rows)))
-        episodes = together("window", "episodes") if counted else {}
+        episodes = logs.joined(part["window"]["episodes"] for part in parts) if counted else {}
         self.window.restore(parts[0]["window"] | {"episodes": episodes})
 
     def _newest(self) -> int | None:

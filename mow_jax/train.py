@@ -118,16 +118,18 @@ def warm_up(run: Run, progress: logs.Progress) -> None:
 
 
 def evaluate_and_save(run: Run) -> None:
-    """Evaluations and checkpoints, each once at its joint step."""
+    """Checkpoints and evaluations, each once at its joint step; saved first, as an evaluation may be cut short."""
     last = run.at.joint >= run.plan.joint_steps
-    if run.at.evaluated < run.at.joint and (last or falls_due(run, run.config.evaluation.every)):
+    due = run.at.evaluated < run.at.joint and (last or falls_due(run, run.config.evaluation.every))
+    if run.at.saved < run.at.joint and (due or falls_due(run, run.config.checkpoint.every)):
+        run.save()
+    if due:
         run.at.evaluated = run.at.joint
         results = evaluate.evaluate(run.config, run.learner, run.tasks, run.directory if last else None)
         run.write(evaluate.metrics(results))
-        if last and not processes.index():
+        if last:
             evaluate.write_results(results, run.steps, run.directory)
-    if run.at.saved < run.at.joint and (last or falls_due(run, run.config.checkpoint.every)):
-        run.save()
+            run.save()
 
 
 def falls_due(run: Run, every: int) -> bool:
@@ -154,8 +156,7 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
             run.save()
             print(f"stopped ({reason}), saved at step {run.steps}: the same command goes on from there", flush=True)
             return 2 if run.fault or isinstance(reason, WorkersFailed) else preempted_exit_code
-    if not processes.index():
-        evaluate.write_report(directory)
+    evaluate.write_report(directory)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mow_jax import build, workdir
+from mow_jax import agent as algorithm
+from mow_jax import build, processes, workdir
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.learner import Learner
 from mow_jax.types import BadInput
@@ -27,11 +30,9 @@ def init_from(config: ConfigDict, learner: Learner) -> None:
     source = Path(config.train.init_from)
     old_config = workdir.read(source)
     old_tasks = build.tasks(old_config)
-    like = Learner(build.agent(old_config, old_tasks), old_tasks).abstract_state()
-    try:
-        _, old, _ = Checkpoints(source / "checkpoints", keep=1).load(None, like)
-    except FileNotFoundError:
-        raise BadInput(f"train.init_from={source} has no checkpoint: name a run that has saved one") from None
+    like = jax.eval_shape(functools.partial(algorithm.init, build.agent(old_config, old_tasks)))
+    checkpoints = Checkpoints(source / "checkpoints", keep=1)
+    _, old, _ = checkpoints.load(_newest(source, checkpoints), like)
     new = learner.snapshot()
     kept = {name: new.params["shared"][name] for name in FRESH if name in new.params["shared"]}
     params = old.params | {"shared": old.params["shared"] | kept}
@@ -40,6 +41,18 @@ def init_from(config: ConfigDict, learner: Learner) -> None:
     for name, tree in weights.items():
         _check(source, name, getattr(new, name), tree)
     learner.load(new._replace(**weights))
+
+
+def _newest(source: Path, checkpoints: Checkpoints) -> int:
+    """The step that process 0 finds, as the source may still be training."""
+    step = None
+    if not processes.index():
+        with contextlib.suppress(FileNotFoundError):
+            step = checkpoints.newest()
+    step = processes.from_first(step)
+    if step is None:
+        raise BadInput(f"train.init_from={source} has no checkpoint: name a run that has saved one")
+    return step
 
 
 def _check(source: Path, part: str, new: Any, old: Any) -> None:

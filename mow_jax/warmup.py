@@ -13,7 +13,13 @@ from mow_jax.types import Table
 
 
 def make_table(config: ConfigDict, names: list[str], learner: Learner, replay: Replay) -> clustering.Clusters:
-    """The task table by `clustering.method`, or from `clustering.table`."""
+    """The task table by `clustering.method`, or from `clustering.table`; process 0's, if last bits differ elsewhere."""
+    made = own_table(config, names, learner, replay)
+    return made._replace(table=Table(*map(np.array, processes.from_first([x.tolist() for x in made.table]))))
+
+
+def own_table(config: ConfigDict, names: list[str], learner: Learner, replay: Replay) -> clustering.Clusters:
+    """The same as this process computes it."""
     routing, settings = learner.agent.world.routing, config.clustering
     sizes = dict(clusters=learner.agent.world.clusters, experts=routing.experts, active=routing.active)
     if settings.table:
