@@ -10,7 +10,6 @@ docs/performance.md has the figures.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import statistics
@@ -48,23 +47,13 @@ def main(config: ConfigDict, reference: str, python: str, pairs: int, dtype: str
         theirs.seconds(name), throughput.timed(calls[name], 1)  # compiles, warms up
     for _ in range(pairs):
         for name in NAMES:
-            times[name].append((theirs.seconds(name), ours(calls[name])))
+            times[name].append((theirs.seconds(name), throughput.timed_alone(calls[name])))
     record = {"device": throughput.device(), "versions": summary.versions(), "commit": summary.commit(), "dtype": dtype}
     record |= {"torch": theirs.version, "seconds": times}
     record["ratio"] = {name: statistics.median(a / b for a, b in pairs) for name, pairs in times.items()}
     show(record)
     if output:
         Path(output).write_text(json.dumps(record, indent=1) + "\n")
-
-
-def ours(call: Any) -> float:
-    """Seconds of one run of a part of ours; the one before it warms up. Memory is then given back, which the reference
-    needs."""
-    throughput.timed(call, 1)
-    seconds = throughput.timed(call, 1)
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
-    return seconds
 
 
 def our_calls(config: ConfigDict, directory: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ product measured in the same rounds.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
 import json
@@ -215,6 +216,15 @@ def timed(call: Callable, repeats: int) -> float:
         result = call()
     jax.block_until_ready(result)
     return (time.perf_counter() - begin) / repeats
+
+
+def timed_alone(call: Callable) -> float:
+    """Seconds of one call; the one before it warms up. Memory is then given back to what comes in turn."""
+    timed(call, 1)
+    seconds = timed(call, 1)
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+    return seconds
 
 
 def device() -> str:

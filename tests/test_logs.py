@@ -194,6 +194,10 @@ def test_tables_show_texts_as_they_are_and_whole(capsys):
     assert pong.split() == ["│", "Pong", "│", "20.5", "│"]
 
 
+def test_what_processes_noted_is_joined():
+    assert logs.joined([{"a": [1.0]}, {"a": [2.0], "b": [3.0]}]) == {"a": [1.0, 2.0], "b": [3.0]}
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.9, "0:00:00"), (3723.4, "1:02:03"), (360_000, "100:00:00")])
 def test_durations(seconds, text):
     assert logs.duration(seconds) == text
