@@ -24,7 +24,7 @@ from ml_collections.config_flags import config_flags
 
 from mow_jax import build, command, logs, summary
 from mow_jax.config import check
-from mow_jax.learner import Learner
+from mow_jax.learner import Learner, abstract_state
 
 CHIPS = (8, 32, 256)
 
@@ -53,7 +53,7 @@ def lowered(config: ConfigDict) -> str:
     each = functools.partial(summary.abstract_batch, learner.agent, -(-len(tasks) // 2))
     windows = each(config.batch.sequences, config.batch.length), each(config.agent.contexts, config.agent.context)
     everywhere = lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
-    arguments = jax.tree.map(everywhere, (learner.abstract_state(), *windows))
+    arguments = jax.tree.map(everywhere, (abstract_state(learner.agent), *windows))
     return learner._update.lower(*arguments, learner._shard).as_text()
 
 

@@ -1,6 +1,6 @@
 """What many tasks cost beside one: equal sequences and contexts in all, in one run, seconds per counted FLOP.
 
-    python benchmarks/task_cost.py [--config=experiments/atari26.py] [--keep_memory] [--rounds=3] [--output=FILE]
+    python benchmarks/task_cost.py [--config=experiments/atari26.py] [--rounds=3] [--output=FILE]
 
 Of the experiment's K tasks each gets 1 sequence and 40 contexts, with its clusters and experts; beside it the first
 task alone gets K sequences and 40 K contexts. Above 1 the ratio is what gathering rows and products over small batches

@@ -21,7 +21,7 @@ from mow_jax import build, command, envs, logs, processes, summary, workdir
 from mow_jax.actors import Actors, Episode, random_actions
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.config import check
-from mow_jax.learner import Learner
+from mow_jax.learner import Learner, abstract_state
 from mow_jax.report import scores
 from mow_jax.seeding import generator, seed_of
 from mow_jax.types import BadInput, Batch, Task
@@ -292,7 +292,7 @@ def restore(directory: Path, step: int | None = None) -> tuple[ConfigDict, list[
     tasks = build.tasks(config)
     learner = Learner(build.agent(config, tasks), tasks)
     try:
-        found, state, _ = Checkpoints(directory / "checkpoints", keep=1).load(step, learner.abstract_state())
+        found, state, _ = Checkpoints(directory / "checkpoints", keep=1).load(step, abstract_state(learner.agent))
     except FileNotFoundError:
         raise BadInput(f"{directory} has no checkpoint yet: train it first") from None
     learner.load(state)

@@ -62,10 +62,6 @@ class Learner:
         """A single copy of the state, on the host."""
         return jax.tree.map(_first_copy, self.state)
 
-    def abstract_state(self) -> TrainState:
-        """Shapes and dtypes of a single copy, without making one."""
-        return jax.eval_shape(functools.partial(algorithm.init, self.agent))
-
     def end_warmup(self, table: Table, copy_rows: bool) -> None:
         """Sets the task table, copies warm rows, restarts the optimiser."""
         table = Table(np.asarray(table.cluster, np.int32), np.asarray(table.experts, np.int32))
@@ -159,6 +155,11 @@ class Learner:
 
     def _device_put(self, leaf: Any) -> jax.Array:
         return jax.device_put(leaf, self._sharding)
+
+
+def abstract_state(agent: Agent) -> TrainState:
+    """Shapes and dtypes of a single copy of an agent's state, without making one."""
+    return jax.eval_shape(functools.partial(algorithm.init, agent))
 
 
 def _first_copy(leaf: jax.Array) -> np.ndarray:

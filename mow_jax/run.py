@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from mow_jax import build, logs, processes, summary, transfer
 from mow_jax.actors import Actors, Episode
 from mow_jax.checkpoint import Checkpoints
-from mow_jax.learner import Learner
+from mow_jax.learner import Learner, abstract_state
 from mow_jax.mirror import Mirror
 from mow_jax.replay import Replay
 from mow_jax.types import ActState, BadInput, Batch
@@ -129,7 +129,7 @@ class Run:
         if found is None:
             self._begin_anew()
             return
-        step, state, parts = self.checkpoints.load(found, self.learner.abstract_state())
+        step, state, parts = self.checkpoints.load(found, abstract_state(self.agent))
         self.learner.load(state)
         self.at = Position(**parts[0]["position"])
         self._restore_tasks(parts)

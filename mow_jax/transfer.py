@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mow_jax import agent as algorithm
 from mow_jax import build, processes, workdir
 from mow_jax.checkpoint import Checkpoints
-from mow_jax.learner import Learner
+from mow_jax.learner import Learner, abstract_state
 from mow_jax.types import BadInput
 
 FRESH = ("embedding", "task_head")  # of the shared part: they belong to the tasks
@@ -30,7 +28,7 @@ def init_from(config: ConfigDict, learner: Learner) -> None:
     source = Path(config.train.init_from)
     old_config = workdir.read(source)
     old_tasks = build.tasks(old_config)
-    like = jax.eval_shape(functools.partial(algorithm.init, build.agent(old_config, old_tasks)))
+    like = abstract_state(build.agent(old_config, old_tasks))
     checkpoints = Checkpoints(source / "checkpoints", keep=1)
     _, old, _ = checkpoints.load(_newest(source, checkpoints), like)
     new = learner.snapshot()

@@ -15,7 +15,7 @@ import pytest
 from mow_jax import agent as algorithm
 from mow_jax import build, config
 from mow_jax.agent import Agent
-from mow_jax.learner import Learner
+from mow_jax.learner import Learner, abstract_state
 from mow_jax.models import actor_critic, imagination, world_model
 from mow_jax.models.blocks import causal_mask
 from mow_jax.models.world_model import Rows
@@ -499,7 +499,7 @@ def test_an_update_with_continuous_actions_fits_together():
         flags = array(bool, *shape)
         return Batch(frames(*shape), array(np.float32, *shape, 2), array(np.float32, *shape), flags, flags)
 
-    state, shard = learner.abstract_state(), Shard(array(np.int32), array(np.float32), array(bool, 2))
+    state, shard = abstract_state(learner.agent), Shard(array(np.int32), array(np.float32), array(bool, 2))
     update = jax.vmap(functools.partial(algorithm.update, agent), axis_name="device")
     stacked = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, batch(2, 6), batch(3, 3), shard)

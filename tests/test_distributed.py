@@ -22,7 +22,7 @@ from processes import ROOT, TINY, environment, metrics, start
 from mow_jax import build
 from mow_jax import workdir as workdirs
 from mow_jax.checkpoint import Checkpoints
-from mow_jax.learner import Learner
+from mow_jax.learner import Learner, abstract_state
 
 SHORT = ("--config.train.steps=424", "--config.log.every=20", "--config.evaluation.every=0")  # 212 updates
 
@@ -135,7 +135,7 @@ def test_parameters_come_back_bit_for_bit_on_any_number_of_devices(two):
     tasks = build.tasks(config)
     for devices in (1, 8):
         learner = Learner(build.agent(config, tasks), tasks, jax.devices()[:devices])
-        _, stored, parts = Checkpoints(two / "checkpoints", keep=1).load(None, learner.abstract_state())
+        _, stored, parts = Checkpoints(two / "checkpoints", keep=1).load(None, abstract_state(learner.agent))
         learner.load(stored)
         chex.assert_trees_all_equal(learner.snapshot(), stored)
         assert len(parts) == 2

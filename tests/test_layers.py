@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command": {"types"},
     "workdir": {"checkpoint", "config", "processes", "types"},
     "summary": {"", "agent", "build", "envs", "logs", "types"},  # "": the package itself, for its version
-    "transfer": {"build", "checkpoint", "learner", "workdir", "types"},
+    "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},
     "warmup": {"clustering", "learner", "processes", "replay", "types"},
     "mirror": {"learner", "replay", "types"},
 }
