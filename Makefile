@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 PACKAGING := pyproject.toml setup.cfg
 
 .NOTPARALLEL:
-.PHONY: help quickstart demo test test-fast test-slow check lint format clean
+.PHONY: help quickstart demo test test-fast test-slow test-long check lint format clean
 
 help:
 	@echo "make quickstart   four Atari games on the CPU: train, evaluate, report -> runs/quickstart"
 	@echo "make demo         toy tasks on the CPU, no ROM, no GL -> runs/demo"
-	@echo "make test         all tests: the fast ones (make test-fast), then the slow ones (make test-slow)"
+	@echo "make test         all tests but the long ones: the fast (make test-fast), then the slow (make test-slow)"
+	@echo "make test-long    tests of minutes each: several processes killed and moved, every number of devices"
 	@echo "make check        what a commit must pass: format, lint, types, fast tests"
 	@echo "make format       rewrites the code in the project's format"
 	@echo "make clean        removes .venv and what tools have cached; runs/ stays"
@@ -33,6 +34,10 @@ test-fast: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# One at a time: each starts several processes of its own.
+test-long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 0 -m long
 
 check: lint test-fast
 
