@@ -5,7 +5,7 @@ VENV ?= .venv
 # Candidates: the first one that runs, is supported and can make virtual environments is taken.
 PYTHON ?= python3 python3.13 python3.12 python3.11
 BIN := $(VENV)/bin
-# Huge pages, where glibc and the system have them: a CPU update takes a fifth less time (docs/performance.md).
+# Huge pages, where glibc and the system have them: CPU updates take less time (docs/performance.md).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 PACKAGING := pyproject.toml setup.cfg
 

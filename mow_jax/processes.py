@@ -13,7 +13,7 @@ import os
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -80,7 +80,7 @@ def together() -> Iterator[None]:
         _end("this process has failed (see above), and ends the others")
 
 
-def _end(reason: str) -> None:
+def _end(reason: str) -> NoReturn:
     os.write(2, f"error: {reason}. {AGAIN}".encode())
     os._exit(1)  # jax would wait for the others at a normal exit
 
