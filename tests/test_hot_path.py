@@ -62,8 +62,8 @@ def test_a_run_compiles_sends_and_reads_nothing_between_its_updates(tmp_path, mo
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
-    devices = jax.local_devices()[:1]
-    monkeypatch.setattr(jax, "local_devices", lambda: devices)  # programs that other tests have compiled
+    devices = jax.local_devices()[:4]
+    monkeypatch.setattr(jax, "local_devices", lambda: devices)  # a sharded learner that compiles faster than all eight
     monkeypatch.setattr(Learner, "update", watched)
     monkeypatch.setattr(logs.Window, "_fold", read)
     jax.monitoring.register_event_duration_secs_listener(note)
