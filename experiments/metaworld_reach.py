@@ -17,7 +17,7 @@ def get_config():
     config.suite.metaworld.update(render_quality="fast", action_repeat=4, horizon=125)
     config.train.update(steps=6500, ratio=1.5)
     config.warmup.update(steps=1250, updates=200)
-    config.batch.update(sequences=8, length=8)  # batch norm wants many sequences
+    config.batch.update(sequences=6, length=16)  # batch norm wants many sequences, imagination 16 trained positions
     config.model.update(
         embedding=32,
         categoricals=16,

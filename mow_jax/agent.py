@@ -68,12 +68,12 @@ class Agent:
 
 
 def init(agent: Agent) -> TrainState:
-    """The state before the first update: every task on cluster row 0, experts by the router's first scores."""
+    """The state before the first update: every task on cluster row 0, experts by the router's first scores, evenly."""
     key_world, key_behaviour = jax.random.split(named_key(agent, 0, "init"))
     params, statistics = world_model.init(agent.world, key_world)
     actor, critic = actor_critic.init(agent.behaviour, key_behaviour)
     rules, zeros = agent.world.routing, jnp.zeros(agent.world.routing.tasks)
-    experts = router.top_experts(router.scores(rules, params["shared"], 0), rules.active)
+    experts = router.first_selection(router.scores(rules, params["shared"], 0), rules.active)
     experts = jnp.zeros_like(experts) if rules.mode == "table" else experts
     return TrainState(
         update=jnp.int32(0),
@@ -156,6 +156,7 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
     rules, old = agent.world.routing, state.table.experts
     scores = router.scores(rules, state.params["shared"], state.update)
     experts = router.select(rules, scores, old, state.update, named_key(agent, state.update, "router"))
+    experts = routing.of_first_device(experts)  # scores may differ in their last bits from one machine to another
     state = state._replace(table=state.table._replace(experts=experts))
 
     grad = jax.grad(world_loss, argnums=(1, 2), has_aux=True)
@@ -187,7 +188,8 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
 def world_loss(agent: Agent, params: Any, harmony: jax.Array, state: TrainState, batch: Batch, shard: Shard):
     """This device's share of the loss; auxiliary: s [K] as used, new batch-norm statistics, metrics."""
     rows = gather(agent, state._replace(params=params), shard)
-    terms, (statistics, kl) = task_losses(agent, rows, batch, shard, state, train=True)
+    keys = task_keys(agent, state.update, "world", shard)
+    terms, (statistics, kl) = task_losses(agent, rows, batch, shard, state, keys, train=True)
     total = sum(scale * terms[name] for name, scale in agent.scales)
     spread = functools.partial(routing.everywhere, shard=shard, tasks=agent.world.routing.tasks)
 
@@ -200,7 +202,7 @@ def world_loss(agent: Agent, params: Any, harmony: jax.Array, state: TrainState,
 
     # The balance loss sees all tasks on every device: each contributes its share to the sum over devices.
     scores = router.scores(agent.world.routing, params["shared"], state.update)
-    balance = router.balance_loss(agent.world.routing, scores, state.table.experts)
+    balance = router.balance_loss(agent.world.routing, scores, state.table.experts, state.update)
     loss = (weighted * shard.valid).sum() + agent.balance * balance / jax.lax.psum(1, "device")
 
     statistics = routing.merge_rows(state.statistics, statistics, state.table.cluster[shard.ids], shard.valid)
@@ -208,7 +210,7 @@ def world_loss(agent: Agent, params: Any, harmony: jax.Array, state: TrainState,
     return loss, (harmony, statistics, metrics | {"router/balance": balance})
 
 
-def task_losses(agent: Agent, rows: Rows, batch: Batch, shard: Shard, state: TrainState, train: bool):
+def task_losses(agent: Agent, rows: Rows, batch: Batch, shard: Shard, state: TrainState, keys, train: bool):
     """The loss terms of the device's tasks, each [K'], with the new batch-norm statistics and the raw KL."""
     model = agent.world
     assert {name for name, _ in agent.scales} == set(world_model.TERMS), (agent.scales, world_model.TERMS)
@@ -218,7 +220,6 @@ def task_losses(agent: Agent, rows: Rows, batch: Batch, shard: Shard, state: Tra
         return world_model.losses(model, task_rows, task_batch, task, key, train, pool)
 
     run = jax.vmap(one_task, in_axes=(ROW_AXES, 0, 0, 0, 0, 0), axis_name="task")
-    keys = task_keys(agent, state.update, "world", shard)
     return run(rows, batch, shard.ids, shard.valid, state.table.cluster[shard.ids], keys)
 
 
@@ -281,18 +282,20 @@ def act(agent: Agent, state: TrainState, acting: ActState, observation, is_first
 # --- Gradients for clustering -----------------------------------------------------------------------------------------
 
 
-def task_gradients(agent: Agent, state: TrainState, batch: Batch, shard: Shard, vector: str, size: int) -> dict:
+def task_gradients(agent: Agent, state: TrainState, batch: Batch, draw, shard: Shard, vector: str, size: int) -> dict:
     """Each task's gradient of L_k, as a vector a layer: {"cluster": {layer: [K', V]}, "experts": the same}.
+
+    `draw` [] numbers the batch, so that each has latent samples of its own.
 
     Taken with respect to the gathered rows, so that one backward pass keeps the tasks' gradients apart. "cluster" are
     the perceptual and predictor parameters, "experts" the mean over slots of the temporal ones. No dropout, and batch
     norm on its running statistics.
     """
-    rows = gather(agent, state, shard)
+    rows, keys = gather(agent, state, shard), task_keys(agent, draw, "gradients", shard)
 
     def total(cluster, experts):
         here = rows._replace(cluster=cluster, experts=experts)
-        terms, _ = task_losses(agent, here, batch, shard, state, train=False)
+        terms, _ = task_losses(agent, here, batch, shard, state, keys, train=False)
         return sum(scale * terms[name] for name, scale in agent.scales).sum()
 
     cluster, experts = jax.grad(total, argnums=(0, 1))(rows.cluster, rows.experts)

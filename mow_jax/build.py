@@ -81,7 +81,7 @@ def agent(config: ConfigDict, tasks: list[Task]) -> Agent:
         discrete=tasks[0].discrete,
         clusters=clusters(config, len(tasks)),
         routing=rules,
-        max_length=max(config.batch.length, own["context"] + own["horizon"], own["act_context"]),
+        max_length=config.batch.length,
         mask_boundaries=config.loss.mask_boundaries,
         free_bits=config.loss.free_bits,
         **model,

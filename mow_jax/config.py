@@ -90,8 +90,8 @@ def default() -> ConfigDict:
     config.optimizer = ConfigDict(
         dict(
             world_lr=1e-4,
-            world_eps=1e-8,
-            world_clip=1000.0,  # global norm
+            world_eps=1e-12,  # harmony divides all gradients by L_k, so that STORM's 1e-8 would damp the small ones
+            world_clip=100.0,  # global norm, in the same unit: ten times what harmony's gradients reach
             router_lr=1e-4,  # faster routers overshoot: all tasks leave an expert at once
             harmony_lr=1e-2,
             agent_lr=3e-5,
@@ -302,6 +302,7 @@ def _check_lengths(config: ConfigDict) -> None:
             f"train.steps={config.train.steps} includes the warm-up's warmup.steps={config.warmup.steps}:"
             " raise the first or lower the second"
         )
+    _check_positions(config)
     rows, longest = config.warmup.steps // each, max(config.batch.length, config.agent.context)
     if rows < longest:
         raise BadInput(
@@ -311,6 +312,32 @@ def _check_lengths(config: ConfigDict) -> None:
     newest = config.replay.capacity // each
     if config.replay.capacity and newest < longest:
         raise BadInput(f"replay.capacity={config.replay.capacity} holds no window of {longest} steps: raise it")
+
+
+def _check_positions(config: ConfigDict) -> None:
+    """Every position that a token can have in imagination or acting must be one that windows of the batch train."""
+    own, length, blind = config.agent, config.batch.length, config.agent.act_on == "prior"
+    if own.context == 1 and not blind:
+        raise BadInput(
+            "agent.context=1 starts every rollout without a past, which acting has only at an episode's first step:"
+            " use at least 2"
+        )
+    if blind and config.loss.mask_boundaries:
+        raise BadInput(
+            "agent.act_on='prior' needs loss.mask_boundaries=False: an episode's first step would have nothing to draw"
+            " its latent from; set that, or agent.act_on='posterior'"
+        )
+    last = own.context - (not blind) + own.horizon
+    if last >= length:
+        raise BadInput(
+            f"agent.context={own.context} and agent.horizon={own.horizon} imagine {last} tokens, and batch.length="
+            f"{length} trains predictions from {length - 1}: raise batch.length to {last + 1} or lower agent.horizon"
+        )
+    if own.act_context > length:
+        raise BadInput(
+            f"agent.act_context={own.act_context} is longer than the windows that train it: at most batch.length="
+            f"{length}"
+        )
 
 
 # --- Comparing runs ---------------------------------------------------------------------------------------------------

@@ -107,8 +107,11 @@ class Learner:
     def task_gradients(self, batches: Iterable[Batch], vector: str, size: int) -> dict[str, dict[str, np.ndarray]]:
         """Per-task gradient vectors by part and layer, [K, V], mean over the batches, on the host."""
         compute = self._agent_program(functools.partial(algorithm.task_gradients, vector=vector, size=size), alone=True)
-        draws = [jax.tree.map(self._gather, compute(self.state, self.deal(batch), self._shard)) for batch in batches]
-        return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *draws)
+        draws = (
+            compute(self.state, self.deal(batch), self.same(np.int32(i)), self._shard)
+            for i, batch in enumerate(batches)
+        )
+        return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *(jax.tree.map(self._gather, d) for d in draws))
 
     def open_loop(self, batch: Batch, context: int) -> tuple[np.ndarray, np.ndarray]:
         """Reconstructed and imagined frames [K, B, T, S, S, 3] uint8 of windows; see agent.open_loop."""

@@ -96,7 +96,8 @@ def training_losses():
 
     def loss(params, state, batch, weight):
         rows = algorithm.gather(AGENT, state._replace(params=params), SHARD)
-        terms, (statistics, _) = algorithm.task_losses(AGENT, rows, batch, SHARD, state, train=True)
+        keys = algorithm.task_keys(AGENT, state.update, "world", SHARD)
+        terms, (statistics, _) = algorithm.task_losses(AGENT, rows, batch, SHARD, state, keys, train=True)
         total = sum(scale * terms[name] for name, scale in AGENT.scales)
         merged = routing.merge_rows(state.statistics, statistics, state.table.cluster, SHARD.valid)
         return (weight * total).sum(), (total, terms, merged)
@@ -236,7 +237,7 @@ def test_truncation_is_not_termination(state, training_losses):
 @pytest.mark.slow
 def test_gradients_for_clustering_are_those_of_each_task_alone(state):
     run = functools.partial(algorithm.task_gradients, AGENT, vector="layer_mean", size=0)
-    made = on_one_device(lambda state, batch: run(state, batch, SHARD))(state, BATCH)
+    made = on_one_device(lambda state, batch: run(state, batch, 3, SHARD))(state, BATCH)
 
     def alone(trained, rows, batch, task, key):
         rows = rows._replace(cluster=trained[0], experts=trained[1])
@@ -244,7 +245,7 @@ def test_gradients_for_clustering_are_those_of_each_task_alone(state):
         return sum(scale * terms[name] for name, scale in AGENT.scales)
 
     gradient = quick(jax.grad(alone))
-    keys = quick(lambda: algorithm.task_keys(AGENT, 0, "world", SHARD))()
+    keys = quick(lambda: algorithm.task_keys(AGENT, 3, "gradients", SHARD))()
     for task in range(TASKS):
         own = rows_of(state, task)
         batch = jax.tree.map(lambda x, task=task: x[task], BATCH)
@@ -342,6 +343,34 @@ def test_acting_and_imagination_see_the_same_state(state, rows):
             np.testing.assert_array_equal(acting.latent[:, 0], oldest)
             np.testing.assert_array_equal(acting.action[:, 3], action)
     np.testing.assert_array_equal(acting.length, [4, 4, 1])
+
+
+@pytest.mark.parametrize("begins", [1, 2])
+def test_acting_and_imagination_agree_wherever_an_episode_begins_in_a_context(state, rows, begins: int):
+    """A position counts the tokens that an episode has shown, not those of the window."""
+    setup, model = dataclasses.replace(AGENT.imagination, context=4), AGENT.world
+    latent, z = np.arange(36).reshape(3, 4, 3) % 4, jax.nn.one_hot(np.arange(36).reshape(3, 4, 3) % 4, 4)
+    contexts = jax.tree.map(lambda x: x[3], random_batch(1, 3, 4))
+    contexts = contexts._replace(is_first=contexts.is_first | (np.arange(4) == begins))
+    acting = jax.tree.map(lambda x: np.array(x[0]), imagination.init_acting(setup, model, 1, 3))
+    steps = 3 - begins  # of the episode before the frame that is acted on
+    acting.latent[:, :steps], acting.action[:, :steps] = latent[:, begins:3], contexts.action[:, begins:3]
+    acting = acting._replace(length=np.full(3, steps))
+
+    def both():
+        start = imagination._start(setup, model, rows, z.reshape(3, 4, -1), contexts, jax.random.key(0))
+        whole, _ = world_model.transition(
+            model,
+            rows,
+            z.reshape(3, 4, -1),
+            contexts.action,
+            causal_mask(world_model.segments(model, contexts.is_first)),
+        )
+        return start[1], imagination._context_hidden(model, rows, acting), whole[:, 2]
+
+    imagined, acted, trained = quick(both)()
+    np.testing.assert_allclose(acted, imagined, atol=1e-5)
+    np.testing.assert_allclose(acted, trained, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -92,8 +92,19 @@ def test_lambda_returns_have_the_numbers_of_the_textbook_and_of_storm(bootstrap:
 
 def test_percentile_range_is_storms_and_does_not_interpolate():
     shuffled = np.random.default_rng(0).permutation(np.arange(1, 16385, dtype=np.float32))
-    assert returns.percentile_range(shuffled) == 15564 - 819
-    assert returns.percentile_range(jnp.array([3.0, 1.0])) == 0  # too few to differ
+    assert returns.percentile_range(shuffled, jnp.ones(shuffled.shape)) == 15564 - 819
+    assert returns.percentile_range(jnp.array([3.0, 1.0]), jnp.ones(2)) == 0  # too few to differ
+
+
+@pytest.mark.parametrize("count", [8, 20, 1024, 1000])
+def test_values_of_no_weight_leave_the_percentiles_alone(count):
+    draw = np.random.default_rng(count)
+    value = draw.normal(size=count).astype(np.float32)
+    junk = np.concatenate([value, 1000 * draw.normal(size=count)]).astype(np.float32)
+    weight, order = np.repeat([1.0, 1e-9], count).astype(np.float32), draw.permutation(2 * count)
+    expected = returns.percentile_range(jnp.array(value), jnp.ones(count))
+    assert expected == np.sort(value)[int(0.95 * count) - 1] - np.sort(value)[max(int(0.05 * count), 1) - 1]
+    assert returns.percentile_range(jnp.array(junk[order]), jnp.array(weight[order])) == expected
 
 
 # --- Latents and actions ----------------------------------------------------------------------------------------------

@@ -61,9 +61,9 @@ def storm_agent(recording: Recording) -> Agent:
         bootstrap="current",
         weights=False,
     )
-    # The position table is as long as the longest of windows, rollouts and acting contexts.
+    # The position table is as long as the windows.
     settings.batch.length = sizes.max_length
-    settings.agent.update(context=1, horizon=1, act_context=1)
+    settings.agent.update(context=2, horizon=1, act_context=1)
     config.check(settings)
     task = Task("recorded", "recorded", True, sizes.actions, (True,) * sizes.actions, 1, None, None)
     return build.agent(settings, [task])

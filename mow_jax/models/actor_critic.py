@@ -114,11 +114,12 @@ def losses(model: ActorCritic, actor, critic, slow_critic, dream: Dream, embeddi
 
     value = stop(twohot.decode(logits))
     lambda_return, slow_return = target(value), target(stop(twohot.decode(slow_logits)))
-    scale = return_scale(model, scale, lambda_return)
+    weights = step_weights(model, dream.continuation)
+    scale = return_scale(model, scale, lambda_return, weights)
     advantage = (lambda_return - value[:, :-1]) / jnp.maximum(1.0, scale)
     pi = policy(model, actor, state[:, :-1], mask)
 
-    mean = lambda x: (step_weights(model, dream.continuation) * x).mean()
+    mean = lambda x: (weights * x).mean()
     terms = {
         "policy": mean(-advantage * log_prob(model, pi, dream.action, mask)),
         "critic": mean(twohot.cross_entropy(logits[:, :-1], lambda_return)),
@@ -136,8 +137,9 @@ def step_weights(model: ActorCritic, continuation: jax.Array) -> jax.Array:
     return jnp.cumprod(jnp.concatenate([jnp.ones_like(continuation[:, :1]), continuation[:, :-1]], axis=1), axis=1)
 
 
-def return_scale(model: ActorCritic, scale: jax.Array, lambda_return: jax.Array) -> jax.Array:
-    """P_k after one update: moving average of the 5..95 percentile range; NaN stands for "not begun"."""
-    now = returns.percentile_range(lambda_return.reshape(-1))
+def return_scale(model: ActorCritic, scale: jax.Array, lambda_return: jax.Array, weights: jax.Array) -> jax.Array:
+    """P_k after one update: moving average of the 5..95 percentile range of the returns [B, H], each by its step's
+    weight [B, H], as what is imagined behind an end is untrained; NaN stands for "not begun"."""
+    now = returns.percentile_range(lambda_return.reshape(-1), weights.reshape(-1))
     moved = model.return_decay * scale + (1 - model.return_decay) * now
     return jnp.where(jnp.isnan(scale), now, moved)

@@ -140,14 +140,14 @@ class Attention(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, mask, cache, position, deterministic: bool):
+    def __call__(self, x, mask, cache, place, deterministic: bool):
         width = x.shape[-1]
         project = lambda name: Linear(width, bias=False, dtype=self.dtype, name=name)(x).reshape(
             *x.shape[:-1], self.heads, width // self.heads
         )
         query, key, value = project("query"), project("key"), project("value")
         if cache is not None:
-            start = (0, position, 0, 0)
+            start = (0, place, 0, 0)
             key = jax.lax.dynamic_update_slice(cache[0], key, start)
             value = jax.lax.dynamic_update_slice(cache[1], value, start)
         score = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(query.shape[-1]), key).astype(jnp.float32)
@@ -177,8 +177,10 @@ class FeedForward(nn.Module):
 class Transformer(nn.Module):
     """STORM's Transformer without its stem: learned positions, LayerNorm, post-norm blocks.
 
-    Tokens x [B, T, D] at positions position..position + T - 1 attend as mask [B, T, L] allows: to each other (L = T),
-    or, with a cache of length L, to everything written to it so far. Returns [B, T, D] and the new cache.
+    Tokens x [B, T, D] attend as mask [B, T, L] allows: to each other (L = T), or, with a cache of length L in which
+    they are written from `place` on, to everything written to it so far. A token's position is the number of tokens
+    that it sees before it, so that training, imagination and acting agree wherever a window or an episode begins.
+    Returns [B, T, D] and the new cache.
     """
 
     layers: int
@@ -188,16 +190,17 @@ class Transformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, mask, cache: Cache | None = None, position=0, deterministic: bool = True):
-        width, length = x.shape[-1], x.shape[-2]
-        table = self.param("positions", nn.initializers.normal(1.0), (self.max_length, width))
-        x = x + jax.lax.dynamic_slice_in_dim(table, position, length).astype(self.dtype)
+    def __call__(self, x, mask, cache: Cache | None = None, place=0, deterministic: bool = True):
+        table = self.param("positions", nn.initializers.normal(1.0), (self.max_length, x.shape[-1]))
+        # A product with one-hot rows: the gradient of a gather would be a scatter with repeated indices.
+        position = jax.nn.one_hot(mask.sum(-1) - 1, self.max_length, dtype=self.dtype)
+        x = x + position @ table.astype(self.dtype)
         x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x)
         new_cache = []
         for layer in range(self.layers):
             block_cache = None if cache is None else cache[layer]
             attention = Attention(self.heads, self.dropout, self.dtype, name=f"attention_{layer}")
-            x, written = attention(x, mask, block_cache, position, deterministic)
+            x, written = attention(x, mask, block_cache, place, deterministic)
             x = FeedForward(self.dropout, self.dtype, name=f"feed_forward_{layer}")(x, deterministic)
             new_cache.append(written)
         return x, tuple(new_cache)

@@ -36,10 +36,8 @@ class Expert(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, token, mask, cache=None, position=0, deterministic: bool = True):
-        return self.transformer(
-            Mixer(self.width, self.dtype, name="mixer")(token), mask, cache, position, deterministic
-        )
+    def __call__(self, token, mask, cache=None, place=0, deterministic: bool = True):
+        return self.transformer(Mixer(self.width, self.dtype, name="mixer")(token), mask, cache, place, deterministic)
 
 
 class Shared(nn.Module):
@@ -51,14 +49,14 @@ class Shared(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, outputs, embedding, mask, cache=None, position=0, deterministic: bool = True):
+    def __call__(self, outputs, embedding, mask, cache=None, place=0, deterministic: bool = True):
         if self.transformer is None and self.experts == 1:
             return outputs, ()
         x = jnp.concatenate([outputs, embedding.astype(outputs.dtype)], axis=-1)
         x = Linear(self.width, bias=False, dtype=self.dtype, name="combine")(x)
         if self.transformer is None:
             return x, ()
-        return self.transformer(x, mask, cache, position, deterministic)
+        return self.transformer(x, mask, cache, place, deterministic)
 
 
 class DynamicsCache(NamedTuple):
@@ -83,7 +81,7 @@ class Dynamics(NamedTuple):
         shared = self.shared.init(keys[0], outputs, jnp.zeros((1, 1, embedding_size)), mask)
         return rows, shared.get("params", {})
 
-    def apply(self, rows, shared, gate, token, embedding, mask, cache=None, position=0, dropout_key=None):
+    def apply(self, rows, shared, gate, token, embedding, mask, cache=None, place=0, dropout_key=None):
         """Hidden states [B, T, D] and the new cache.
 
         rows: the task's expert rows [n_k, ...]; gate [n_k] factors on their outputs; token [B, T, Z + A + E];
@@ -94,7 +92,7 @@ class Dynamics(NamedTuple):
 
         def run(row, expert_cache, key):
             rngs = None if key is None else {"dropout": key}
-            return self.expert.apply({"params": row}, token, mask, expert_cache, position, deterministic, rngs=rngs)
+            return self.expert.apply({"params": row}, token, mask, expert_cache, place, deterministic, rngs=rngs)
 
         expert_cache = None if cache is None else cache.experts
         in_axes = (0, None if cache is None else 0, None if keys is None else 0)
@@ -105,7 +103,7 @@ class Dynamics(NamedTuple):
         rngs = None if keys is None else {"dropout": keys[0]}
         shared_cache = None if cache is None else cache.shared
         hidden, shared_cache = self.shared.apply(
-            {"params": shared}, outputs, embedding, mask, shared_cache, position, deterministic, rngs=rngs
+            {"params": shared}, outputs, embedding, mask, shared_cache, place, deterministic, rngs=rngs
         )
         return hidden, DynamicsCache(expert_cache, shared_cache)
 

@@ -70,14 +70,24 @@ def scores(routing: Routing, params: dict[str, Any], update: jax.Array | int) ->
     return routing.router.apply({"params": params["router"]}, inputs, temperature(routing, update))
 
 
+def chooses(routing: Routing) -> bool:
+    """Whether the router ever changes the selection: not in table mode, and not with nothing to route by."""
+    return routing.mode == "learned" and routing.embedding > 0
+
+
+def frozen(routing: Routing, update: jax.Array) -> jax.Array:
+    """Whether the selection stays from this update on, since tau has reached its end."""
+    return routing.freeze & (update >= max(routing.anneal_updates, 1.0))  # tau itself may miss its end by a rounding
+
+
 def select(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.Array, key: jax.Array) -> jax.Array:
-    """This update's selection [K, n_k]: hysteresis over the last one; frozen once tau has reached its end."""
-    if routing.mode == "table" or not routing.embedding:
+    """This update's selection [K, n_k]: hysteresis over the last one, until it is frozen."""
+    if not chooses(routing):
         return experts
     if routing.noise:
         scores = scores * jnp.exp(routing.noise * jax.random.gumbel(key, scores.shape))
     new = reselect(scores, experts, routing.margin / routing.experts)
-    settled = routing.freeze & (temperature(routing, update) <= routing.tau_end)
+    settled = frozen(routing, update)
     if routing.gate == "none":  # nothing but balance speaks for a change, and a falling tau against rest
         settled |= is_balanced(load(experts, routing.experts), routing).all()
     return jnp.where(settled, experts, new)
@@ -110,9 +120,18 @@ class Router(nn.Module):
         return jax.nn.softmax(Linear(self.experts)(x) / tau)
 
 
-def top_experts(scores: jax.Array, active: int) -> jax.Array:
-    """The first selection [K, n_k]: the highest scores [K, N_e], ties to the lower index."""
-    return jax.lax.top_k(scores, active)[1].astype(jnp.int32)
+def first_selection(scores: jax.Array, active: int) -> jax.Array:
+    """The first selection [K, n_k] by scores [K, N_e]: task by task the best of those experts that have fewest tasks.
+
+    Loads differ by one at most. The highest scores alone would put all tasks on the same experts, as the scores of an
+    untrained router are nearly alike.
+    """
+
+    def choose(loads, task_scores):
+        chosen = jax.lax.top_k(task_scores - loads, active)[1]  # a score lies in 0..1, so that a load outweighs it
+        return loads + jax.nn.one_hot(chosen, loads.size).sum(0), chosen
+
+    return jax.lax.scan(choose, jnp.zeros(scores.shape[-1]), scores)[1].astype(jnp.int32)
 
 
 def reselect(scores: jax.Array, experts: jax.Array, margin: float) -> jax.Array:
@@ -135,14 +154,16 @@ def load(experts: jax.Array, count: int) -> jax.Array:
     return jax.nn.one_hot(experts, count).sum((0, 1))
 
 
-def balance_loss(routing: Routing, scores: jax.Array, experts: jax.Array) -> jax.Array:
+def balance_loss(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.Array) -> jax.Array:
     """|| sum_k w_k - K n_k / N_e ||^2 with the selection's value and the scores' gradient.
 
     An expert whose load lies within floor..ceil of the mean load is balanced and gets no gradient: without that, loads
-    that cannot all be equal would drive the scores for ever.
+    that cannot all be equal would drive the scores for ever. Nor is there one where the selection cannot change any
+    more: it would only move the embeddings, which all heads read.
     """
     selected = load(experts, routing.experts)
     total = selected + (scores - jax.lax.stop_gradient(scores)).sum(0)
-    total = jnp.where(is_balanced(selected, routing), jax.lax.stop_gradient(total), total)
+    settled = is_balanced(selected, routing) | frozen(routing, update) | (not chooses(routing))
+    total = jnp.where(settled, jax.lax.stop_gradient(total), total)
     excess = total - routing.tasks * routing.active / routing.experts
     return (excess**2).sum()

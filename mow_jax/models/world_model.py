@@ -217,12 +217,12 @@ def tokens(model: WorldModel, rows: Rows, z: jax.Array, action: jax.Array) -> ja
 
 
 def transition(
-    model: WorldModel, rows: Rows, z, action, mask, cache: DynamicsCache | None = None, position=0, dropout_key=None
+    model: WorldModel, rows: Rows, z, action, mask, cache: DynamicsCache | None = None, place=0, dropout_key=None
 ):
     """Hidden states [B, T, D] of latents [B, T, Z] and actions under an attention mask [B, T, L]; and the new cache."""
     token = tokens(model, rows, z, action)
     return model.dynamics.apply(
-        rows.experts, rows.shared["dynamics"], rows.gate, token, rows.embedding, mask, cache, position, dropout_key
+        rows.experts, rows.shared["dynamics"], rows.gate, token, rows.embedding, mask, cache, place, dropout_key
     )
 
 

@@ -26,8 +26,13 @@ def lambda_return(
     return jnp.moveaxis(returns, 0, -1)
 
 
-def percentile_range(x: jax.Array, low: float = 0.05, high: float = 0.95) -> jax.Array:
-    """The difference of the k-th smallest values of x [N] at k = floor(high N) and floor(low N), not interpolated."""
-    n = x.shape[0]
-    ordered = jnp.sort(x)
-    return ordered[max(int(high * n), 1) - 1] - ordered[max(int(low * n), 1) - 1]
+def percentile_range(x: jax.Array, weight: jax.Array, low: float = 0.05, high: float = 0.95) -> jax.Array:
+    """The difference of two percentiles of x [N] where a value counts by its weight [N] in 0..1, not interpolated.
+
+    At weights of one they are the k-th smallest values at k = floor(high N) and floor(low N), as STORM has them.
+    """
+    ordered, weight = jax.lax.sort((x, weight), num_keys=1)
+    reached = jnp.cumsum(weight)
+    # 1e-3: the product may miss a whole number by a rounding, and a value of no weight is none.
+    at = lambda share: ordered[(reached > jnp.maximum(share * reached[-1] - 1, 0.0) + 1e-3).argmax()]
+    return at(high) - at(low)

@@ -43,6 +43,11 @@ def merge_rows(stacked: Any, updated: Any, table: jax.Array, valid: jax.Array) -
     return jax.tree.map(merge, stacked, updated)
 
 
+def of_first_device(x: jax.Array) -> jax.Array:
+    """The first device's value of x, whole numbers [...], on all devices."""
+    return jax.lax.psum(jnp.where(jax.lax.axis_index("device") == 0, x, 0), "device")
+
+
 def everywhere(x: jax.Array, shard: Shard, tasks: int) -> jax.Array:
     """Per-task values [K'] of every device as one array [K] on all of them."""
     return jax.lax.psum(jnp.zeros(tasks).at[shard.ids].add(jnp.where(shard.valid > 0, x, 0.0)), "device")

@@ -1,0 +1,49 @@
+"""What a config must not ask for, and that every experiment file asks for what can work."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from mow_jax import build, config
+from mow_jax.types import BadInput
+
+EXPERIMENTS = sorted((Path(__file__).resolve().parent.parent / "experiments").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_imagines_and_acts_on_trained_positions_only(path: Path):
+    settings = runpy.run_path(str(path))["get_config"]()
+    config.check(settings)
+    own, length = settings.agent, settings.batch.length
+    known = own.context - (own.act_on == "posterior")
+    assert known + own.horizon < length and own.act_context <= length
+    assert build.agent(settings, build.tasks(settings)).world.max_length == length
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"batch.length": 8, "agent.context": 4, "agent.horizon": 12}, ["batch.length=8", "horizon=12", "16"]),
+        ({"batch.length": 23}, ["agent.context=8", "agent.horizon=16", "batch.length to 24"]),
+        ({"agent.act_context": 65}, ["agent.act_context=65", "64"]),
+        ({"agent.act_on": "prior"}, ["agent.act_on='prior'", "loss.mask_boundaries=False"]),
+        ({"agent.context": 1}, ["agent.context=1", "2"]),
+    ],
+)
+def test_states_that_training_never_sees_are_refused(changes: dict, parts: list[str]):
+    settings = config.default()
+    for key, value in changes.items():
+        room, _, name = key.rpartition(".")
+        settings[room][name] = value
+    with pytest.raises(BadInput) as refusal:
+        config.check(settings)
+    assert all(part in str(refusal.value) for part in parts), refusal.value
+
+
+def test_the_longest_imagination_that_fits_passes():
+    settings = config.default()
+    settings.batch.length = 24
+    config.check(settings)
