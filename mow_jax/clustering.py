@@ -144,6 +144,17 @@ def write(path: Path, clusters: Clusters) -> None:
         "similarity": {part: plain(matrix) for part, matrix in clusters.similarity.items()},
         "norms": clusters.norms,
     }
+    _replace(path, content)
+
+
+def write_experts(path: Path, experts: np.ndarray) -> None:
+    """Brings the experts [K, n_k] in clusters.json up to date: a router may go on selecting after the warm-up."""
+    content = json.loads(path.read_text())
+    if content["experts"] != experts.tolist():
+        _replace(path, content | {"experts": experts.tolist()})
+
+
+def _replace(path: Path, content: dict) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     temporary.replace(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from mow_jax import build, logs, processes, summary, transfer
+from mow_jax import build, clustering, logs, processes, summary, transfer
 from mow_jax.actors import Actors, Episode
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.learner import Learner, abstract_state
@@ -111,6 +111,9 @@ class Run:
         if self.metrics:
             host["metrics"] = self.metrics.state()
         self.checkpoints.save(self.steps, self.learner.snapshot(), host)
+        table = self.directory / "clusters.json"
+        if self.at.warm and table.exists() and not processes.index():
+            clustering.write_experts(table, self.learner.table.experts)
         newest = self.config.replay.capacity // self.config.train.envs
         if newest:
             self.replay.prune(self.checkpoints.steps()[0] // self.config.train.envs - newest)

@@ -152,3 +152,12 @@ def test_what_is_no_table_at_all_is_refused(tmp_path, text: str):
         clustering.read(path, ["a", "b"], **SIZES)
     with pytest.raises(BadInput, match="nowhere.json"):
         clustering.read(tmp_path / "nowhere.json", ["a"], **SIZES)
+
+
+def test_experts_selected_later_reach_the_file_and_nothing_else_changes(tmp_path):
+    path = tmp_path / "clusters.json"
+    made = clustering.cluster_tasks(["a", "b"], None, clusters=2, experts=3, active=2, method="identity", seed=5)
+    clustering.write(path, made)
+    before = json.loads(path.read_text())
+    clustering.write_experts(path, np.array([[2, 0], [1, 2]]))
+    assert json.loads(path.read_text()) == before | {"experts": [[2, 0], [1, 2]]}

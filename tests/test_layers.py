@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "warmup": {"clustering", "learner", "processes", "replay", "types"},
     "mirror": {"learner", "replay", "types"},
 }
-MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "learner", "logs", "mirror"} | {
+MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "clustering", "learner", "logs", "mirror"} | {
     *("processes", "replay", "summary", "transfer", "types")
 }
 MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] = {*MAY_IMPORT, "train", "evaluate"}
