@@ -20,7 +20,9 @@ from mow_jax.envs.base import Environment
 from mow_jax.types import BadInput, Task
 
 TOYS = tuple(suites.TOY)
-DISCRETE_TOYS = suites.LISTS["toy"]["toy5"]
+DISCRETE_TOYS = suites.LISTS["toy"]["toy13"]
+# Toys with a distractor: the place in `numbers` of the one that changes the picture and nothing else.
+DISTRACTORS = {"catch_noise": 2, "recall": 2}
 
 
 def settings_of(suite: str, image_size: int = 32, **changes) -> dict:
@@ -75,13 +77,22 @@ def exact_scores(environment: Environment, starts: list[dict]) -> tuple[float, f
     return uniform, best
 
 
+def without_distractor(environment: Environment, value: int = 0) -> dict:
+    """The state with `value` for the distractor, whose values can be too many to try; a test below lets them vary."""
+    state = environment.state()
+    if environment.task.name in DISTRACTORS:
+        state["numbers"][DISTRACTORS[environment.task.name]] = value
+    return state
+
+
 @pytest.mark.parametrize("name", DISCRETE_TOYS)
 def test_toy_scores_are_exact_and_met_by_the_uniform_policy(name: str):
     environment = environment_of("toy", name, image_size=16)
     starts, returns = {}, []
     for seed in range(3000):
         environment.reset(seed)
-        starts[repr(environment.state())] = environment.state()
+        start = without_distractor(environment)
+        starts[repr(start)] = start
         returns.append(sum(step[1] for step in play(environment, 20, seed)))
     uniform, best = exact_scores(environment, list(starts.values()))
     assert (environment.task.random_score, environment.task.reference_score) == pytest.approx((uniform, best), abs=1e-9)
@@ -127,6 +138,98 @@ def test_catch_and_its_twin_look_alike_and_move_oppositely():
         catch.reset(seed), twin.reset(seed)
         differed |= [catch.step(a).reward for a in actions] != [twin.step(a).reward for a in actions]
     assert differed
+
+
+@pytest.mark.parametrize(
+    "names", [("catch", "catch_swap", "catch_avoid"), ("grid", "grid_swap"), ("cue", "cue_swap")], ids="-".join
+)
+def test_tasks_that_share_pictures_have_equal_first_frames_and_unequal_rules(names: tuple[str, ...]):
+    group = [environment_of("toy", name) for name in names]
+    outcomes = [[] for _ in names]
+    for seed in range(20):
+        first = group[0].reset(seed)
+        for environment, record in zip(group, outcomes, strict=True):
+            assert np.array_equal(environment.reset(seed), first)
+            record.append([step[1] for step in play(environment, 20, seed)])
+    assert all(one != other for index, one in enumerate(outcomes) for other in outcomes[:index])
+
+
+@pytest.mark.parametrize(
+    ("name", "twin", "sign"), [("catch", "catch_avoid", -1), ("cue", "cue_swap", -1), ("catch", "catch_noise", 1)]
+)
+def test_the_same_actions_bring_the_same_or_the_opposite_rewards(name: str, twin: str, sign: int):
+    one, other = environment_of("toy", name), environment_of("toy", twin)
+    for seed in range(20):
+        one.reset(seed), other.reset(seed)
+        ours, theirs = play(one, 20, seed), play(other, 20, seed)
+        assert [step[1] for step in ours] == [sign * step[1] for step in theirs]
+        assert twin == "catch_noise" or [step[0] for step in ours] == [step[0] for step in theirs]
+
+
+def test_grid_swap_undoes_what_grid_does():
+    grid, swapped = environment_of("toy", "grid"), environment_of("toy", "grid_swap")
+    opposite = {1: 2, 2: 1, 3: 4, 4: 3}
+    for seed in range(20):
+        grid.reset(seed), swapped.reset(seed)
+        for action in np.random.default_rng(seed).integers(1, 5, size=20).tolist():
+            ours, theirs = grid.step(action), swapped.step(opposite[action])
+            assert np.array_equal(ours.observation, theirs.observation) and ours[1:] == theirs[1:]
+            if ours.terminated:
+                break
+
+
+@pytest.mark.parametrize("name", DISTRACTORS)
+def test_a_distractor_changes_the_picture_and_nothing_else(name: str):
+    environment = environment_of("toy", name)
+    index = DISTRACTORS[name]
+    for seed in range(20):
+        pictures, outcomes, distractors = set(), set(), set()
+        for other in range(8):
+            environment.reset(other)
+            distractor = environment.state()["numbers"][index]
+            environment.reset(seed)
+            environment.restore(without_distractor(environment, distractor))
+            episode = play(environment, 20, seed)
+            distractors.add(distractor)
+            pictures.add(repr([step[0] for step in episode]))
+            outcomes.add(repr([step[1:] for step in episode]))
+        assert len(outcomes) == 1 and len(pictures) == len(distractors) > 1
+
+
+def test_the_blocks_of_catch_noise_hide_neither_ball_nor_paddle():
+    catch, noise = environment_of("toy", "catch", image_size=16), environment_of("toy", "catch_noise", image_size=16)
+    blocks = set()
+    for seed in range(50):
+        frames = [(catch.reset(seed), noise.reset(seed))]
+        frames += [(catch.step(action).observation, noise.step(action).observation) for action in (0, 1, 2, 1, 0)]
+        for plain, noisy in frames:
+            seen = plain.any(-1)
+            assert np.array_equal(plain[seen], noisy[seen])
+            blocks.add((noisy * ~seen[..., None]).tobytes())
+    assert len(blocks) > 100
+
+
+def test_recall_asks_for_both_colours_by_frames_that_do_not_tell_them():
+    environment = environment_of("toy", "recall")
+    asking, answers = set(), {}
+    for seed in range(60):
+        frames = [environment.reset(seed), *(environment.step(1).observation for _ in range(2))]
+        asking.add(environment.step(1).observation.tobytes())
+        first = environment.step(1)
+        second = environment.step(1)
+        asking.add(first.observation.tobytes())
+        shown = frames[0].tobytes(), frames[1].tobytes()
+        answers.setdefault(shown, set()).add((first.reward, second.reward))
+    assert len(asking) == 2, "one picture for each question, whatever was shown"
+    assert sorted(answers.values(), key=repr) == [{(-0.5, -0.5)}, {(-0.5, 0.5)}, {(0.5, -0.5)}, {(0.5, 0.5)}]
+
+
+def test_the_door_of_key_pays_only_with_the_key():
+    environment = environment_of("toy", "key")
+    environment.restore({"time": 0, "numbers": [2, 2, 0, 3, 0]})  # above the door, the key in the top row
+    rewards = [environment.step(action) for action in (4, 3, 3, 3, 1, 2, 4, 4, 4)]
+    assert [step.reward for step in rewards] == [0.0] * 8 + [1.0]
+    assert [step.terminated for step in rewards] == [False] * 8 + [True]
 
 
 def test_cue_can_be_known_from_the_first_frame_only():
@@ -436,7 +539,7 @@ def test_gymnasium_repeats_scales_and_cuts():
         ("atari", ("Pong",), {"protocol": "stiky"}, "did you mean 'sticky'?"),
         ("atari", ("Pong",), {"sticky": 1.5}, "suite.atari.sticky is 1.5: choose from 0 to 1"),
         ("atari", ("Pong",), {"frame_skip": 0}, "suite.atari.frame_skip is 0"),
-        ("toy", ("quark",), {}, "choose from catch, catch_swap, cue, grid, slide, toy5, wall"),
+        ("toy", ("quark",), {}, "choose from catch, catch_avoid, catch_noise, catch_swap, cue, cue_swap, grid,"),
         ("toy", ("toy5", "catch"), {}, "names catch more than once"),
         ("toy", ("catch", "slide"), {}, "mixes discrete actions (catch) with continuous ones (slide)"),
         ("toy", ("catch",), {"image_size": 24}, "image_size 24 does not fit"),
@@ -462,8 +565,9 @@ def test_a_missing_simulator_names_its_extra(monkeypatch: pytest.MonkeyPatch):
         envs.resolve("atari", ("Pong",), settings_of("atari"))
 
 
-def test_lists_expand_in_place():
-    tasks = envs.resolve("toy", ("toy5",), settings_of("toy"))
-    assert [task.name for task in tasks] == list(DISCRETE_TOYS)
+@pytest.mark.parametrize(("name", "size", "masks"), [("toy5", 5, 3), ("toy13", 13, 4)])
+def test_lists_expand_in_place(name: str, size: int, masks: int):
+    tasks = envs.resolve("toy", (name,), settings_of("toy"))
+    assert [task.name for task in tasks] == list(suites.LISTS["toy"][name]) == list(DISCRETE_TOYS[:size])
     assert {task.action_size for task in tasks} == {5}
-    assert len({task.action_mask for task in tasks}) == 3
+    assert len({task.action_mask for task in tasks}) == masks

@@ -68,6 +68,14 @@ TOY = {
         _toy("grid", "lrud", 20, -0.21257478495859533, 0.9166666666666666),
         _toy("wall", "slr", 3, -750.0, 0.0),
         _toy("cue", "lr", 5, 0.0, 1.0),
+        _toy("catch_avoid", "slr", 5, 0.5, 1.0),
+        _toy("catch_noise", "slr", 5, -0.5, 1.0),
+        _toy("grid_swap", "lrud", 20, -0.21257478495859533, 0.9166666666666666),
+        _toy("grid_far", "slrud", 12, 0.070428977152, 1.0),
+        _toy("treasure", "lrud", 8, 64.67384338378906, 1000.0),
+        _toy("cue_swap", "lr", 5, 0.0, 1.0),
+        _toy("recall", "lr", 5, 0.0, 1.0),
+        _toy("key", "lrud", 20, 0.16432914395818443, 1.0),
         Task("slide", "toy", False, 2, (True, True), 10, -3.521, -0.1875),
     )
 }
@@ -138,10 +146,12 @@ MT10 = (
     "window-close-v3",
 )
 
+TOY5 = ("catch", "catch_swap", "grid", "wall", "cue")
+TOY13 = (*TOY5, "catch_avoid", "catch_noise", "grid_swap", "grid_far", "treasure", "cue_swap", "recall", "key")
 # Suite -> name of a list -> its tasks.
 LISTS: dict[str, dict[str, tuple[str, ...]]] = {
     "atari": {"atari26": tuple(ATARI)},
-    "toy": {"toy5": ("catch", "catch_swap", "grid", "wall", "cue")},
+    "toy": {"toy5": TOY5, "toy13": TOY13},
     "metaworld": {"mt10": MT10, "mt50": METAWORLD},
 }
 
