@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mow_jax.report import figures, scores, strips
+from mow_jax.report import plotting, scores, strips
 from mow_jax.report.__main__ import main
 
 TASKS = ["Pong", "a:b/c|<i>$x$"]  # the second is what a Gymnasium id may look like, and worse
@@ -204,16 +204,16 @@ def test_strips_show_the_very_pixels(tmp_path):
 
 def test_names_at_line_ends_keep_order_distance_and_room():
     heights = np.sort(np.random.default_rng(0).uniform(0.4, 0.5, 20))
-    places = figures.spread(heights, 0.03)
+    places = plotting.spread(heights, 0.03)
     assert np.diff(places).min() >= 0.03 - 1e-9 and places.min() >= 0 and places.max() <= 1
-    np.testing.assert_allclose(figures.spread(np.array([0.1, 0.9]), 0.03), [0.1, 0.9])
-    assert np.diff(figures.spread(np.zeros(50), 0.03)).min() > 0  # too many for the gap: equal shares
+    np.testing.assert_allclose(plotting.spread(np.array([0.1, 0.9]), 0.03), [0.1, 0.9])
+    assert np.diff(plotting.spread(np.zeros(50), 0.03)).min() > 0  # too many for the gap: equal shares
 
 
 def test_moving_average_keeps_a_level_and_calms_noise():
-    np.testing.assert_allclose(figures.smooth(np.full(100, 3.0)), 3.0)
+    np.testing.assert_allclose(plotting.smooth(np.full(100, 3.0)), 3.0)
     noise = np.random.default_rng(0).normal(size=300)
-    assert figures.smooth(noise).std() < 0.5 * noise.std()
+    assert plotting.smooth(noise).std() < 0.5 * noise.std()
 
 
 def test_the_report_runs_without_jax_and_without_pyplot(workdir):

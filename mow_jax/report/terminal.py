@@ -1,4 +1,4 @@
-"""Prints a run's tables on the terminal: scores, aggregates, reconstruction, and what is missing.
+"""Prints a run's tables on the terminal: scores, aggregates, what the world model knows, and what is missing.
 
 In: a data.Run. Called by python -m mow_jax.report.
 """
@@ -23,8 +23,7 @@ def show(run: Run) -> None:
         _print(console, "Scores", tables.scores(run.results))
         _print(console, "", tables.aggregate(run.results))
         if run.results["diagnostics"]:
-            table = tables.reconstruction(run.results["diagnostics"])
-            _print(console, "Reconstruction (the mean frame's ratio is 1)", table)
+            _print(console, "What the world model knows", tables.knowledge(run.results["diagnostics"]))
     for sentence in run.missing:
         console.print(Text(f"missing: {sentence}"), soft_wrap=True)
 
