@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from mow_jax.report.data import Run
 from mow_jax.report.plotting import COLOURS, FAINT, compact, picture, short
 
+MOST = 26  # tasks in a column of the legend
 MARKERS = "os^DvPX"  # the next one when the colours are used up
 # Names in metrics.jsonl and in results.json, and the height of a score that says nothing.
 CURVES = {"reward_correlation": ("reward_correlation", 0.0), "reconstruction_ratio": ("ratio", 1.0)}
@@ -27,7 +28,7 @@ def curves(run: Run, path: Path) -> bool:
     shown = [task for task in run.tasks if any(len(lines[task]) > 1 for lines in points.values())]
     if not shown:
         return False
-    with picture(path, 10.0, _height(len(shown))) as figure:
+    with picture(path, 8.4 + 1.8 * _legend_columns(len(shown)), _height(len(shown))) as figure:
         for axes, (name, lines) in zip(figure.subplots(1, len(CURVES)), points.items(), strict=True):
             axes.set_title(name.replace("_", " "))
             axes.axhline(CURVES[name][1], color=FAINT, linestyle=(0, (2, 2)), linewidth=1.0)
@@ -63,10 +64,10 @@ def reliability(run: Run, path: Path) -> bool:
     shown = [task for task, rows in bins.items() if rows[:, 1].any() or len(rows) > 1]
     if not shown:
         return False
-    with picture(path, 6.5, max(4.2, _height(len(shown)))) as figure:
+    height = max(4.2, _height(len(shown)))
+    with picture(path, height + 1.8 * _legend_columns(len(shown)), height) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=FAINT, linestyle=(0, (2, 2)), linewidth=1.0)
-        axes.set_aspect("equal")
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("predicted probability of an end")
@@ -81,15 +82,19 @@ def reliability(run: Run, path: Path) -> bool:
 def _line(axes: Axes, points: np.ndarray, number: int, task: str) -> None:
     """One task's line in the look of its number."""
     turn, colour = divmod(number, len(COLOURS))
-    look = {"marker": MARKERS[turn % len(MARKERS)], "markersize": 4.5, "markeredgecolor": "white", "linewidth": 1.3}
+    look = {"marker": MARKERS[turn % len(MARKERS)], "markersize": 4.5, "markeredgecolor": "white", "linewidth": 1.0}
     axes.plot(*points.T, color=COLOURS[colour], label=short(task), **look)
 
 
 def _height(tasks: int) -> float:
     """Inches that leave the legend room."""
-    return max(3.2, 0.18 * min(tasks, 26) + 0.5)
+    return max(3.2, 0.18 * min(tasks, MOST) + 0.5)
+
+
+def _legend_columns(tasks: int) -> int:
+    return -(-tasks // MOST)
 
 
 def _legend(figure: Figure, tasks: int) -> None:
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center", ncols=-(-tasks // 26), fontsize=8.5)
+    figure.legend(handles, names, loc="outside right center", ncols=_legend_columns(tasks), fontsize=8.5)

@@ -66,7 +66,7 @@ def aggregate(results: dict) -> Table:
 
 def knowledge(diagnostics: dict) -> Table:
     """A row a task: what the world model knows of rewards and ends, and its reconstruction beside the mean frame."""
-    columns = ["task", "rows", "reward correlation", "reward AP (chance)", "ends predicted (real)", "at the ends"]
+    columns = ["task", "rows", "reward correlation", "reward AP (chance)", "ends said (real)", "at ends"]
     columns += ["calibration error", "reconstruction ratio"]
     return Table(columns, [[name, *_known(entry)] for name, entry in diagnostics.items()])
 

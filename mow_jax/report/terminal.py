@@ -31,7 +31,8 @@ def show(run: Run) -> None:
 def _print(console: Console, title: str, table: tables.Table) -> None:
     shown = rich.table.Table(title=title or None, title_justify="left", box=rich.box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns):
-        shown.add_column(column, justify="right" if index else "left")
+        head = "\n".join(column.rsplit(" ", 1)) if len(column) > 14 else column  # names of tasks need the room
+        shown.add_column(head, justify="right" if index else "left", vertical="bottom")
     for row in table.rows:
         shown.add_row(*map(Text, row))
     console.print(shown)
