@@ -302,13 +302,3 @@ def task_gradients(agent: Agent, state: TrainState, batch: Batch, draw, shard: S
     experts = jax.tree.map(lambda leaf: leaf.mean(1), experts)
     parts = {"cluster": cluster, "experts": experts}
     return {name: layer_vectors(part, vector, size, agent.seed) for name, part in parts.items()}
-
-
-# --- Looking at what the model has learned ----------------------------------------------------------------------------
-
-
-def open_loop(agent: Agent, state: TrainState, batch: Batch, shard: Shard, context: int) -> tuple[jax.Array, jax.Array]:
-    """Reconstructions of windows [K', B, T], and what the model imagines after the first `context` frames, as uint8."""
-    run = functools.partial(imagination.open_loop, agent.world, context=context)
-    keys = task_keys(agent, 0, "open_loop", shard)
-    return jax.vmap(run, in_axes=(ROW_AXES, 0, 0))(gather(agent, state, shard), batch, keys)

@@ -17,20 +17,20 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from mow_jax import build, command, envs, logs, processes, summary, workdir
+from mow_jax import build, command, diagnostics, envs, logs, processes, summary, workdir
 from mow_jax.actors import Actors, Episode, random_actions
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.config import check
 from mow_jax.learner import Learner, abstract_state
-from mow_jax.report import scores
+from mow_jax.report import scores, tables
 from mow_jax.seeding import generator, seed_of
-from mow_jax.types import BadInput, Batch, Task
+from mow_jax.types import BadInput, Task
 
-WINDOW = 24  # frames of a strip ...
-CONTEXT = 8  # ... of which so many are seen before imagination goes on alone
-LONGEST_CLIP = 400  # frames of an episode kept for its GIF
 # Settings of evaluation: scores are never clipped; goals come in order, and an episode that has succeeded is over.
 DIFFERENT = {"clip_reward": False, "goal_order": "ordered", "end_on_success": True}
+# Heads of tables.knowledge that leave room for names of tasks in 100 columns.
+KNOWLEDGE = ["task", "reward\ncorr", "reward AP\n(chance)", "ends said\n(real)", "at\nends", "calibration\nerror"]
+KNOWLEDGE += ["recon\nratio"]
 
 
 def evaluate(
@@ -42,7 +42,9 @@ def evaluate(
     is not known, not only where a normalised score needs it.
     """
     mine = processes.share(tasks)
-    episodes, clips = play(config, learner, mine)
+    rows = diagnostics.Rows(learner.predictions, window(config))
+    recorder = diagnostics.Recorder(len(mine)) if directory is not None else None
+    episodes = play(config, learner, mine, rows, recorder)
     unknown = [t for t in mine if t.random_score is None and (random or t.reference_score is not None)]
     uniform = play_random(config, unknown) if unknown else []
     played: dict[str, Any] = {}
@@ -53,10 +55,10 @@ def evaluate(
     results |= {"versions": summary.versions(), "commit": summary.commit()}
     normalised = {name: r["runs"] for name, r in results["tasks"].items() if r["runs"]}
     results["aggregate"] = scores.aggregate(normalised) if normalised else None
-    if directory is not None:
-        frames, errors = diagnose(learner, mine, clips)
-        write_frames(directory, frames, tasks)
-        results["diagnostics"] = together(errors, tasks)
+    known = dict(zip((task.name for task in mine), rows.numbers(), strict=True))
+    results["diagnostics"] = together(known, tasks)
+    if directory is not None and recorder is not None:
+        diagnostics.write_frames(directory, diagnostics.films(learner, recorder.clips()), tasks)
     for result in results["tasks"].values():
         del result["runs"]
     return results
@@ -66,21 +68,6 @@ def together(own: dict[str, Any], tasks: list[Task]) -> dict[str, Any]:
     """What every process says of its own tasks, by name, in the order of all."""
     everyone = {name: value for part in processes.gather(own) for name, value in part.items()}
     return {task.name: everyone[task.name] for task in tasks}
-
-
-def write_frames(directory: Path, frames: dict[str, np.ndarray], tasks: list[Task]) -> None:
-    """Writes frames.npz, every process its part and process 0 the whole."""
-    part = lambda index: directory / f"frames-{index}.npz"
-    np.savez(part(processes.index()), **frames)  # type: ignore[arg-type]
-    processes.wait("frames written")
-    if processes.index():
-        return
-    whole: dict[str, np.ndarray] = {"names": np.array([task.name for task in tasks])}
-    for path in map(part, range(processes.count())):
-        with np.load(path) as file:
-            whole |= dict(file)
-        path.unlink()
-    np.savez_compressed(directory / "frames.npz", **whole)  # type: ignore[arg-type]
 
 
 def write_results(results: dict[str, Any], step: int, directory: Path) -> None:
@@ -96,12 +83,17 @@ def write_results(results: dict[str, Any], step: int, directory: Path) -> None:
 # --- Playing ----------------------------------------------------------------------------------------------------------
 
 
-def play(config: ConfigDict, learner: Learner, tasks: list[Task]) -> tuple[list[Episode], list[dict[str, np.ndarray]]]:
-    """`evaluation.episodes` episodes of every task, and the first one's rows of each ("clips")."""
+def play(
+    config: ConfigDict,
+    learner: Learner,
+    tasks: list[Task],
+    rows: diagnostics.Rows,
+    recorder: diagnostics.Recorder | None = None,
+) -> list[Episode]:
+    """`evaluation.episodes` episodes of every task; `rows` gets all that is played, `recorder` too."""
     settings = config.evaluation
     parallel = min(settings.parallel, settings.episodes)
     acting = learner.init_acting(parallel)
-    recorder = Recorder(len(tasks))
     finished: list[Episode] = []
     # Each environment has its share of a task's episodes, so that short ones are not favoured.
     open_share = np.tile([len(range(env, settings.episodes, parallel)) for env in range(parallel)], (len(tasks), 1))
@@ -113,14 +105,23 @@ def play(config: ConfigDict, learner: Learner, tasks: list[Task]) -> tuple[list[
         while open_share.any():
             action, acting = learner.act(acting, environments.observation, environments.is_first, step)
             row, episodes = environments.step(action)
-            recorder.add(row)
+            rows.add(row)
+            if recorder is not None:
+                recorder.add(row)
             for episode in episodes:
-                if open_share[episode.task, episode.env] and not episode.lost:
+                counts = bool(open_share[episode.task, episode.env]) and not episode.lost
+                rows.settle(episode.task, episode.env, counts)
+                if counts:
                     open_share[episode.task, episode.env] -= 1
                     finished.append(episode)
             progress.update(len(finished))
             step += 1
-    return sorted(finished, key=lambda e: (e.task, e.index * parallel + e.env)), recorder.clips()
+    return sorted(finished, key=lambda e: (e.task, e.index * parallel + e.env))
+
+
+def window(config: ConfigDict) -> int:
+    """Rows that the world model is asked about at once: as many as in training, where its places were learned."""
+    return min(config.batch.length, diagnostics.LONGEST_WINDOW)
 
 
 def actors(config: ConfigDict, tasks: list[Task], parallel: int, name: str) -> Actors:
@@ -151,26 +152,6 @@ def play_random(config: ConfigDict, tasks: list[Task]) -> list[Episode]:
 def counting(title: str, left: np.ndarray) -> logs.Progress:
     """A progress line of the episodes that are left to play; with several processes the first shows its own."""
     return logs.Progress(title, int(left.sum()), shown=not processes.index(), unit="episodes")
-
-
-class Recorder:
-    """Keeps the first episode of every task's first environment, as far as a GIF can show it."""
-
-    def __init__(self, tasks: int):
-        self._rows: list[list[tuple]] = [[] for _ in range(tasks)]
-        self._open = [True] * tasks
-
-    def add(self, row: Batch) -> None:
-        """A joint step's row [K, E, ...]."""
-        for k, rows in enumerate(self._rows):
-            self._open[k] &= not (rows and row.is_first[k, 0]) and len(rows) < LONGEST_CLIP
-            if self._open[k]:
-                rows.append((row.observation[k, 0], row.action[k, 0], row.reward[k, 0]))
-
-    def clips(self) -> list[dict[str, np.ndarray]]:
-        """{"observation", "action", "reward"} of each task, [N, ...]."""
-        names = ("observation", "action", "reward")
-        return [dict(zip(names, map(np.stack, zip(*rows, strict=True)), strict=True)) for rows in self._rows]
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
@@ -218,12 +199,13 @@ def metrics(results: dict[str, Any]) -> dict[str, float]:
             line[f"evaluation/{name}/normalised"] = result["normalised"]
         if "success" in result:
             line[f"evaluation/{name}/success"] = float(np.mean(result["success"]))
+    line |= diagnostics.metrics(results["diagnostics"])
     aggregate = results["aggregate"] or {}
     return line | {f"evaluation/{name}": aggregate[name] for name in ("mean", "median", "iqm") if name in aggregate}
 
 
 def print_table(results: dict[str, Any], step: int) -> None:
-    """The table a person reads."""
+    """The tables a person reads."""
     number = lambda x: "-" if x is None else f"{x:,.4g}"
     columns, rows = ["task", "return", "random", "reference", "normalised"], []
     succeeds = any("success" in r for r in results["tasks"].values())
@@ -231,55 +213,13 @@ def print_table(results: dict[str, Any], step: int) -> None:
         row = [name, number(np.mean(r["returns"])), *(number(r[key]) for key in ("random", "reference", "normalised"))]
         rows.append(row + [scores.success_text(r)] * succeeds)
     logs.table(f"evaluation at step {step:,}", columns + ["success [95%]"] * succeeds, rows)
+    known = [[name, *cells] for name, _, *cells in tables.knowledge(results["diagnostics"]).rows]  # no row counts
+    logs.table("what the world model knows", KNOWLEDGE, known)
     if results["aggregate"]:
         a = results["aggregate"]
         low, high = a["interval"]
-        print(f"mean {a['mean']:.4f}  median {a['median']:.4f}  IQM {a['iqm']:.4f} [{low:.4f}, {high:.4f}]", flush=True)
-
-
-# --- What the world model sees ----------------------------------------------------------------------------------------
-
-
-def diagnose(learner: Learner, tasks: list[Task], clips: list[dict[str, np.ndarray]]) -> tuple[dict, dict[str, dict]]:
-    """Arrays of frames.npz and, per task, the reconstruction error beside that of the clip's own mean frame; `tasks`
-    are this process's.
-
-    Errors are squared, summed over a frame's pixels in [0, 1], mean over the frames of the clip.
-    """
-    length = max(len(clip["reward"]) for clip in clips)
-    time = min(WINDOW, learner.agent.world.max_length)
-    shortest = min(processes.gather(min(time, *(len(clip["reward"]) for clip in clips))))
-    context = min(CONTEXT, max(shortest // 3, 1))
-    windows = -(-length // time)
-    padded = [{key: _pad(value, windows * time) for key, value in clip.items()} for clip in clips]
-    stack = lambda key: np.stack([clip[key].reshape(windows, time, *clip[key].shape[1:]) for clip in padded])
-    shape = (len(tasks), windows, time)
-    batch = Batch(stack("observation"), stack("action"), stack("reward"), np.zeros(shape, bool), np.zeros(shape, bool))
-    reconstructed, imagined = learner.open_loop(batch, context)
-    frames: dict[str, np.ndarray] = {"imagined_from": np.array(context)}
-    errors = {}
-    for k, (place, task, clip) in enumerate(zip(learner.mine, tasks, clips, strict=True)):
-        count = len(clip["reward"])
-        real, made = clip["observation"], reconstructed[k].reshape(-1, *clip["observation"].shape[1:])[:count]
-        errors[task.name] = reconstruction_errors(real, made)
-        shown = slice(0, min(time, count))
-        frames |= {f"episode/{place}": real, f"real/{place}": real[shown], f"reconstructed/{place}": made[shown]}
-        frames[f"imagined/{place}"] = imagined[k, 0][shown]
-    return frames, errors
-
-
-def _pad(x: np.ndarray, length: int) -> np.ndarray:
-    """Repeats the last row of x [N, ...] up to `length`."""
-    return np.concatenate([x, np.repeat(x[-1:], length - len(x), axis=0)])
-
-
-def reconstruction_errors(real: np.ndarray, made: np.ndarray) -> dict[str, float | None]:
-    """Error of frames `made` [N, S, S, 3] against `real`, beside the error of painting the mean frame every time."""
-    real, made = real.astype(np.float32) / 255, made.astype(np.float32) / 255
-    error = float(((real - made) ** 2).sum((1, 2, 3)).mean())
-    mean_frame = float(((real - real.mean(0)) ** 2).sum((1, 2, 3)).mean())
-    ratio = error / mean_frame if mean_frame > 0 else None
-    return {"reconstruction_error": error, "mean_frame_error": mean_frame, "ratio": ratio}
+        means = f"mean {a['mean']:.4f}  median {a['median']:.4f}"
+        print(f"{means}  IQM over episodes {a['iqm']:.4f} [{low:.4f}, {high:.4f}]", flush=True)
 
 
 # --- Few-line use -----------------------------------------------------------------------------------------------------

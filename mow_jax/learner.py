@@ -1,4 +1,4 @@
-"""The one place that compiles: the pure functions of agent.py as pmapped programs with donated state.
+"""The one place that compiles: the pure functions of agent.py and inspection.py as pmapped programs with donated state.
 
 Replay batches and frames come in as numpy arrays [K, ...], metrics stay on the device until somebody reads them.
 Parameters are replicated over the devices of all processes, tasks are dealt out to them (padded to equal counts). A
@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mow_jax import agent as algorithm
-from mow_jax import processes
+from mow_jax import inspection, processes
 from mow_jax.agent import Agent
 from mow_jax.models import imagination
 from mow_jax.types import ActState, Batch, Shard, Table, Task, TrainState
@@ -44,6 +44,7 @@ class Learner:
         self._update = self._agent_program(algorithm.update, (0, None), donate=0)
         self._warmup_update = self._agent_program(algorithm.warmup_update, (0, None), donate=0)
         self._act = self._agent_program(algorithm.act, 0, donate=1, alone=True)
+        self._predictions = self._agent_program(inspection.predictions, alone=True)
         self.state: TrainState  # set by `initialise` or `load`
 
     # State
@@ -113,9 +114,13 @@ class Learner:
         )
         return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *(jax.tree.map(self._gather, d) for d in draws))
 
+    def predictions(self, batch: Batch) -> dict[str, np.ndarray]:
+        """What the world model says of the rows of windows, [K, B, T] each; see inspection.predictions."""
+        return jax.tree.map(self._gather, self._predictions(self.state, self.deal(batch), self._shard))
+
     def open_loop(self, batch: Batch, context: int) -> tuple[np.ndarray, np.ndarray]:
-        """Reconstructed and imagined frames [K, B, T, S, S, 3] uint8 of windows; see agent.open_loop."""
-        compute = self._agent_program(functools.partial(algorithm.open_loop, context=context), alone=True)
+        """Reconstructed and imagined frames [K, B, T, S, S, 3] uint8 of windows; see inspection.open_loop."""
+        compute = self._agent_program(functools.partial(inspection.open_loop, context=context), alone=True)
         return jax.tree.map(self._gather, compute(self.state, self.deal(batch), self._shard))
 
     # Layout
@@ -135,7 +140,7 @@ class Learner:
         return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
 
     def _agent_program(self, function: Callable, *arguments: Any, **options: Any) -> Callable:
-        """The same for a function of agent.py."""
+        """The same for a function of agent.py or inspection.py."""
         return self.program(functools.partial(function, self.agent), *arguments, **options)
 
     def deal(self, tree: Any) -> Any:

@@ -34,11 +34,26 @@ def test_a_run_leaves_what_its_users_expect(finished):
         expected = np.mean([(r - task["random"]) / (task["reference"] - task["random"]) for r in task["returns"]])
         assert len(task["returns"]) == 2 and task["normalised"] == pytest.approx(expected)
     assert {"mean", "median", "iqm", "interval"} <= found["aggregate"].keys()
+    for name, known in found["diagnostics"].items():
+        assert (
+            known["rows"]
+            == sum(found["tasks"][name]["lengths"])
+            == sum(rows for _, _, rows in known["termination_bins"])
+        )
+        assert 0 < known["ratio"] < np.inf and 0 <= known["termination_error"] <= 1
+    catch = found["diagnostics"]["catch"]  # whose every episode ends with the only reward
+    assert catch["termination_share"] == catch["reward_base"] == 2 / catch["rows"]
+    assert 0 < catch["reward_precision"] <= 1 and -1 <= catch["reward_correlation"] <= 1
     table = json.loads((finished / "clusters.json").read_text())
     assert table["tasks"] == ["catch", "grid"] and len(set(table["cluster"])) == 2
     names = {name for line in metrics(finished) for name in line}
     wanted = {"world/reconstruction", "harmony/catch", "router/load/0", "router/switches", "agent/return/grid"}
     assert wanted | {"episode/catch/return", "evaluation/grid/return"} <= names
+    looked = [line["step"] for line in metrics(finished) if "evaluation/catch/reward_precision" in line]
+    assert (
+        looked == [40, 64]
+        and {f"evaluation/grid/{name}" for name in ("termination_error", "reconstruction_ratio")} <= names
+    )
     assert all(value is not None and np.isfinite(value) for line in metrics(finished) for value in line.values())
     assert (finished / "report" / "index.html").exists() and list((finished / "report").rglob("*.gif"))
 

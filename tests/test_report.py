@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mow_jax.report import figures, scores, strips
+from mow_jax.report import plotting, scores, strips
 from mow_jax.report.__main__ import main
 
 TASKS = ["Pong", "a:b/c|<i>$x$"]  # the second is what a Gymnasium id may look like, and worse
@@ -35,6 +35,9 @@ def lines() -> list[dict]:
         entry |= {f"router/load/{expert}": 0.5 for expert in range(3)}
         for task in TASKS:
             entry |= {f"harmony/{task}": 1000.0 / update, f"episode/{task}/return": float(update)}
+            if update % 8 == 0:
+                looked = {"reward_correlation": 0.04 * update, "reconstruction_ratio": 1.0 / update}
+                entry |= {f"evaluation/{task}/{name}": value for name, value in looked.items()}
         entries.append(entry)
     return entries
 
@@ -50,7 +53,14 @@ def workdir(tmp_path):
             TASKS[1]: {"returns": [1.0, 2.0], "success": [True, False], "normalised": None},
         },
         "aggregate": {"mean": 0.75, "median": 0.75, "iqm": 0.75, "interval": [0.7, 0.8]},
-        "diagnostics": {"Pong": {"reconstruction_error": 2.0, "mean_frame_error": 8.0, "ratio": 0.25}},
+        "diagnostics": {
+            "Pong": {"reconstruction_error": 2.0, "mean_frame_error": 8.0, "ratio": 0.25},  # as older versions wrote it
+            TASKS[1]: {
+                **{"rows": 2400, "reward_correlation": 0.875, "reward_precision": 0.625, "reward_base": 0.0417},
+                **{"termination_share": 0.0125, "termination_predicted": 0.025, "termination_at_ends": 0.8125},
+                **{"termination_error": 0.0375, "termination_bins": [[0.01, 0.0, 2340], [0.7, 0.5, 60]], "ratio": 0.5},
+            },
+        },
         "protocol": {"sticky": 0.25},
         "step": 200,
         "commit": "0123abc",
@@ -131,13 +141,35 @@ def test_report_of_a_whole_run(workdir, capsys):
     assert "Missing" not in page and "missing" not in printed
     shown = re.findall(r'<img src="([^"]+)"', page)
     assert shown == re.findall(r"!\[.*?\]\(([^)]+)\)$", text, re.MULTILINE)
-    assert len(shown) == len(set(shown)) == 7 + 1 + 2 * 2 + 1  # figures, a second map, two strips a task, one episode
+    assert len(shown) == len(set(shown)) == 9 + 1 + 2 * 2 + 1  # figures, a second map, two strips a task, one episode
     for name in shown:
         with Image.open(workdir / "report" / name) as picture:
             assert min(picture.size) > 100 and len(set(picture.convert("L").getextrema())) == 2
     assert "<i>" not in page and "a:b/c|&lt;i&gt;$x$" in page
-    for cell in ("0.750", "0.250", "50%", "0.700 to 0.800", "14.60"):
+    cells = (
+        "0.750",
+        "0.250",
+        "50%",
+        "0.700 to 0.800",
+        "14.60",
+        "0.875",
+        "0.625 (0.042)",
+        "2.50% (1.25%)",
+        "0.812",
+        "0.037",
+    )
+    for cell in cells:
         assert cell in page and cell in text and cell in printed
+
+
+def test_diagnostics_of_an_older_version_show_dashes(workdir):
+    path = workdir / "results.json"
+    results = json.loads(path.read_text())
+    del results["diagnostics"][TASKS[1]]
+    path.write_text(json.dumps(results))
+    assert main([f"--workdir={workdir}"]) == 0
+    text = (workdir / "report" / "report.md").read_text()
+    assert f"| Pong | {'– | ' * 6}0.250 |" in text and "terminations.png" not in text and "knowledge.png" in text
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "clusters.json", "results.json", "frames.npz"])
@@ -164,6 +196,7 @@ def test_a_line_that_is_still_being_written_is_left_out(workdir):
         ("metrics.jsonl", '{"step": 1, "update": 1, "world/loss": NaN}\n'),
         ("clusters.json", '{"tasks": ["Pong", "Boxing"], "cluster": [0], "experts": [[0], [1]]}'),
         ("results.json", '{"tasks": {"Pong": {"returns": ["high"]}}}'),
+        ("results.json", '{"tasks": {"a": {}}, "diagnostics": {"a": {"termination_bins": [[0.1, 0.2]]}}}'),
         ("frames.npz", "no archive"),
     ],
 )
@@ -204,16 +237,16 @@ def test_strips_show_the_very_pixels(tmp_path):
 
 def test_names_at_line_ends_keep_order_distance_and_room():
     heights = np.sort(np.random.default_rng(0).uniform(0.4, 0.5, 20))
-    places = figures.spread(heights, 0.03)
+    places = plotting.spread(heights, 0.03)
     assert np.diff(places).min() >= 0.03 - 1e-9 and places.min() >= 0 and places.max() <= 1
-    np.testing.assert_allclose(figures.spread(np.array([0.1, 0.9]), 0.03), [0.1, 0.9])
-    assert np.diff(figures.spread(np.zeros(50), 0.03)).min() > 0  # too many for the gap: equal shares
+    np.testing.assert_allclose(plotting.spread(np.array([0.1, 0.9]), 0.03), [0.1, 0.9])
+    assert np.diff(plotting.spread(np.zeros(50), 0.03)).min() > 0  # too many for the gap: equal shares
 
 
 def test_moving_average_keeps_a_level_and_calms_noise():
-    np.testing.assert_allclose(figures.smooth(np.full(100, 3.0)), 3.0)
+    np.testing.assert_allclose(plotting.smooth(np.full(100, 3.0)), 3.0)
     noise = np.random.default_rng(0).normal(size=300)
-    assert figures.smooth(noise).std() < 0.5 * noise.std()
+    assert plotting.smooth(noise).std() < 0.5 * noise.std()
 
 
 def test_the_report_runs_without_jax_and_without_pyplot(workdir):

@@ -141,31 +141,3 @@ def _push(acting: ActState, latent: jax.Array, action: jax.Array) -> ActState:
         return jnp.where(wide(jnp.arange(size) == at[:, None]), item[:, None].astype(context.dtype), shifted)
 
     return ActState(append(acting.latent, latent), append(acting.action, action), jnp.minimum(acting.length + 1, size))
-
-
-def open_loop(model: WorldModel, rows: Rows, batch: Batch, key: jax.Array, context: int) -> tuple[jax.Array, jax.Array]:
-    """Frames [B, T, S, S, 3] uint8 of windows inside an episode: each reconstructed from its own posterior, and from
-    `context` on imagined from the prior under the real actions (before it: reconstructed)."""
-    key_latent, key_steps = jax.random.split(key)
-    posterior, _ = world_model.encode(model, rows, batch.observation, key_latent)
-    count, time = batch.reward.shape
-    cache = model.dynamics.empty_cache(count, time)
-
-    def step(carry, inputs):
-        imagined, cache = carry
-        i, z, action, key_step = inputs
-        z = jnp.where(i < context, z, imagined)
-        visible = jnp.broadcast_to(jnp.arange(time) <= i, (count, 1, time))
-        out, cache = world_model.transition(model, rows, z[:, None], action[:, None], visible, cache, i)
-        return (sample_latent(key_step, world_model.prior(model, rows, out[:, 0])), cache), z
-
-    inputs = (
-        jnp.arange(time),
-        posterior.z.swapaxes(0, 1),
-        batch.action.swapaxes(0, 1),
-        jax.random.split(key_steps, time),
-    )
-    _, zs = jax.lax.scan(step, (jnp.zeros_like(posterior.z[:, 0]), cache), inputs)
-    frames = [world_model.decode(model, rows, z)[0] for z in (posterior.z, zs.swapaxes(0, 1))]
-    reconstructed, imagined = [(jnp.clip(f, 0, 1) * 255).round().astype(jnp.uint8) for f in frames]
-    return reconstructed, imagined

@@ -26,6 +26,12 @@ SOURCES = {
     "frames.npz": "run python -m mow_jax.evaluate --workdir={workdir}",
 }
 
+# Numbers of a task's diagnostics that the report shows; runs of older versions have only the last one.
+KNOWN = (
+    *("rows", "reward_correlation", "reward_precision", "reward_base", "termination_share", "termination_predicted"),
+    *("termination_at_ends", "termination_error", "ratio"),
+)
+
 
 class Series(NamedTuple):
     """One metric; lines where it was null are left out."""
@@ -202,7 +208,10 @@ def _results(path: Path) -> dict:
     if not _is_list(aggregate.get("interval") or []):
         raise _damaged(path, "'interval' is not a pair of numbers")
     for name, entry in diagnostics.items():
-        _numbers(path, name, entry, ("reconstruction_error", "mean_frame_error", "ratio"))
+        _numbers(path, name, entry, KNOWN)
+        bins = entry["termination_bins"] = entry.get("termination_bins") or []
+        if not isinstance(bins, list) or not all(_is_list(part) and len(part) == 3 for part in bins):
+            raise _damaged(path, f"termination_bins of {name!r} are not three numbers each")
     return content
 
 

@@ -1,187 +1,36 @@
-"""The report's figures: learning curves, maps of clusters and experts, expert use, harmonious weights, losses.
+"""The report's figures of what happens inside: maps of clusters and experts, expert use, harmonious weights, losses.
 
 In: a data.Run, or parts of one, and the path of the PNG to write. Each function says whether there was anything to
-draw. Matplotlib's object interface with the Agg canvas only: nothing global is touched. Called by page.
+draw. Called by page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from scipy.optimize import isotonic_regression
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mow_jax.report.data import Clusters, Run, Series
-
-INK, FAINT, TRAINING, EVALUATION = "#222b36", "#8a94a0", "#2f6fb7", "#d9651f"
-# For lines that need telling apart; dark enough on white to be read as text.
-COLOURS = ("#2f6fb7", "#d9651f", "#2e8b57", "#a03c8c", "#8a6d1b", "#c0394b", "#2496a8", "#5b4fb0", "#6b7a2a", "#7a4a2c")
-DPI = 110
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "axes.edgecolor": "#c4cad1",
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "text.parse_math": False,  # a task's name may hold dollar signs
-    "xtick.color": "#566270",
-    "ytick.color": "#566270",
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e8ebef",
-    "legend.frameon": False,
-}
-
-
-@contextmanager
-def _picture(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches, saved when the block ends."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        figure.savefig(path, dpi=DPI)
-
-
-def _panels(figure: Figure, count: int, columns: int) -> list[Axes]:
-    """`count` small axes in rows of `columns` that share their x axis; each column's lowest has its tick labels."""
-    grid = figure.subplots(-(-count // columns), columns, squeeze=False, sharex=True).ravel()
-    for axes in grid[count:]:
-        axes.remove()
-    for axes in grid[max(count - columns, 0) : count]:
-        axes.tick_params(labelbottom=True)
-    for axes in grid[:count]:
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(FuncFormatter(compact))
-    return list(grid[:count])
-
-
-def _columns(count: int) -> int:
-    if count <= 9:
-        return next(columns for columns in (1, 2, 3) if count <= columns**2)
-    return min((5, 4), key=lambda columns: -count % columns)  # leaves the fewest gaps in the last row
-
-
-def compact(value: float, position: int | None = None) -> str:
-    """A short number: 1200 as 1200, 25000 as 25k, 3500000 as 3.5M. (`position` is matplotlib's.)"""
-    for size, letter in ((1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e6 if letter == 'M' else 1e3):.4g}{letter}"
-    return f"{value:.4g}"
-
-
-def short(name: str, most: int = 30) -> str:
-    """The name, cut in its middle if it is longer than `most` letters."""
-    return name if len(name) <= most else f"{name[: most - 12]}…{name[-11:]}"
-
-
-def smooth(values: np.ndarray) -> np.ndarray:
-    """Centred moving average [N] over a fifteenth of the values; at the ends over those that are there."""
-    half, places = len(values) // 30, np.arange(len(values))
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    low, high = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
-    return (sums[high] - sums[low]) / (high - low)
-
-
-def _style(series: Series) -> str:
-    """A line; of a single value a dot, which a line would not show."""
-    return "-" if len(series.value) > 1 else "o"
-
-
-def learning_curves(run: Run, kind: str, path: Path) -> bool:
-    """Episode "return" or "success" against agent steps, one panel a task, with evaluations, and with the returns of
-    random policy and reference."""
-    curves = {task: (run.metrics.get(f"episode/{task}/{kind}"), _evaluations(run, kind, task)) for task in run.tasks}
-    if not any(training is not None or len(points) for training, points in curves.values()):
-        return False
-    columns = _columns(len(curves))
-    rows = -(-len(curves) // columns)
-    with _picture(path, max(2.5 * columns, 7.5), 1.75 * rows + 0.8 + (rows == 1)) as figure:
-        for axes, (task, (training, points)) in zip(_panels(figure, len(curves), columns), curves.items(), strict=True):
-            axes.set_title(short(task))
-            axes.yaxis.set_major_locator(MaxNLocator(4))
-            axes.yaxis.set_major_formatter(FuncFormatter(compact))
-            _curve(axes, training, points)
-            entry = run.results["tasks"].get(task, {}) if run.results else {}
-            if kind == "success":
-                axes.set_ylim(-0.05, 1.05)
-                _levels(axes, entry.get("random_success"), None)
-            else:
-                _levels(axes, entry.get("random"), entry.get("reference"))
-        figure.supxlabel("agent steps", fontsize=9.5)
-        figure.supylabel(f"episode {kind}", fontsize=9.5)
-        names = {text.get_label() for axes in figure.axes for text in (*axes.lines, *axes.texts)}
-        figure.legend(handles=_legend(names), loc="outside upper center", ncols=5, fontsize=9)
-    return True
-
-
-def _evaluations(run: Run, kind: str, task: str) -> np.ndarray:
-    """[N, 2] agent steps and mean of `kind`: evaluations during training, then the one in results.json."""
-    series = run.metrics.get(f"evaluation/{task}/{kind}")
-    points = {} if series is None else dict(zip(series.step, series.value, strict=True))
-    results = run.results or {"tasks": {}}
-    entry = results["tasks"].get(task)
-    measured = (entry or {}).get("returns" if kind == "return" else kind)
-    if measured and results.get("step") is not None:
-        points[float(results["step"])] = np.mean(measured)
-    return np.array(sorted(points.items())).reshape(-1, 2)
-
-
-def _curve(axes: Axes, training: Series | None, points: np.ndarray) -> None:
-    if training is not None:
-        size = 8.0 if len(training.value) <= 50 else 3.0
-        axes.plot(training.step, training.value, **_LINES["training episode"] | {"markersize": size})
-        axes.plot(training.step, smooth(training.value), **_LINES["moving average"])
-    elif not len(points):
-        axes.text(0.5, 0.5, "no finished episode", transform=axes.transAxes, ha="center", va="center", color=FAINT)
-        axes.set_yticks([])
-    if len(points):
-        axes.plot(*points.T, **_LINES["evaluation"], zorder=3)
-
-
-def _levels(axes: Axes, random: float | None, reference: float | None) -> None:
-    """Dashed lines at the random and the reference score; one far outside the data is named at the edge instead."""
-    low, high = axes.dataLim.intervaly if np.isfinite(axes.dataLim.intervaly).all() else (0.0, 0.0)
-    near = max(high - low, 1e-9) * 3
-    for value, name in ((random, "random"), (reference, "reference")):
-        if value is None:
-            continue
-        if low - near <= value <= high + near or high == low:
-            axes.axhline(value, **_LINES[name])
-            continue
-        place = {"y": 0.97, "va": "top"} if value > high else {"y": 0.03, "va": "bottom"}
-        text = f"{name} {compact(value)} {'↑' if value > high else '↓'}"
-        axes.text(0.03, s=text, transform=axes.transAxes, color=_LINES[name]["color"], fontsize=7.5, **place)
-        axes.margins(y=0.2)  # room for the words
-
-
-# How each part of a learning curve is drawn, by its name in the legend.
-_LINES = {
-    "training episode": {"color": TRAINING, "alpha": 0.4, "marker": ".", "markeredgewidth": 0.0, "linestyle": ""},
-    "moving average": {"color": TRAINING, "linewidth": 1.5},
-    "evaluation": {"color": EVALUATION, "marker": "o", "markersize": 4.5, "markeredgecolor": "white", "linewidth": 0.8},
-    "random": {"color": FAINT, "linestyle": (0, (2, 2)), "linewidth": 1.0},
-    "reference": {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.0},
-}
-for _name, _look in _LINES.items():
-    _look["label"] = _name
-
-
-def _legend(names: set[str]) -> list[Line2D]:
-    return [Line2D([], [], **look) for name, look in _LINES.items() if name in names]
+from mow_jax.report.plotting import (
+    COLOURS,
+    EVALUATION,
+    FAINT,
+    INK,
+    TRAINING,
+    columns_for,
+    compact,
+    line_style,
+    log_scale,
+    panels,
+    picture,
+    short,
+    smooth,
+    spread,
+)
 
 
 def similarity_map(clusters: Clusters, kind: str, path: Path) -> bool:
@@ -198,7 +47,7 @@ def similarity_map(clusters: Clusters, kind: str, path: Path) -> bool:
     widths = [side, strip] if matrix is not None else [strip]
     label = 0.07 * max(map(len, names))
     height = side + 0.6 + (label + 0.5 if matrix is not None else 0.0)
-    with _picture(path, max(sum(widths) + label + 0.8, 4.5), height) as figure:
+    with picture(path, max(sum(widths) + label + 0.8, 4.5), height) as figure:
         grid = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
         if matrix is not None:
             _matrix(figure, grid[0], matrix[np.ix_(order, order)], names, borders)
@@ -257,13 +106,13 @@ def expert_use(metrics: dict[str, Series], path: Path) -> bool:
     if not load and switches is None:
         return False
     heights = [max(1.6, 0.24 * len(load))] * bool(load) + [1.5] * (switches is not None)
-    with _picture(path, 9.0, sum(heights) + 0.9) as figure:
+    with picture(path, 9.0, sum(heights) + 0.9) as figure:
         grid = list(figure.subplots(len(heights), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0])
         grid[-1].set_xlabel("updates")
         if load:
             _heat(figure, grid.pop(0), load)
         if switches is not None:
-            grid[0].plot(switches.update, switches.value, _style(switches), color=EVALUATION, linewidth=1.2)
+            grid[0].plot(switches.update, switches.value, line_style(switches), color=EVALUATION, linewidth=1.2)
             grid[0].set_title("switches of the selection")
             grid[0].set_ylim(0, max(1.0, 1.05 * switches.value.max()))
             grid[0].xaxis.set_major_formatter(FuncFormatter(compact))
@@ -298,11 +147,13 @@ def harmony(run: Run, path: Path) -> bool:
     lines = dict(sorted(lines.items(), key=lambda line: line[1].value[-1]))  # so that neighbours differ in colour
     if not lines:
         return False
-    with _picture(path, 9.0, max(3.8, 0.16 * len(lines) + 0.8)) as figure:
+    with picture(path, 9.0, max(3.8, 0.16 * len(lines) + 0.8)) as figure:
         axes = figure.subplots()
         for number, series in enumerate(lines.values()):
-            axes.plot(series.update, series.value, _style(series), color=COLOURS[number % len(COLOURS)], linewidth=1.3)
-        _log_scale(axes)
+            axes.plot(
+                series.update, series.value, line_style(series), color=COLOURS[number % len(COLOURS)], linewidth=1.3
+            )
+        log_scale(axes)
         axes.set_xlabel("updates")
         axes.set_ylabel("sigma (a task's loss is divided by it)")
         axes.xaxis.set_major_formatter(FuncFormatter(compact))
@@ -333,13 +184,6 @@ def _name_ends(axes: Axes, lines: dict[str, Series]) -> None:
         )
 
 
-def spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """Ascending heights in 0..1 moved as little as possible until they are `gap` apart (less if they are too many)."""
-    gap = min(gap, 1.0 / max(len(heights) - 1, 1))
-    slack = gap * np.arange(len(heights))
-    return np.clip(isotonic_regression(heights - slack).x, 0.0, 1.0 - slack[-1]) + slack
-
-
 def losses(run: Run, area: str, path: Path) -> bool:
     """Every metric `area/...` over updates, a panel each; metrics that differ only in the task share a panel.
 
@@ -353,10 +197,10 @@ def losses(run: Run, area: str, path: Path) -> bool:
     if not kinds:
         return False
     colours = dict(zip(run.tasks, COLOURS, strict=False)) if 1 < len(run.tasks) <= len(COLOURS) else {}
-    columns = min(_columns(len(kinds)), 4)
+    columns = min(columns_for(len(kinds)), 4)
     rows = -(-len(kinds) // columns)
-    with _picture(path, max(2.7 * columns, 7.5), 1.6 * rows + 0.8 + (rows == 1)) as figure:
-        for axes, (kind, lines) in zip(_panels(figure, len(kinds), columns), kinds.items(), strict=True):
+    with picture(path, max(2.7 * columns, 7.5), 1.6 * rows + 0.8 + (rows == 1)) as figure:
+        for axes, (kind, lines) in zip(panels(figure, len(kinds), columns), kinds.items(), strict=True):
             axes.set_title(short(kind))
             _loss(axes, lines, colours)
         figure.supxlabel("updates", fontsize=9.5)
@@ -378,7 +222,7 @@ def _loss(axes: Axes, lines: dict[str, Series], colours: dict[str, str]) -> None
     for task, series in lines.items():
         colour = colours.get(task, TRAINING)
         look = {"linewidth": 0.7, "alpha": 0.45} if many else {"linewidth": 1.5}
-        axes.plot(series.update, smooth(series.value), _style(series), color=colour, **look)
+        axes.plot(series.update, smooth(series.value), line_style(series), color=colour, **look)
         if len(lines) == 1:
             axes.plot(series.update, series.value, color=colour, linewidth=0.8, alpha=0.3)
     if many:
@@ -388,18 +232,7 @@ def _loss(axes: Axes, lines: dict[str, Series], colours: dict[str, str]) -> None
         axes.plot(update, smooth(mean), color=INK, linewidth=1.8)
     low, high = axes.dataLim.intervaly
     if low > 0 and high > 50 * low:
-        _log_scale(axes)
+        log_scale(axes)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(FuncFormatter(compact))
-
-
-def _log_scale(axes: Axes) -> None:
-    """A log scale with plain numbers; under one decade powers of ten are too few, so ticks stand as on a linear one."""
-    axes.set_yscale("log")
-    low, high = axes.dataLim.intervaly
-    decades = np.log10(high / low)
-    subs = (1,) if decades > 3 else (1, 3) if decades > 2 else (1, 2, 5)
-    axes.yaxis.set_major_locator(MaxNLocator(4) if decades < 1 else LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(compact))
-    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mow_jax.report import figures, render, strips, tables
+from mow_jax.report import curves, figures, knowledge, render, strips, tables
 from mow_jax.report.data import Frames, Run
 from mow_jax.report.render import Picture, Section
 from mow_jax.types import BadInput
@@ -16,7 +16,7 @@ from mow_jax.types import BadInput
 NEEDS = {
     "Scores": "results.json",
     "Learning curves": "episode/<task>/return or evaluation/<task>/return in metrics.jsonl",
-    "Reconstruction": "diagnostics in results.json",
+    "What the world model knows": "diagnostics in results.json",
     "What the world model sees": "frames.npz",
     "Clusters and experts": "clusters.json",
     "Use of the experts": "router/load/<expert> or router/switches in metrics.jsonl",
@@ -57,7 +57,7 @@ def _sections(run: Run, directory: Path) -> list[Section]:
     sections = [
         _scores(run),
         _curves(run, directory),
-        _reconstruction(run),
+        _knowledge(run, directory),
         _frames(run, directory),
         _clusters(run, directory),
         _router(run, directory),
@@ -78,35 +78,50 @@ def _scores(run: Run) -> Section | None:
         "Returns are means over evaluation episodes, ± their standard error. A normalised score is 0 for the random "
         "policy and 1 for the reference (a human for Atari, the best known score for toy tasks, the reward threshold "
         "for Gymnasium; for Meta-World it is the success rate). Mean and median are over the tasks' means, the "
-        "interquartile mean (IQM) is over all runs, its interval a stratified bootstrap."
+        "interquartile mean (IQM) is over all episodes, where published ones are over the means of runs; its interval "
+        "is a stratified bootstrap."
     )
     return Section("Scores", [text], [tables.aggregate(run.results), tables.scores(run.results)])
 
 
 def _curves(run: Run, directory: Path) -> Section | None:
-    if not figures.learning_curves(run, "return", directory / "learning_curves.png"):
+    if not curves.learning_curves(run, "return", directory / "learning_curves.png"):
         return None
     text = (
         "Every episode that ended while the agent learned, its moving average, and the evaluations. Where a dashed "
         "score lies far outside what was reached it is named at the panel's edge instead."
     )
     pictures = [Picture("learning_curves.png", "Episode return of each task")]
-    if figures.learning_curves(run, "success", directory / "success_curves.png"):
+    if curves.learning_curves(run, "success", directory / "success_curves.png"):
         pictures.append(Picture("success_curves.png", "Success of each task: the share of episodes that reached it"))
     return Section("Learning curves", [text], pictures=pictures)
 
 
-def _reconstruction(run: Run) -> Section | None:
+def _knowledge(run: Run, directory: Path) -> Section | None:
     if run.results is None or not run.results["diagnostics"]:
         return None
-    text = (
-        "The ratio divides the model's squared pixel error by the error of one fixed picture, the mean of the task's "
-        "frames. A model that paints only the mean background scores 1, so that what moves in a game counts; below "
-        "1 is better, 0 is perfect, above 1 the pictures are blurred or mixed up with another task's."
-    )
-    below = sum(entry["ratio"] is not None and entry["ratio"] < 1 for entry in run.results["diagnostics"].values())
-    count = f"{below} of {len(run.results['diagnostics'])} tasks are below 1."
-    return Section("Reconstruction", [text, count], [tables.reconstruction(run.results["diagnostics"])])
+    diagnostics = run.results["diagnostics"]
+    text = [
+        "On the rows of the evaluation's episodes, which the model never trained on. Reward correlation: predicted "
+        "against real rewards, 1 is perfect, 0 knows nothing of them. Reward AP: average precision at telling the rows "
+        "whose reward is not the commonest one; in brackets what chance scores. A dash stands where rewards never "
+        "vary or, for the precision, where most rows differ.",
+        "Ends are terminations and lost lives, not time limits: the mean predicted probability, in brackets the real "
+        "share; the mean probability on the rows that did end; and the expected calibration error over ten bins. As "
+        "ends are rare, a model that never expects one has a small error too: the column before it tells.",
+        "The reconstruction ratio divides the model's squared pixel error by the error of one fixed picture, the mean "
+        "of the task's frames. A model that paints only the mean background scores 1, so that what moves in a game "
+        "counts; below 1 is better, 0 is perfect, above 1 the pictures are blurred or mixed up with another task's.",
+        f"{sum(entry['ratio'] is not None and entry['ratio'] < 1 for entry in diagnostics.values())} of "
+        f"{len(diagnostics)} tasks are below 1.",
+    ]
+    pictures = []
+    if knowledge.curves(run, directory / "knowledge.png"):
+        pictures.append(Picture("knowledge.png", "Over the evaluations; dashed: what says nothing"))
+    if knowledge.reliability(run, directory / "terminations.png"):
+        caption = "Predicted probability of an end against the share of rows that ended; dashed: perfect calibration"
+        pictures.append(Picture("terminations.png", caption))
+    return Section("What the world model knows", text, [tables.knowledge(diagnostics)], pictures)
 
 
 def _frames(run: Run, directory: Path) -> Section | None:

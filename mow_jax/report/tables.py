@@ -1,4 +1,4 @@
-"""The report's tables as plain text cells: scores, aggregates, reconstruction errors, who shares what.
+"""The report's tables as plain text cells: scores, aggregates, what the world model knows, clusters.
 
 In: parts of a data.Run. Out: Table. Called by page, which shows them in the report and on the terminal.
 """
@@ -52,24 +52,34 @@ def _score(entry: dict, succeeds: bool) -> list[str]:
 
 
 def aggregate(results: dict) -> Table:
-    """One row: mean, median, IQM with its interval, over the tasks that have a normalised score."""
+    """One row: mean, median, IQM over episodes with its interval, over the tasks that have a normalised score."""
     given = results["aggregate"]
     interval = given.get("interval")
     between = " to ".join(map(ratio, interval)) if interval else NONE
     success = [np.mean(entry["success"]) for entry in results["tasks"].values() if entry["success"]]
     cells = [ratio(given["mean"]), ratio(given["median"]), ratio(given["iqm"]), between]
-    columns = ["over all tasks", "mean", "median", "IQM", "95% interval of the IQM"] + ["success"] * bool(success)
+    columns = ["over all tasks", "mean", "median", "IQM over episodes", "its 95% interval"] + ["success"] * bool(
+        success
+    )
     return Table(columns, [["normalised score", *cells, *([f"{np.mean(success):.1%}"] if success else [])]])
 
 
-def reconstruction(diagnostics: dict) -> Table:
-    """A row a task: the world model's error of reconstruction beside that of the task's mean frame."""
-    keys = ("reconstruction_error", "mean_frame_error")
-    rows = [
-        [name, *(NONE if entry[key] is None else f"{entry[key]:#.4g}" for key in keys), ratio(entry["ratio"])]
-        for name, entry in diagnostics.items()
+def knowledge(diagnostics: dict) -> Table:
+    """A row a task: what the world model knows of rewards and ends, and its reconstruction beside the mean frame."""
+    columns = ["task", "rows", "reward correlation", "reward AP (chance)", "ends said (real)", "at ends"]
+    columns += ["calibration error", "reconstruction ratio"]
+    return Table(columns, [[name, *_known(entry)] for name, entry in diagnostics.items()])
+
+
+def _known(entry: dict) -> list[str]:
+    rows, precision, predicted = (entry[key] for key in ("rows", "reward_precision", "termination_predicted"))
+    return [
+        NONE if rows is None else f"{rows:,}",
+        ratio(entry["reward_correlation"]),
+        NONE if precision is None else f"{precision:.3f} ({entry['reward_base']:.3f})",
+        NONE if predicted is None else f"{predicted:.2%} ({entry['termination_share']:.2%})",
+        *(ratio(entry[key]) for key in ("termination_at_ends", "termination_error", "ratio")),
     ]
-    return Table(["task", "reconstruction error", "error of the mean frame", "ratio"], rows)
 
 
 def sharing(clusters: Clusters) -> Table:

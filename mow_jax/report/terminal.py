@@ -1,4 +1,4 @@
-"""Prints a run's tables on the terminal: scores, aggregates, reconstruction, and what is missing.
+"""Prints a run's tables on the terminal: scores, aggregates, what the world model knows, and what is missing.
 
 In: a data.Run. Called by python -m mow_jax.report.
 """
@@ -23,8 +23,7 @@ def show(run: Run) -> None:
         _print(console, "Scores", tables.scores(run.results))
         _print(console, "", tables.aggregate(run.results))
         if run.results["diagnostics"]:
-            table = tables.reconstruction(run.results["diagnostics"])
-            _print(console, "Reconstruction (the mean frame's ratio is 1)", table)
+            _print(console, "What the world model knows", tables.knowledge(run.results["diagnostics"]))
     for sentence in run.missing:
         console.print(Text(f"missing: {sentence}"), soft_wrap=True)
 
@@ -32,7 +31,8 @@ def show(run: Run) -> None:
 def _print(console: Console, title: str, table: tables.Table) -> None:
     shown = rich.table.Table(title=title or None, title_justify="left", box=rich.box.SIMPLE_HEAD)
     for index, column in enumerate(table.columns):
-        shown.add_column(column, justify="right" if index else "left")
+        head = "\n".join(column.rsplit(" ", 1)) if len(column) > 14 else column  # names of tasks need the room
+        shown.add_column(head, justify="right" if index else "left", vertical="bottom")
     for row in table.rows:
         shown.add_row(*map(Text, row))
     console.print(shown)

@@ -1,0 +1,83 @@
+"""What the world model has learned, for whoever asks: its predictions on real windows, and films it makes up.
+
+Pure functions like those of agent.py, on the tasks of one device; nothing here trains. Called by learner.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from mow_jax.agent import Agent, gather, task_keys
+from mow_jax.models import world_model
+from mow_jax.models.blocks import causal_mask
+from mow_jax.models.world_model import ROW_AXES, Rows, WorldModel
+from mow_jax.ops.distributions import sample_latent
+from mow_jax.types import Batch, Shard, TrainState
+
+
+def predictions(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
+    """What is said of every row of windows [K', B, T], each [K', B, T] float32: "reward", "termination" (probability),
+    and "error" (squared error of the reconstructed frame, summed over its pixels in [0, 1]).
+
+    As in training, row t's predictions come from h_t, which has seen z_t and a_t, and no earlier episode.
+    """
+    keys = task_keys(agent, 0, "predictions", shard)
+    run = jax.vmap(functools.partial(_predictions, agent.world), in_axes=(ROW_AXES, 0, 0))
+    return run(gather(agent, state, shard), batch, keys)
+
+
+def _predictions(model: WorldModel, rows: Rows, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+    key_latent, _ = jax.random.split(key)  # under the same key world_model.losses draws the same latents
+    posterior, _ = world_model.encode(model, rows, batch.observation, key_latent, in_turn=True)
+    causal = causal_mask(world_model.segments(model, batch.is_first))
+    hidden, _ = world_model.transition(model, rows, posterior.z, batch.action, causal)
+
+    def error(step):
+        z, real = step
+        frames, _ = world_model.decode(model, rows, z)
+        return ((frames - real.astype(jnp.float32) / 255) ** 2).sum((-3, -2, -1))
+
+    # One time step of all windows after the other: the decoder's memory would be that of a training batch else.
+    steps = (posterior.z.swapaxes(0, 1), batch.observation.swapaxes(0, 1))
+    return {
+        "reward": world_model.predicted_reward(model, rows, hidden),
+        "termination": jax.nn.sigmoid(world_model.termination_logit(model, rows, hidden)),
+        "error": jax.lax.map(error, steps).swapaxes(0, 1),
+    }
+
+
+def open_loop(agent: Agent, state: TrainState, batch: Batch, shard: Shard, context: int) -> tuple[jax.Array, jax.Array]:
+    """Frames [K', B, T, S, S, 3] uint8 of windows inside an episode: each reconstructed from its own posterior, and
+    from `context` on imagined from the prior under the real actions (before it: reconstructed)."""
+    keys = task_keys(agent, 0, "open_loop", shard)
+    run = jax.vmap(functools.partial(_open_loop, agent.world, context=context), in_axes=(ROW_AXES, 0, 0))
+    return run(gather(agent, state, shard), batch, keys)
+
+
+def _open_loop(model: WorldModel, rows: Rows, batch: Batch, key: jax.Array, context: int):
+    key_latent, key_steps = jax.random.split(key)
+    posterior, _ = world_model.encode(model, rows, batch.observation, key_latent)
+    count, time = batch.reward.shape
+    cache = model.dynamics.empty_cache(count, time)
+
+    def step(carry, inputs):
+        imagined, cache = carry
+        i, z, action, key_step = inputs
+        z = jnp.where(i < context, z, imagined)
+        visible = jnp.broadcast_to(jnp.arange(time) <= i, (count, 1, time))
+        out, cache = world_model.transition(model, rows, z[:, None], action[:, None], visible, cache, i)
+        return (sample_latent(key_step, world_model.prior(model, rows, out[:, 0])), cache), z
+
+    inputs = (
+        jnp.arange(time),
+        posterior.z.swapaxes(0, 1),
+        batch.action.swapaxes(0, 1),
+        jax.random.split(key_steps, time),
+    )
+    _, zs = jax.lax.scan(step, (jnp.zeros_like(posterior.z[:, 0]), cache), inputs)
+    frames = [world_model.decode(model, rows, z)[0] for z in (posterior.z, zs.swapaxes(0, 1))]
+    reconstructed, imagined = [(jnp.clip(f, 0, 1) * 255).round().astype(jnp.uint8) for f in frames]
+    return reconstructed, imagined
