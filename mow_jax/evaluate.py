@@ -254,6 +254,7 @@ class LoadedAgent:
         """Begins an episode of `task`; `seed` decides the sampled actions."""
         k = self._index(task)
         self._first[k] = True
+        self._acting.length[k] = 0  # under STORM's settings a first frame alone does not forget the episode before
         self._clock[k] = seed * 1_000_003
 
     def act(self, observation: np.ndarray, task: str) -> Any:

@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from mow_jax.agent import Agent, gather, task_keys
+from mow_jax.agent import Agent, gather, task_keys, task_losses
 from mow_jax.models import world_model
 from mow_jax.models.blocks import causal_mask
 from mow_jax.models.world_model import ROW_AXES, Rows, WorldModel
@@ -47,6 +47,18 @@ def _predictions(model: WorldModel, rows: Rows, batch: Batch, key: jax.Array) ->
         "termination": jax.nn.sigmoid(world_model.termination_logit(model, rows, hidden)),
         "error": jax.lax.map(error, steps).swapaxes(0, 1),
     }
+
+
+def row_losses(agent: Agent, state: TrainState, batch: Batch, draw: jax.Array, shard: Shard) -> jax.Array:
+    """L_k [K', N_m] that each task would have on every cluster row, on windows [K', B, T]; `draw` [] numbers them."""
+    keys = task_keys(agent, draw, "row_losses", shard)
+
+    def on_row(row):
+        here = state._replace(table=state.table._replace(cluster=jnp.full_like(state.table.cluster, row)))
+        terms, _ = task_losses(agent, gather(agent, here, shard), batch, shard, here, keys, train=False)
+        return sum(scale * terms[name] for name, scale in agent.scales)
+
+    return jax.lax.map(on_row, jnp.arange(agent.world.clusters)).T
 
 
 def open_loop(agent: Agent, state: TrainState, batch: Batch, shard: Shard, context: int) -> tuple[jax.Array, jax.Array]:

@@ -107,12 +107,20 @@ class Learner:
 
     def task_gradients(self, batches: Iterable[Batch], vector: str, size: int) -> dict[str, dict[str, np.ndarray]]:
         """Per-task gradient vectors by part and layer, [K, V], mean over the batches, on the host."""
-        compute = self._agent_program(functools.partial(algorithm.task_gradients, vector=vector, size=size), alone=True)
-        draws = (
-            compute(self.state, self.deal(batch), self.same(np.int32(i)), self._shard)
+        return self._mean(functools.partial(algorithm.task_gradients, vector=vector, size=size), batches)
+
+    def row_losses(self, batches: Iterable[Batch]) -> np.ndarray:
+        """L_k [K, N_m] of each task on every cluster row, mean over the batches; see inspection.row_losses."""
+        return self._mean(inspection.row_losses, batches)
+
+    def _mean(self, function: Callable, batches: Iterable[Batch]) -> Any:
+        """The mean over batches of what a function says of each, [K, ...] on the host."""
+        compute = self._agent_program(function, alone=True)
+        draws = [
+            jax.tree.map(self._gather, compute(self.state, self.deal(batch), self.same(np.int32(i)), self._shard))
             for i, batch in enumerate(batches)
-        )
-        return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *(jax.tree.map(self._gather, d) for d in draws))
+        ]
+        return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *draws)
 
     def predictions(self, batch: Batch) -> dict[str, np.ndarray]:
         """What the world model says of the rows of windows, [K, B, T] each; see inspection.predictions."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -9,7 +11,7 @@ from ml_collections import ConfigDict
 from mow_jax import clustering, processes
 from mow_jax.learner import Learner
 from mow_jax.replay import Replay
-from mow_jax.types import Table
+from mow_jax.types import Batch, Table
 
 
 def make_table(config: ConfigDict, names: list[str], learner: Learner, replay: Replay) -> clustering.Clusters:
@@ -27,6 +29,10 @@ def own_table(config: ConfigDict, names: list[str], learner: Learner, replay: Re
     needed = settings.method in clustering.GRADIENT_METHODS and len(names) > 1
     layers = mean_gradients(config, learner, replay) if needed else None
     made = clustering.cluster_tasks(names, layers, method=settings.method, seed=config.seed, **sizes)
+    if config.train.init_from and not config.warmup.updates and settings.method in clustering.GRADIENT_METHODS:
+        losses = learner.row_losses(batches(config, replay))  # rows differ from the start: which fits a task best?
+        best = processes.gather_rows(losses, len(names)).argmin(1)
+        made = made._replace(table=Table(best, made.table.experts))
     if routing.mode == "learned":  # the file records the router's selection at the warm-up's end
         made = made._replace(table=Table(made.table.cluster, learner.table.experts))
     return made
@@ -34,7 +40,12 @@ def own_table(config: ConfigDict, names: list[str], learner: Learner, replay: Re
 
 def mean_gradients(config: ConfigDict, learner: Learner, replay: Replay) -> dict[str, dict[str, np.ndarray]]:
     """Gradient vectors {part: {layer: [K, V]}} of all processes' tasks, averaged over M batches of the buffer."""
-    settings, batch = config.clustering, config.batch
-    batches = (replay.sample(batch.sequences, batch.length, i, "gradients") for i in range(settings.batches))
-    layers = learner.task_gradients(batches, settings.vector, settings.projection)
+    settings = config.clustering
+    layers = learner.task_gradients(batches(config, replay), settings.vector, settings.projection)
     return jax.tree.map(lambda rows: processes.gather_rows(rows, learner.agent.world.routing.tasks), layers)
+
+
+def batches(config: ConfigDict, replay: Replay) -> Iterator[Batch]:
+    """M batches of windows [K, B, T] of the buffer."""
+    batch = config.batch
+    return (replay.sample(batch.sequences, batch.length, i, "gradients") for i in range(config.clustering.batches))

@@ -83,9 +83,11 @@ def test_a_loaded_agent_plays(finished):
 
 
 def test_other_tasks_start_from_a_runs_weights(finished, tmp_path):
-    other = ["--config.suite.tasks=('catch_swap','wall')", f"--config.train.init_from={finished}"]
-    train(tmp_path / "run", *other, "--config.warmup.updates=0")
-    assert results(tmp_path / "run")["tasks"].keys() == {"catch_swap", "wall"}
+    other = ["--config.suite.tasks=('wall','grid','catch')", f"--config.train.init_from={finished}"]
+    train(tmp_path / "run", *other, "--config.warmup.updates=0", "--config.evaluation.every=0")
+    assert results(tmp_path / "run")["tasks"].keys() == {"wall", "grid", "catch"}
+    old, new = (json.loads((workdir / "clusters.json").read_text()) for workdir in (finished, tmp_path / "run"))
+    assert new["cluster"][1:] == old["cluster"][::-1], "tasks that the weights know get the rows that they trained"
 
 
 def test_a_table_is_reused_and_kept(finished, tmp_path):
@@ -137,3 +139,12 @@ def test_storm_mode_trains(tmp_path):
     options = [f"--config.{setting}" for setting in sizes + lengths + others]
     train(tmp_path, *options, config="experiments/storm.py")
     assert metrics(tmp_path)[-1]["step"] == 24
+    agent = mow_jax.load_agent(tmp_path)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 20, 16, 16, 3), np.uint8)
+    actions: list[list[int]] = []
+    for before in frames:  # different episodes before it
+        for frame in before:
+            agent.act(frame, "Pong")
+        agent.reset("Pong", seed=0)
+        actions.append([agent.act(frame, "Pong") for frame in frames[0]])
+    assert actions[0] == actions[1], "an episode knows nothing of the one before it"
