@@ -23,4 +23,5 @@ def get_config():
     config.agent.update(
         contexts=1024, act_on="prior", bootstrap="current", continuation="hard", weights=False, return_init="zero"
     )
+    config.agent.unimix = 0.0
     return config

@@ -18,6 +18,9 @@ from mow_jax.models.world_model import WorldModel
 from mow_jax.types import Task
 
 
+BEHAVIOUR = ("width", "depth", "gamma", "lambda_", "entropy", "unimix", "return_decay", "bootstrap", "weights")
+
+
 class Plan(NamedTuple):
     """How long a run is."""
 
@@ -94,9 +97,7 @@ def agent(config: ConfigDict, tasks: list[Task]) -> Agent:
         activation=world.activation,
         zero_heads=world.zero_heads,
         dtype=dtype,
-        **{
-            k: own[k] for k in ("width", "depth", "gamma", "lambda_", "entropy", "return_decay", "bootstrap", "weights")
-        },
+        **{key: own[key] for key in BEHAVIOUR},
     )
     loss = config.loss
     scales = dict(reconstruction=1.0, reward=loss.reward, continuation=loss.continuation, task=loss.task)

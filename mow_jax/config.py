@@ -212,6 +212,7 @@ def _agent() -> ConfigDict:
             gamma=0.985,
             lambda_=0.95,
             entropy=3e-4,
+            unimix=0.01,  # share of uniform actions in a policy of choices (DreamerV3): none is ever given up
             slow_decay=0.98,
             return_decay=0.99,
             return_init="first",  # start of the return scale: "first" or "zero" (STORM)

@@ -110,6 +110,15 @@ def test_values_of_no_weight_leave_the_percentiles_alone(count):
 # --- Latents and actions ----------------------------------------------------------------------------------------------
 
 
+def test_a_mixed_policy_keeps_every_allowed_choice_and_no_other():
+    mask, logits = jnp.array([True, False, True, True]), jnp.array([[50.0, 90.0, 0.0, 0.0], [1.0, 1.0, 1.0, 2.0]])
+    log_p = jax.nn.log_softmax(distributions.masked(logits, mask))
+    made = jnp.exp(distributions.mixed(log_p, mask, 0.06))
+    np.testing.assert_allclose(made[0], [0.96, 0, 0.02, 0.02], atol=1e-6)
+    np.testing.assert_allclose(made, 0.94 * jnp.exp(log_p) + 0.06 * mask / 3, atol=1e-6)
+    np.testing.assert_array_equal(distributions.mixed(log_p, mask, 0.0), log_p)
+
+
 def test_unimix_and_kl_have_the_numbers_of_storm():
     logits = jnp.arange(32) / 4
     p = distributions.unimix(logits, 0.01)

@@ -57,6 +57,7 @@ def storm_agent(recording: Recording) -> Agent:
         gamma=0.985,
         lambda_=0.95,
         entropy=3e-4,
+        unimix=0.0,
         return_init="zero",
         bootstrap="current",
         weights=False,

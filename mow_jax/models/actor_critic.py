@@ -29,6 +29,7 @@ class ActorCritic:
     gamma: float = 0.985
     lambda_: float = 0.95
     entropy: float = 3e-4
+    unimix: float = 0.0  # share of the uniform policy in the policy of choices
     return_decay: float = 0.99
     bootstrap: str = "next"  # or "current" (STORM's code)
     weights: bool = True  # weigh imagined steps by the cumulative continuation
@@ -65,7 +66,7 @@ def policy(model: ActorCritic, params: Any, features: jax.Array, mask: jax.Array
     """
     output = model.actor.apply({"params": params}, features)
     if model.discrete:
-        return (jax.nn.log_softmax(distributions.masked(output, mask)),)
+        return (distributions.mixed(jax.nn.log_softmax(distributions.masked(output, mask)), mask, model.unimix),)
     return distributions.gaussian(output)
 
 

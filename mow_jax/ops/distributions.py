@@ -42,6 +42,14 @@ def masked(logits: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(mask, logits.astype(jnp.float32), -1e9)
 
 
+def mixed(log_p: jax.Array, mask: jax.Array, share: float) -> jax.Array:
+    """Log-probabilities [..., A] with a `share` of the uniform distribution over the choices that mask [A] allows, so
+    that none of them is ever given up (DreamerV3's policy)."""
+    if not share:
+        return log_p
+    return masked(jnp.log((1 - share) * jnp.exp(log_p) + share / mask.sum(-1)), mask)
+
+
 def categorical_log_prob(logits: jax.Array, action: jax.Array) -> jax.Array:
     """log pi(a) [...] of integer actions [...] under logits [..., A]."""
     log_p = jax.nn.log_softmax(logits)
