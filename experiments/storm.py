@@ -14,7 +14,7 @@ def get_config():
     config = default()
     config.suite.tasks = ("Pong",)
     config.batch.update(sequences=16, length=64)
-    config.model.update(embedding=0, shared_layers=0)
+    config.model.update(embedding=0, shared_layers=0, position_scale=1.0)
     config.router.update(experts=1, active=1)
     config.clustering.update(method="single", clusters=1)
     config.warmup.updates = 0

@@ -193,6 +193,7 @@ def _model() -> ConfigDict:
             shared_layers=2,  # blocks of the shared Transformer; 0: a linear layer (identity if n_k = 1)
             heads=8,  # attention heads
             dropout=0.1,  # in world-model updates only
+            position_scale=0.1,  # deviation of the initial position vectors; at STORM's 1 they drown what is remembered
             head_width=512,  # hidden layers of reward, continuation and task heads
             zero_heads=False,  # start reward, continuation, actor and critic outputs at zero
         )

@@ -187,11 +187,12 @@ class Transformer(nn.Module):
     heads: int
     max_length: int
     dropout: float = 0.0
+    position_scale: float = 1.0  # deviation of the initial position vectors
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, mask, cache: Cache | None = None, place=0, deterministic: bool = True):
-        table = self.param("positions", nn.initializers.normal(1.0), (self.max_length, x.shape[-1]))
+        table = self.param("positions", nn.initializers.normal(self.position_scale), (self.max_length, x.shape[-1]))
         # A product with one-hot rows: the gradient of a gather would be a scatter with repeated indices.
         position = jax.nn.one_hot(mask.sum(-1) - 1, self.max_length, dtype=self.dtype)
         x = x + position @ table.astype(self.dtype)

@@ -67,6 +67,7 @@ class WorldModel:
     shared_layers: int = 2
     heads: int = 8
     dropout: float = 0.1
+    position_scale: float = 1.0
     head_width: int = 512
     zero_heads: bool = False
     mask_boundaries: bool = True
@@ -96,7 +97,12 @@ class WorldModel:
     def dynamics(self) -> Dynamics:
         """Expert and shared Transformers."""
         transformer = functools.partial(
-            Transformer, heads=self.heads, max_length=self.max_length, dropout=self.dropout, dtype=self.dtype
+            Transformer,
+            heads=self.heads,
+            max_length=self.max_length,
+            dropout=self.dropout,
+            position_scale=self.position_scale,
+            dtype=self.dtype,
         )
         shared = transformer(self.shared_layers) if self.shared_layers else None
         expert = Expert(self.width, transformer(self.layers), self.dtype)
