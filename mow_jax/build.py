@@ -17,7 +17,6 @@ from mow_jax.models.router import Routing
 from mow_jax.models.world_model import WorldModel
 from mow_jax.types import Task
 
-
 BEHAVIOUR = ("width", "depth", "gamma", "lambda_", "entropy", "unimix", "return_decay", "bootstrap", "weights")
 
 
