@@ -342,6 +342,12 @@ def _check_positions(config: ConfigDict) -> None:
         )
 
 
+# --- Older runs -------------------------------------------------------------------------------------------------------
+
+# Keys that older runs' config.json lack, and the values that those runs had.
+BEFORE = {"model": {"position_scale": 1.0}, "agent": {"unimix": 0.0}}
+
+
 # --- Comparing runs ---------------------------------------------------------------------------------------------------
 
 FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")

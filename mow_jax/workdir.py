@@ -11,7 +11,7 @@ from typing import IO
 from ml_collections import ConfigDict
 
 from mow_jax import checkpoint, processes
-from mow_jax.config import default, differences, flat
+from mow_jax.config import BEFORE, default, differences, flat
 from mow_jax.types import BadInput
 
 FILES = ("config.json", ".lock", "metrics.jsonl", "clusters.json", "checkpoints", "replay", "tensorboard")
@@ -79,6 +79,7 @@ def read(workdir: Path) -> ConfigDict:
     try:
         saved = json.loads(path.read_text())
         config = default()
+        config.update(BEFORE)
         config.update(_tuples(saved))
     except FileNotFoundError:
         raise BadInput(f"{workdir} is no workdir of mow_jax: it has no config.json; give --workdir of a run") from None

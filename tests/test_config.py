@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
 import pytest
 
-from mow_jax import build, config
+from mow_jax import build, config, workdir
 from mow_jax.types import BadInput
 
 EXPERIMENTS = sorted((Path(__file__).resolve().parent.parent / "experiments").glob("*.py"))
@@ -47,3 +48,13 @@ def test_the_longest_imagination_that_fits_passes():
     settings = config.default()
     settings.batch.length = 24
     config.check(settings)
+
+
+def test_a_run_from_before_a_key_has_the_value_that_it_had_then(tmp_path):
+    saved = config.default().to_dict()
+    del saved["agent"]["unimix"], saved["model"]["position_scale"]
+    (tmp_path / "config.json").write_text(json.dumps(saved, default=list))
+    read = workdir.read(tmp_path)
+    assert (read.agent.unimix, read.model.position_scale) == (0.0, 1.0)
+    (tmp_path / "config.json").write_text(json.dumps(config.default().to_dict(), default=list))
+    assert workdir.read(tmp_path).agent.unimix == config.default().agent.unimix > 0
