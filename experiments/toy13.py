@@ -1,6 +1,7 @@
 """Thirteen tiny pixel tasks with one agent, on a CPU: like pictures with opposite rules, memory, rare and huge rewards.
 
     python -m mow_jax.train --config=experiments/toy13.py --workdir=runs/toy13
+    python -m mow_jax.train --config=experiments/toy13.py:one --workdir=runs/toy13_one     (one cluster, one expert)
 
 Hardware: one CPU core.
 Measured: not yet.
@@ -10,11 +11,19 @@ import runpy
 from pathlib import Path
 
 
-def get_config():
-    """experiments/toy.py for thirteen tasks."""
+def get_config(variant="mow"):
+    """experiments/toy.py for thirteen tasks; "one": a single model of as many parameters, all tasks in it."""
     config = runpy.run_path(str(Path(__file__).with_name("toy.py")))["get_config"]()
     config.suite.tasks = ("toy13",)
-    config.router.update(experts=6, active=2)
+    config.train.steps = 6400
+    config.evaluation.every = 3200
     # One cluster fewer than there are tasks, so that grouping by cluster is not the same as knowing the task.
     config.clustering.clusters = 12
+    config.router.update(experts=6, active=2)
+    config.model.channels = 8
+    if variant == "one":
+        config.clustering.update(method="single", clusters=1)
+        config.router.update(experts=1, active=1)
+        config.model.update(channels=24, width=128, head_width=392)
+        config.agent.width = 384
     return config

@@ -6,9 +6,11 @@ import json
 import runpy
 from pathlib import Path
 
+import jax
 import pytest
 
 from mow_jax import build, config, workdir
+from mow_jax.learner import abstract_state
 from mow_jax.types import BadInput
 
 EXPERIMENTS = sorted((Path(__file__).resolve().parent.parent / "experiments").glob("*.py"))
@@ -58,3 +60,13 @@ def test_a_run_from_before_a_key_has_the_value_that_it_had_then(tmp_path):
     assert (read.agent.unimix, read.model.position_scale) == (0.0, 1.0)
     (tmp_path / "config.json").write_text(json.dumps(config.default().to_dict(), default=list))
     assert workdir.read(tmp_path).agent.unimix == config.default().agent.unimix > 0
+
+
+def test_both_variants_of_toy13_have_as_many_parameters():
+    make = runpy.run_path(str(EXPERIMENTS[0].with_name("toy13.py")))["get_config"]
+    sizes = {}
+    for variant in ("mow", "one"):
+        settings = make(variant)
+        state = abstract_state(build.agent(settings, build.tasks(settings)))
+        sizes[variant] = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.actor, state.critic)))
+    assert sizes["one"] == pytest.approx(sizes["mow"], rel=0.01)
