@@ -110,6 +110,7 @@ def default() -> ConfigDict:
     config.evaluation = ConfigDict(
         dict(
             episodes=20,  # a task
+            rows=2000,  # fewest rows a task that the world model is judged on, by more episodes where those are short
             max_steps=0,  # longest evaluated episode in agent steps; 0: the task's own limit
             every=0,  # agent steps a task between evaluations during training; 0: only at the end
             parallel=5,  # environments a task
@@ -250,7 +251,7 @@ _AT_LEAST = {
     ),
     0: (
         "agent.depth seed warmup.updates train.ratio replay.capacity model.embedding model.shared_layers"
-        " evaluation.every"
+        " evaluation.every evaluation.rows agent.unimix model.position_scale"
     ),
 }
 

@@ -31,13 +31,14 @@ Numbers = dict[str, Any]  # a number by its name, None where it is undefined
 class Rows:
     """Predictions and truth of the rows of those episodes that count, for K tasks."""
 
-    def __init__(self, predict: Callable[[Batch], dict[str, np.ndarray]], time: int):
+    def __init__(self, predict: Callable[[Batch], dict[str, np.ndarray]], tasks: int, time: int):
         """`predict`: Learner.predictions, always called on windows of the same shape, [K, E, `time`]."""
         self._predict, self._time = predict, time
         self._window: Batch | None = None
         self._seen = 0  # joint steps
         self._columns: list[dict[str, np.ndarray]] = []  # of each full window, [K, E, T]
         self._counted: list[tuple[int, int, int, int]] = []  # task, environment, first and last row (exclusive)
+        self.counts: np.ndarray = np.zeros(tasks, np.int64)  # rows of each task that count so far
 
     def add(self, row: Batch) -> None:
         """A joint step's row [K, E, ...]."""
@@ -67,6 +68,7 @@ class Rows:
         """The open episode of an environment has ended with the row added last; whether its rows count."""
         if counts:
             self._counted.append((task, env, int(self._begun[task, env]), self._seen))
+            self.counts[task] += self._seen - self._begun[task, env]
             self._sum[task] += self._open_sum[task, env]
             self._squares[task] += self._open_squares[task, env]
         self._begun[task, env] = self._seen

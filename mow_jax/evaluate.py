@@ -42,7 +42,7 @@ def evaluate(
     is not known, not only where a normalised score needs it.
     """
     mine = processes.share(tasks)
-    rows = diagnostics.Rows(learner.predictions, window(config))
+    rows = diagnostics.Rows(learner.predictions, len(mine), window(config))
     recorder = diagnostics.Recorder(len(mine)) if directory is not None else None
     episodes = play(config, learner, mine, rows, recorder)
     unknown = [t for t in mine if t.random_score is None and (random or t.reference_score is not None)]
@@ -90,7 +90,8 @@ def play(
     rows: diagnostics.Rows,
     recorder: diagnostics.Recorder | None = None,
 ) -> list[Episode]:
-    """`evaluation.episodes` episodes of every task; `rows` gets all that is played, `recorder` too."""
+    """`evaluation.episodes` episodes of every task; `rows` gets all that is played, `recorder` too. Where those are
+    short, more are played until `evaluation.rows` rows of every task count."""
     settings = config.evaluation
     parallel = min(settings.parallel, settings.episodes)
     acting = learner.init_acting(parallel)
@@ -102,7 +103,7 @@ def play(
         counting("evaluation", open_share) as progress,
     ):
         step = seed_of(settings.seed, config.seed, "act") // 4  # far from the joint steps whose draws training has seen
-        while open_share.any():
+        while open_share.any() or rows.counts.min() < settings.rows:
             action, acting = learner.act(acting, environments.observation, environments.is_first, step)
             row, episodes = environments.step(action)
             rows.add(row)
@@ -110,7 +111,8 @@ def play(
                 recorder.add(row)
             for episode in episodes:
                 counts = bool(open_share[episode.task, episode.env]) and not episode.lost
-                rows.settle(episode.task, episode.env, counts)
+                wanted = rows.counts[episode.task] < settings.rows and not episode.lost
+                rows.settle(episode.task, episode.env, counts or wanted)
                 if counts:
                     open_share[episode.task, episode.env] -= 1
                     finished.append(episode)

@@ -114,14 +114,16 @@ def played():
         8: [(0, 1, True)],
     }
     model = Model()
-    rows, first = diagnostics.Rows(model, TIME), np.ones((2, 2), bool)
+    rows, first = diagnostics.Rows(model, 2, TIME), np.ones((2, 2), bool)
     for step in range(10):
         rows.add(row_of(step, first))
         first = np.zeros((2, 2), bool)
         for task, env, counts in ends.get(step, []):
             rows.settle(task, env, counts)
             first[task, env] = True
-    return rows.numbers(), model
+    numbers = rows.numbers()
+    assert rows.counts.tolist() == [entry["rows"] for entry in numbers]
+    return numbers, model
 
 
 # Joint steps that count, by task: what environment 0 played, and environment 1.
@@ -156,7 +158,7 @@ def test_actions_of_several_dimensions_keep_them():
         shapes.append(batch.action.shape)
         return dict.fromkeys(("reward", "termination", "error"), np.zeros(batch.reward.shape, np.float32))
 
-    rows = diagnostics.Rows(predict, TIME)
+    rows = diagnostics.Rows(predict, 2, TIME)
     rows.add(row_of(0, np.ones((2, 2), bool))._replace(action=np.zeros((2, 2, 5), np.float32)))
     for task in range(2):
         rows.settle(task, 0, True)

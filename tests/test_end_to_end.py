@@ -64,6 +64,14 @@ def test_evaluation_repeats_itself_and_takes_another_count(finished):
     assert results(finished) == before
     output = run("evaluate", f"--workdir={finished}", "--episodes=3")
     assert "catch" in output and len(results(finished)["tasks"]["grid"]["returns"]) == 3
+    assert 3 * 5 == results(finished)["diagnostics"]["catch"]["rows"]
+    asked = dict(json.loads((finished / "config.json").read_text()))
+    asked["evaluation"]["rows"] = 100
+    (finished / "config.json").write_text(json.dumps(asked))
+    run("evaluate", f"--workdir={finished}", "--episodes=3")
+    found = results(finished)
+    assert len(found["tasks"]["catch"]["returns"]) == 3
+    assert all(100 <= entry["rows"] < 100 + 2 * 20 for entry in found["diagnostics"].values())
 
 
 def test_a_loaded_agent_plays(finished):

@@ -21,7 +21,7 @@ def get_config(variant="toy"):
     config.clustering.update(clusters=2, batches=2)
     config.agent.update(contexts=4, context=3, horizon=3, act_context=4, width=16)
     config.actors.workers = 0
-    config.evaluation.update(episodes=2, parallel=2, every=0 if variant == "metaworld" else 40, max_steps=20)
+    config.evaluation.update(episodes=2, parallel=2, rows=0, every=0 if variant == "metaworld" else 40, max_steps=20)
     config.checkpoint.update(every=16, minutes=0.0)
     config.replay.chunk_rows = 10
     config.log.every = 3
