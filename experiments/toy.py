@@ -1,6 +1,7 @@
 """Five tiny pixel tasks with one agent, on a CPU.
 
     python -m mow_jax.train --config=experiments/toy.py --workdir=runs/toy
+    python -m mow_jax.train --config=experiments/toy.py:one --workdir=runs/toy_one     (one cluster, one expert)
 
 Hardware: one CPU core, 7 to 8 minutes (results/toy).
 Expected: mean normalised score 0.97 or more, no task under 0.9 (three seeds).
@@ -9,8 +10,8 @@ Expected: mean normalised score 0.97 or more, no task under 0.9 (three seeds).
 from mow_jax.config import default
 
 
-def get_config():
-    """The toy suite at toy size."""
+def get_config(variant="mow"):
+    """The toy suite at toy size; "one": all tasks on one set of rows and one expert, of the same sizes."""
     config = default()
     config.suite.name = "toy"
     config.suite.tasks = ("toy5",)
@@ -41,4 +42,7 @@ def get_config():
     config.actors.workers = 0
     config.evaluation.update(episodes=100, parallel=20, every=5500)
     config.checkpoint.every = 4000
+    if variant == "one":
+        config.clustering.update(method="single", clusters=1)
+        config.router.update(experts=1, active=1)
     return config

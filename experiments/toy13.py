@@ -13,17 +13,16 @@ from pathlib import Path
 
 def get_config(variant="mow"):
     """experiments/toy.py for thirteen tasks; "one": a single model of as many parameters, all tasks in it."""
-    config = runpy.run_path(str(Path(__file__).with_name("toy.py")))["get_config"]()
+    config = runpy.run_path(str(Path(__file__).with_name("toy.py")))["get_config"](variant)
     config.suite.tasks = ("toy13",)
     config.train.steps = 6400
     config.evaluation.every = 3200
+    if variant == "one":
+        config.model.update(channels=24, width=128, head_width=392)
+        config.agent.width = 384
+        return config
     # One cluster fewer than there are tasks, so that grouping by cluster is not the same as knowing the task.
     config.clustering.clusters = 12
     config.router.update(experts=6, active=2)
     config.model.channels = 8
-    if variant == "one":
-        config.clustering.update(method="single", clusters=1)
-        config.router.update(experts=1, active=1)
-        config.model.update(channels=24, width=128, head_width=392)
-        config.agent.width = 384
     return config

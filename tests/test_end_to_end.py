@@ -64,7 +64,7 @@ def test_evaluation_repeats_itself_and_takes_another_count(finished):
     assert results(finished) == before
     output = run("evaluate", f"--workdir={finished}", "--episodes=3")
     assert "catch" in output and len(results(finished)["tasks"]["grid"]["returns"]) == 3
-    assert 3 * 5 == results(finished)["diagnostics"]["catch"]["rows"]
+    assert results(finished)["diagnostics"]["catch"]["rows"] == 3 * 5
     asked = dict(json.loads((finished / "config.json").read_text()))
     asked["evaluation"]["rows"] = 100
     (finished / "config.json").write_text(json.dumps(asked))

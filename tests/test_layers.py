@@ -38,12 +38,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},
     "warmup": {"clustering", "learner", "processes", "replay", "types"},
     "mirror": {"learner", "replay", "types"},
+    "sweep": {"report", "types"},
 }
 MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "clustering", "learner", "logs", "mirror"} | {
     *("processes", "replay", "summary", "transfer", "types")
 }
 MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] = {*MAY_IMPORT, "train", "evaluate"}
-JAX_FREE = ("types", "seeding", "config", "envs", "actors", "replay", "logs", "report")
+JAX_FREE = ("types", "seeding", "config", "envs", "actors", "replay", "logs", "report", "sweep")
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
 
 
@@ -117,7 +118,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"jax", "jaxlib
 """
 
 
-@pytest.mark.parametrize("room", ["envs", "actors", "replay", "report", "logs"])
+@pytest.mark.parametrize("room", ["envs", "actors", "replay", "report", "logs", "sweep"])
 def test_a_fresh_process_gets_no_jax(room: str):
     assert modules_of_jax([sys.executable, "-c", IMPORT_WHOLE_ROOM, f"mow_jax.{room}"]) == []
 

@@ -1,0 +1,236 @@
+"""Variants of an experiment times seeds: each a training run of its own, and one table of all.
+
+    python -m mow_jax.sweep --config=experiments/toy.py --variants=mow,one --seeds=0,1,2 --workdir=runs/sweep --jobs=2
+
+A run is `python -m mow_jax.train` in DIR/VARIANT/SEED; given again, the command goes on from checkpoints and leaves
+finished runs alone. Overrides (--config.key=value) go to every run. Writes DIR/sweep.json and DIR/table.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from mow_jax.report import scores
+from mow_jax.types import BadInput
+
+
+class Job(NamedTuple):
+    """One run of the sweep."""
+
+    variant: str
+    seed: int
+    directory: Path
+    command: list[str]
+
+
+def plan(config: str, variants: list[str], seeds: list[int], directory: Path, overrides: list[str]) -> list[Job]:
+    """All runs, seed by seed, so that every variant has a first result early."""
+    return [_job(config, variant, seed, directory, overrides) for seed in seeds for variant in variants]
+
+
+def _job(config: str, variant: str, seed: int, directory: Path, overrides: list[str]) -> Job:
+    place = directory / (variant.replace("/", "_") or "default") / str(seed)
+    experiment = f"--config={config}:{variant}" if variant else f"--config={config}"
+    command = [sys.executable, "-m", "mow_jax.train", experiment, f"--config.seed={seed}", f"--workdir={place}"]
+    return Job(variant or "default", seed, place, command + overrides)
+
+
+def finished(job: Job) -> dict[str, Any] | None:
+    """The results of a run that has come to its end, else None."""
+    try:
+        results = json.loads((job.directory / "results.json").read_text())
+        config = json.loads((job.directory / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return results if results["step"] == config["train"]["steps"] else None
+
+
+# --- Running ----------------------------------------------------------------------------------------------------------
+
+
+def run(jobs: list[Job], at_once: int, directory: Path) -> list[Job]:
+    """Runs what is not finished, `at_once` at a time on cores of their own; returns the runs that failed.
+
+    SIGTERM and SIGINT are passed on: every open run saves, and the sweep ends.
+    """
+    waiting, failed, free = [job for job in jobs if finished(job) is None], [], list(range(at_once))
+    open_: dict[int, tuple[Job, subprocess.Popen]] = {}
+    stop = False
+
+    def end(*_) -> None:
+        nonlocal stop
+        stop = True
+        for _, process in open_.values():
+            process.send_signal(signal.SIGTERM)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, end)
+    while open_ or (waiting and not stop):
+        while waiting and free and not stop:
+            job, slot = waiting.pop(0), free.pop(0)
+            print(f"{job.variant}, seed {job.seed}: {job.directory}.log", flush=True)
+            open_[slot] = job, _start(job, slot, at_once)
+        for slot, (job, process) in list(open_.items()):
+            if process.poll() is None:
+                continue
+            free.append(slot)
+            del open_[slot]
+            if process.returncode:
+                failed.append(job)
+                print(f"{job.variant}, seed {job.seed} failed: {_last_line(job)}", file=sys.stderr, flush=True)
+            write(jobs, directory)
+        time.sleep(0.2)
+    return failed
+
+
+def _start(job: Job, slot: int, at_once: int) -> subprocess.Popen:
+    """The run's process, on its share of the cores; it is told to save and end when the sweep dies."""
+    cores = sorted(os.sched_getaffinity(0))
+    mine = cores[slot % len(cores) :: at_once] or cores
+    libc, asks_at_death = ctypes.CDLL(None), 1  # PR_SET_PDEATHSIG
+
+    def prepare() -> None:
+        os.sched_setaffinity(0, mine)
+        libc.prctl(asks_at_death, signal.SIGTERM)
+
+    job.directory.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{job.directory}.log", "a") as log:
+        return subprocess.Popen(
+            job.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=prepare,
+            start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
+        )
+
+
+def _last_line(job: Job) -> str:
+    lines = Path(f"{job.directory}.log").read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+# --- The table --------------------------------------------------------------------------------------------------------
+
+
+def write(jobs: list[Job], directory: Path) -> None:
+    """sweep.json (every run: command, commit, seconds, normalised scores) and table.md."""
+    runs = [entry(job, results) for job in jobs if (results := finished(job)) is not None]
+    (directory / "sweep.json").write_text(json.dumps(runs, indent=1) + "\n")
+    (directory / "table.md").write_text(table(runs))
+
+
+def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
+    """What the table needs of a run."""
+    last = (job.directory / "metrics.jsonl").read_text().strip().splitlines()[-1]
+    return {
+        "variant": job.variant,
+        "seed": job.seed,
+        "command": " ".join(["python", *job.command[1:]]),
+        "commit": results["commit"],
+        "seconds": round(json.loads(last)["seconds"]),
+        "step": results["step"],
+        "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
+    }
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Markdown: every run, then a row a variant with the mean over its seeds and its 95% t interval."""
+    if not runs:
+        return "no run has finished yet\n"
+    tasks = list(runs[0]["tasks"])
+    scored = [name for name in tasks if all(run["tasks"].get(name) is not None for run in runs)]
+    rows = [["run", *scored, "mean", "lowest", "minutes"]]
+    for run in runs:
+        values = [run["tasks"][name] for name in scored]
+        cells = [f"{value:.2f}" for value in values] + (
+            [f"{np.mean(values):.3f}", f"{min(values):.2f}"] if scored else ["–"] * 2
+        )
+        rows.append([f"{run['variant']}, seed {run['seed']}", *cells, f"{run['seconds'] / 60:.1f}"])
+    summary = [["variant", "seeds", *scored, "mean [95%]", "IQM"]]
+    for variant in dict.fromkeys(run["variant"] for run in runs):
+        mine = [run for run in runs if run["variant"] == variant]
+        means = {name: [run["tasks"][name] for run in mine] for name in scored}
+        each = [float(np.mean([run["tasks"][name] for name in scored])) for run in mine] if scored else []
+        iqm = scores.aggregate(means)["iqm"]
+        cells = [f"{np.mean(values):.2f}" for values in means.values()]
+        summary.append([variant, str(len(mine)), *cells, interval(each), "–" if iqm is None else f"{iqm:.3f}"])
+    return f"{_markdown(summary)}\n{_markdown(rows)}"
+
+
+def interval(values: list[float]) -> str:
+    """Mean of independent runs and its 95% t interval, "0.97 [0.95, 0.99]"; one run has none."""
+    if not values:
+        return "–"
+    if len(values) < 2:
+        return f"{values[0]:.3f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{np.mean(values):.3f} [{np.mean(values) - half:.3f}, {np.mean(values) + half:.3f}]"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+# --- The command ------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    parser = argparse.ArgumentParser("python -m mow_jax.sweep", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config", required=True, metavar="FILE", help="an experiment file")
+    parser.add_argument("--variants", default="", help="names that its get_config takes, A,B,...; none: its default")
+    parser.add_argument("--seeds", default="0", help="whole numbers, 0,1,2")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of the sweep")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    options, overrides = parser.parse_known_args(arguments)
+    try:
+        jobs = _checked(options, overrides)
+        options.workdir.mkdir(parents=True, exist_ok=True)
+    except (BadInput, OSError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    failed = run(jobs, options.jobs, options.workdir)
+    write(jobs, options.workdir)
+    print((options.workdir / "table.md").read_text(), flush=True)
+    left = sum(finished(job) is None for job in jobs)
+    if left:
+        print(f"{left} of {len(jobs)} runs are not finished: the same command goes on", flush=True)
+    return 1 if failed else 0
+
+
+def _checked(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
+    """The runs that the options mean. Raises BadInput."""
+    if not Path(options.config).is_file():
+        raise BadInput(f"--config={options.config} is no file: name an experiment, e.g. experiments/toy.py")
+    stray = [word for word in overrides if not word.startswith("--config.") or "=" not in word]
+    if stray:
+        raise BadInput(f"{stray[0]!r} is not understood: overrides are given as --config.key=value, see --help")
+    if options.jobs < 1:
+        raise BadInput(f"--jobs={options.jobs} must be at least 1")
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        raise BadInput(f"--seeds={options.seeds} must be whole numbers with commas between: 0,1,2") from None
+    variants = options.variants.split(",")
+    if len(set(seeds)) < len(seeds) or len(set(variants)) < len(variants):
+        raise BadInput(f"--variants={options.variants} or --seeds={options.seeds} names one twice: name each once")
+    return plan(options.config, variants, seeds, options.workdir, overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
