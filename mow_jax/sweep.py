@@ -3,7 +3,8 @@
     python -m mow_jax.sweep --config=experiments/toy.py --variants=mow,one --seeds=0,1,2 --workdir=runs/sweep --jobs=2
 
 A run is `python -m mow_jax.train` in DIR/VARIANT/SEED; given again, the command goes on from checkpoints and leaves
-finished runs alone. Overrides (--config.key=value) go to every run. Writes DIR/sweep.json and DIR/table.md.
+finished runs alone. Overrides (--config.key=value) go to every run. With --minutes a run ends, is saved and evaluated
+once it has learned for so long, whatever its step: variants at equal time. Writes DIR/sweep.json and DIR/table.md.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import os
 import signal
 import subprocess
@@ -26,6 +28,9 @@ from mow_jax.report import scores
 from mow_jax.types import BadInput
 
 
+LONGEST_LINE = 1 << 18  # bytes of a line of metrics.jsonl
+
+
 class Job(NamedTuple):
     """One run of the sweep."""
 
@@ -33,28 +38,48 @@ class Job(NamedTuple):
     seed: int
     directory: Path
     command: list[str]
+    minutes: float = math.inf  # of learning, as metrics.jsonl counts them
 
 
-def plan(config: str, variants: list[str], seeds: list[int], directory: Path, overrides: list[str]) -> list[Job]:
+def plan(config: str, variants: list[str], seeds: list[int], directory: Path, **options) -> list[Job]:
     """All runs, seed by seed, so that every variant has a first result early."""
-    return [_job(config, variant, seed, directory, overrides) for seed in seeds for variant in variants]
+    return [_job(config, variant, seed, directory, **options) for seed in seeds for variant in variants]
 
 
-def _job(config: str, variant: str, seed: int, directory: Path, overrides: list[str]) -> Job:
+def _job(config: str, variant: str, seed: int, directory: Path, overrides: list[str], minutes: float) -> Job:
     place = directory / (variant.replace("/", "_") or "default") / str(seed)
     experiment = f"--config={config}:{variant}" if variant else f"--config={config}"
-    command = [sys.executable, "-m", "mow_jax.train", experiment, f"--config.seed={seed}", f"--workdir={place}"]
-    return Job(variant or "default", seed, place, command + overrides)
+    command = ["mow_jax.train", experiment, f"--config.seed={seed}", f"--workdir={place}", *overrides]
+    return Job(variant or "default", seed, place, command, minutes)
 
 
 def finished(job: Job) -> dict[str, Any] | None:
-    """The results of a run that has come to its end, else None."""
+    """The results of a run that has come to its end or to its minutes, else None."""
     try:
         results = json.loads((job.directory / "results.json").read_text())
         config = json.loads((job.directory / "config.json").read_text())
+        newest = max(int(path.name) for path in (job.directory / "checkpoints").iterdir() if path.name.isdecimal())
     except (OSError, ValueError):
         return None
-    return results if results["step"] == config["train"]["steps"] else None
+    over = results["step"] == config["train"]["steps"] or (is_over(job) and results["step"] == newest)
+    return results if over else None
+
+
+def seconds(job: Job) -> float:
+    """How long a run has learned, by the last whole line of its metrics."""
+    try:
+        with open(job.directory / "metrics.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
+            whole = file.read().splitlines(keepends=True)
+    except OSError:
+        return 0.0
+    ended = [line for line in whole if line.endswith(b"\n")]
+    return float(json.loads(ended[-1])["seconds"]) if ended else 0.0
+
+
+def is_over(job: Job) -> bool:
+    """Whether a run has had its minutes."""
+    return seconds(job) >= 60 * job.minutes
 
 
 # --- Running ----------------------------------------------------------------------------------------------------------
@@ -67,6 +92,7 @@ def run(jobs: list[Job], at_once: int, directory: Path) -> list[Job]:
     """
     waiting, failed, free = [job for job in jobs if finished(job) is None], [], list(range(at_once))
     open_: dict[int, tuple[Job, subprocess.Popen]] = {}
+    ending: set[int] = set()
     stop = False
 
     def end(*_) -> None:
@@ -84,14 +110,20 @@ def run(jobs: list[Job], at_once: int, directory: Path) -> list[Job]:
             open_[slot] = job, _start(job, slot, at_once)
         for slot, (job, process) in list(open_.items()):
             if process.poll() is None:
+                if slot not in ending and is_over(job):
+                    ending.add(slot)
+                    process.send_signal(signal.SIGTERM)
                 continue
+            ending.discard(slot)
             free.append(slot)
             del open_[slot]
             if process.returncode:
                 failed.append(job)
                 print(f"{job.variant}, seed {job.seed} failed: {_last_line(job)}", file=sys.stderr, flush=True)
+            elif finished(job) is None:
+                waiting.insert(0, job)  # saved when its minutes were over: now it is evaluated
             write(jobs, directory)
-        time.sleep(0.2)
+        time.sleep(0.5)
     return failed
 
 
@@ -105,10 +137,11 @@ def _start(job: Job, slot: int, at_once: int) -> subprocess.Popen:
         os.sched_setaffinity(0, mine)
         libc.prctl(asks_at_death, signal.SIGTERM)
 
+    command = ["mow_jax.evaluate", f"--workdir={job.directory}"] if is_over(job) else job.command
     job.directory.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{job.directory}.log", "a") as log:
         return subprocess.Popen(
-            job.command,
+            [sys.executable, "-m", *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -134,13 +167,12 @@ def write(jobs: list[Job], directory: Path) -> None:
 
 def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
     """What the table needs of a run."""
-    last = (job.directory / "metrics.jsonl").read_text().strip().splitlines()[-1]
     return {
         "variant": job.variant,
         "seed": job.seed,
-        "command": " ".join(["python", *job.command[1:]]),
+        "command": " ".join(["python", "-m", *job.command]),
         "commit": results["commit"],
-        "seconds": round(json.loads(last)["seconds"]),
+        "seconds": round(seconds(job)),
         "step": results["step"],
         "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
     }
@@ -197,6 +229,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", default="0", help="whole numbers, 0,1,2")
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of the sweep")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end a run once it has learned for so long")
     options, overrides = parser.parse_known_args(arguments)
     try:
         jobs = _checked(options, overrides)
@@ -220,8 +253,8 @@ def _checked(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
     stray = [word for word in overrides if not word.startswith("--config.") or "=" not in word]
     if stray:
         raise BadInput(f"{stray[0]!r} is not understood: overrides are given as --config.key=value, see --help")
-    if options.jobs < 1:
-        raise BadInput(f"--jobs={options.jobs} must be at least 1")
+    if options.jobs < 1 or not options.minutes > 0:
+        raise BadInput(f"--jobs={options.jobs} must be at least 1, --minutes={options.minutes} greater than 0")
     try:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
@@ -229,7 +262,8 @@ def _checked(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
     variants = options.variants.split(",")
     if len(set(seeds)) < len(seeds) or len(set(variants)) < len(variants):
         raise BadInput(f"--variants={options.variants} or --seeds={options.seeds} names one twice: name each once")
-    return plan(options.config, variants, seeds, options.workdir, overrides)
+    each = dict(overrides=overrides, minutes=options.minutes)
+    return plan(options.config, variants, seeds, options.workdir, **each)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,15 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path: Path):
     output, _ = stopped.communicate(timeout=300)
     assert stopped.returncode == 0, output
 
+    command.append("--minutes=0.001")  # it has learned for longer: what it has saved is evaluated
+    timed = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert timed.returncode == 0, timed
+    found = json.loads((second / "results.json").read_text())
+    assert 24 <= found["step"] < 48 and found["tasks"].keys() == {"catch", "grid"}
+    del command[-1]
+
     ended = start()
     output, _ = ended.communicate(timeout=300)
     assert ended.returncode == 0 and "toy, seed 1" in output, output
