@@ -27,7 +27,6 @@ from scipy import stats
 from mow_jax.report import scores
 from mow_jax.types import BadInput
 
-
 LONGEST_LINE = 1 << 18  # bytes of a line of metrics.jsonl
 
 

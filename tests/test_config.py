@@ -70,3 +70,13 @@ def test_both_variants_of_toy13_have_as_many_parameters():
         state = abstract_state(build.agent(settings, build.tasks(settings)))
         sizes[variant] = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.actor, state.critic)))
     assert sizes["one"] == pytest.approx(sizes["mow"], rel=0.01)
+
+
+def test_every_variant_of_the_search_is_a_setting_of_its_own():
+    path = EXPERIMENTS[0].with_name("atari_search.py")
+    module = runpy.run_path(str(path))
+    made = {variant: module["get_config"](variant) for variant in module["VARIANTS"]}
+    for settings in made.values():
+        config.check(settings)
+    flattened = [json.dumps(config.flat(settings), default=list) for settings in made.values()]
+    assert len(set(flattened)) == len(flattened)
