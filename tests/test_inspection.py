@@ -53,6 +53,27 @@ def test_predictions_are_what_the_losses_see(state, predict):
     assert np.ptp(reward) > 1e-4
 
 
+def test_a_task_is_tried_on_every_cluster_row(state):
+    """Each row's loss is what the task's own loss would be with that row."""
+    program = on_one_device(functools.partial(inspection.row_losses, AGENT))
+    made = program(state, BATCH, 7, SHARD)
+    assert made.shape == (TASKS, AGENT.world.clusters)
+    key = algorithm.task_keys(AGENT, 7, "row_losses", SHARD)[TASK]
+
+    @quick
+    def own(rows, batch):
+        terms, _ = world_model.losses(AGENT.world, rows, batch, TASK, key, False, lambda x: x)
+        return sum(scale * terms[name] for name, scale in AGENT.scales)
+
+    for row in range(AGENT.world.clusters):
+        cluster = state.table.cluster.copy()
+        cluster[TASK] = row
+        moved = state._replace(table=state.table._replace(cluster=cluster))
+        expected = own(rows_of(moved, TASK), jax.tree.map(lambda x: x[TASK], BATCH))
+        assert made[TASK, row] == pytest.approx(float(expected), rel=1e-5)
+    assert np.ptp(made[TASK]) > 1e-3 * made[TASK].min()
+
+
 def changed(name: str, time: int) -> Batch:
     """The windows with other frames, or actions, at one time."""
     column = getattr(WINDOWS, name).copy()
