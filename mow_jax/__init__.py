@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> object:
     if name in ("load_agent", "make_env"):
-        from mow_jax import evaluate
+        from mow_jax import load
 
-        return getattr(evaluate, name)
+        return getattr(load, name)
     raise AttributeError(f"module 'mow_jax' has no attribute {name!r}")

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
@@ -78,12 +78,20 @@ def read(workdir: Path) -> ConfigDict:
     path = workdir / "config.json"
     try:
         saved = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"{workdir} is no workdir of mow_jax: it has no config.json; give --workdir of a run") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read ({error}); restore it or use another --workdir") from None
+    return from_saved(saved, path)
+
+
+def from_saved(saved: Any, path: Path) -> ConfigDict:
+    """The config that JSON out of the file `path` means. Raises BadInput where it is none of this version's."""
+    try:
         config = default()
         config.update(BEFORE)
         config.update(_tuples(saved))
-    except FileNotFoundError:
-        raise BadInput(f"{workdir} is no workdir of mow_jax: it has no config.json; give --workdir of a run") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} cannot be read ({error}); restore it or use another --workdir") from None
     unknown = sorted(flat(config).keys() - flat(default()).keys())
     if unknown:

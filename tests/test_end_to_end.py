@@ -90,6 +90,46 @@ def test_a_loaded_agent_plays(finished):
         agent.act(observation, "pong")
 
 
+def test_an_exported_agent_plays_what_its_workdir_plays_and_a_damaged_one_is_refused(finished, tmp_path):
+    path = tmp_path / "agent.npz"
+    assert "2 tasks, step 64" in run("export", f"--workdir={finished}", f"--out={path}")
+    played = []
+    for source in (finished, path):
+        agent, env = mow_jax.load_agent(source), mow_jax.make_env(source, "grid")
+        agent.reset("grid", seed=5)
+        observation, actions = env.reset(5), []
+        for _ in range(12):
+            actions.append(agent.act(observation, "grid"))
+            observation = env.step(actions[-1]).observation
+        played.append((agent.step, actions))
+    assert played[0] == played[1]
+    assert path.stat().st_size < 0.5 * sum(f.stat().st_size for f in (finished / "checkpoints" / "64").rglob("*"))
+
+    assert "exists already" in run("export", f"--workdir={finished}", f"--out={path}", code=2)
+    assert "checkpoint of step 63" in run("export", f"--workdir={finished}", f"--out={path}x", "--step=63", code=2)
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:], b"no zip"):
+        path.write_bytes(damaged)
+        with pytest.raises(BadInput, match="no exported agent, or a damaged one"):
+            mow_jax.load_agent(path)
+
+
+def test_an_exported_agent_of_another_version_is_refused_with_a_hint(finished, tmp_path):
+    path, later = tmp_path / "agent.npz", tmp_path / "later.npz"
+    run("export", f"--workdir={finished}", f"--out={path}")
+    with np.load(path) as file:
+        arrays = dict(file)
+    header = json.loads(bytes(arrays["header"]))
+    header |= {"format": 99, "versions": {"mow_jax": "9.9"}}
+    np.savez(later, **arrays | {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)})
+    with pytest.raises(BadInput, match=r"written by mow_jax 9\.9.*update mow_jax"):
+        mow_jax.make_env(later, "grid")
+    name = next(name for name in arrays if name.startswith("actor"))
+    np.savez(later, **arrays | {name: arrays[name][..., :-1]})
+    with pytest.raises(BadInput, match="does not fit this version: actor"):
+        mow_jax.load_agent(later)
+
+
 def test_other_tasks_start_from_a_runs_weights(finished, tmp_path):
     other = ["--config.suite.tasks=('wall','grid','catch')", f"--config.train.init_from={finished}"]
     train(tmp_path / "run", *other, "--config.warmup.updates=0", "--config.evaluation.every=0")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mow_jax"
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"evaluate"},
+    "__init__": {"load"},
     "types": set(),
     "seeding": set(),
     "config": {"types"},
@@ -39,6 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "warmup": {"clustering", "learner", "processes", "replay", "types"},
     "mirror": {"learner", "replay", "types"},
     "sweep": {"report", "types"},
+    "export": {"command", "load", "summary", "types", "workdir"},
+    "load": {"build", "checkpoint", "config", "envs", "export", "learner", "types", "workdir"},
 }
 MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "clustering", "learner", "logs", "mirror"} | {
     *("processes", "replay", "summary", "transfer", "types")
