@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},
     "warmup": {"clustering", "learner", "processes", "replay", "types"},
     "mirror": {"learner", "replay", "types"},
+    "play": {"agent", "command", "load", "models", "types"},
     "sweep": {"report", "types"},
     "export": {"command", "load", "summary", "types", "workdir"},
     "load": {"build", "checkpoint", "config", "envs", "export", "learner", "types", "workdir"},

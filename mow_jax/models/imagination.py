@@ -141,3 +141,15 @@ def _push(acting: ActState, latent: jax.Array, action: jax.Array) -> ActState:
         return jnp.where(wide(jnp.arange(size) == at[:, None]), item[:, None].astype(context.dtype), shifted)
 
     return ActState(append(acting.latent, latent), append(acting.action, action), jnp.minimum(acting.length + 1, size))
+
+
+def dream_step(model: WorldModel, rows: Rows, acting: ActState, z, action, key):
+    """One imagined step of E rollouts by hand: latents z [E, Z] and actions [E] (or [E, A]) join the contexts.
+
+    Returns those, the next latents, the hidden states [E, D] before them, and predicted reward and continuation [E].
+    """
+    acting = _push(acting, z.reshape(-1, model.categoricals, model.classes).argmax(-1), action)
+    hidden = _context_hidden(model, rows, acting)
+    following = sample_latent(key, world_model.prior(model, rows, hidden))
+    continuation = 1 - jax.nn.sigmoid(world_model.termination_logit(model, rows, hidden))
+    return acting, following, hidden, world_model.predicted_reward(model, rows, hidden), continuation
