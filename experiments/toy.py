@@ -38,7 +38,7 @@ def get_config(variant="mow"):
     config.router.update(experts=4, active=2)
     config.clustering.update(clusters=4, batches=4)
     config.optimizer.update(world_lr=1e-3, agent_lr=1e-3)
-    config.agent.update(contexts=16, context=6, horizon=8, act_context=8, width=64, entropy=1e-2)
+    config.agent.update(contexts=16, context=6, horizon=8, act_context=8, width=64, entropy=3e-2)
     config.actors.workers = 0
     config.evaluation.update(episodes=100, parallel=20, every=5500)
     config.checkpoint.every = 4000

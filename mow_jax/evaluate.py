@@ -102,6 +102,7 @@ def play(
         while open_share.any() or rows.counts.min() < settings.rows:
             action, acting = learner.act(acting, environments.observation, environments.is_first, step)
             row, episodes = environments.step(action)
+            before = len(finished)
             rows.add(row)
             if recorder is not None:
                 recorder.add(row)
@@ -112,7 +113,8 @@ def play(
                 if counts:
                     open_share[episode.task, episode.env] -= 1
                     finished.append(episode)
-            progress.update(len(finished))
+            if open_share.any() or len(finished) > before:  # else only rows are still wanted
+                progress.update(len(finished))
             step += 1
     return sorted(finished, key=lambda e: (e.task, e.index * parallel + e.env))
 
