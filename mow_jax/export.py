@@ -88,8 +88,8 @@ def read(path: Path, like: TrainState) -> tuple[int, TrainState]:
 def _read(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     """Arrays of the file by name; every byte is checked by the zip's own sums."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(
             f"{path} is no exported agent, or a damaged one ({error}): write it with python -m mow_jax.export"
