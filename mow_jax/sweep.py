@@ -106,6 +106,8 @@ def run(jobs: list[Job], at_once: int, directory: Path) -> list[Job]:
         while waiting and free and not stop:
             job, slot = waiting.pop(0), free.pop(0)
             print(f"{job.variant}, seed {job.seed}: {job.directory}.log", flush=True)
+            if is_over(job):
+                ending.add(slot)  # it is evaluated, which must not be cut short
             open_[slot] = job, _start(job, slot, at_once)
         for slot, (job, process) in list(open_.items()):
             if process.poll() is None:
