@@ -66,10 +66,9 @@ def test_a_task_is_tried_on_every_cluster_row(state):
         return sum(scale * terms[name] for name, scale in AGENT.scales)
 
     for row in range(AGENT.world.clusters):
-        cluster = state.table.cluster.copy()
-        cluster[TASK] = row
-        moved = state._replace(table=state.table._replace(cluster=cluster))
-        expected = own(rows_of(moved, TASK), jax.tree.map(lambda x: x[TASK], BATCH))
+        take = functools.partial(jax.tree.map, lambda x, row=row: x[row])
+        rows = rows_of(state, TASK)._replace(cluster=take(state.params["cluster"]), statistics=take(state.statistics))
+        expected = own(rows, jax.tree.map(lambda x: x[TASK], BATCH))
         assert made[TASK, row] == pytest.approx(float(expected), rel=1e-5)
     assert np.ptp(made[TASK]) > 1e-3 * made[TASK].min()
 
