@@ -95,8 +95,12 @@ def test_keys_move_the_dream(address, tmp_path):
         page.press("ArrowRight")
         page.wait("document.body.dataset.time === '1'")
         after = page.ask(frames)
-        assert before[0] != after[0] and before[1] != after[1]
+        assert before[0] != after[0]
         assert "action RIGHT" in page.ask("document.getElementById('realSays').textContent")
+        for time in ("2", "3"):  # a model that has hardly learned may dream one frame twice
+            page.press("ArrowRight")
+            page.wait(f"document.body.dataset.time === '{time}'")
+        assert page.ask(frames)[1] != before[1]
         page.ask("document.getElementById('actor').click()")
         page.wait("Number(document.body.dataset.time) >= 3")
         assert page.ask("document.getElementById('error').textContent") == ""
