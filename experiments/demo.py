@@ -3,7 +3,7 @@
     python -m mow_jax.train --config=experiments/demo.py --workdir=runs/demo      (or: make demo)
 
 Hardware: two CPU cores, two minutes once installed.
-Measured: mean normalised score 0.91 (catch 1.00, catch_swap 1.00, grid 0.72), seed 0, 103 s on one core (docs/results.md).
+Measured: mean normalised score 0.91, seed 0, 103 s on one core (docs/results.md).
 """
 
 import runpy
