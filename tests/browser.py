@@ -67,9 +67,9 @@ class Browser:
         return made["result"].get("value")
 
     def wait(self, script: str, seconds: float = 60) -> None:
-        """Until a JavaScript expression holds."""
+        """Until a JavaScript expression holds, in a page that is there: one half loaded may have no body yet."""
         deadline = time.monotonic() + seconds
-        while not self.ask(script):
+        while not self.ask(f"document.readyState === 'complete' && ({script})"):
             assert time.monotonic() < deadline, f"never: {script}"
             time.sleep(0.05)
 
