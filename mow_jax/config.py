@@ -6,10 +6,9 @@ Only train, evaluate and the experiment files see the ConfigDict; everything bel
 
 from __future__ import annotations
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
+from mow_jax import checks
 from mow_jax.types import BadInput
 
 ATARI_PROTOCOLS = {
@@ -227,7 +226,7 @@ def _agent() -> ConfigDict:
 
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
-_CHOICES = {
+CHOICES = {
     "router.mode": ("learned", "table"),
     "router.gate": ("none", "straight_through"),
     "clustering.method": ("agglomerative", "kmeans", "spectral", "random", "single", "identity", "file"),
@@ -242,45 +241,48 @@ _CHOICES = {
     "agent.continuation": ("soft", "hard"),
     "suite.image_size": (16, 32, 64, 128),
 }
-_AT_LEAST = {
-    1: (
+# Every number of a config has its interval here: "[" and "]" take the end in, "(" and ")" leave it out.
+RANGES = {
+    "[1, inf)": (
         "train.steps train.envs batch.sequences batch.length replay.chunk_rows model.categoricals model.classes"
-        " model.channels model.width model.layers model.heads router.experts router.active clustering.clusters"
-        " clustering.batches warmup.steps agent.contexts agent.context agent.horizon agent.act_context log.every"
-        " evaluation.episodes evaluation.parallel checkpoint.every checkpoint.keep"
+        " model.channels model.width model.layers model.heads model.head_width router.experts router.active"
+        " clustering.clusters clustering.projection clustering.batches warmup.steps agent.contexts agent.context"
+        " agent.horizon agent.act_context agent.width evaluation.episodes evaluation.parallel checkpoint.every"
+        " checkpoint.keep log.every suite.atari.frame_skip suite.atari.max_frames suite.metaworld.action_repeat"
+        " suite.metaworld.horizon suite.metaworld.goals suite.gymnasium.action_repeat"
     ),
-    0: (
-        "agent.depth seed warmup.updates train.ratio replay.capacity model.embedding model.shared_layers"
-        " evaluation.every evaluation.rows agent.unimix model.position_scale"
+    "[0, inf)": (
+        "train.schedule_steps train.ratio replay.capacity router.margin router.noise warmup.updates loss.dyn loss.rep"
+        " loss.free_bits loss.reward loss.continuation loss.task loss.balance model.embedding model.shared_layers"
+        " model.posterior_scale model.position_scale agent.depth agent.entropy actors.max_deaths evaluation.rows"
+        " evaluation.max_steps evaluation.every checkpoint.minutes suite.atari.noop_max suite.gymnasium.max_steps"
     ),
+    "(0, inf)": (
+        "router.tau_start router.tau_end optimizer.world_lr optimizer.world_eps optimizer.world_clip"
+        " optimizer.router_lr optimizer.harmony_lr optimizer.agent_lr optimizer.agent_eps optimizer.agent_clip"
+        " actors.timeout"
+    ),
+    "[0, 1]": "router.anneal agent.gamma agent.lambda_ agent.slow_decay agent.return_decay suite.atari.sticky",
+    "[0, 1)": "model.unimix model.dropout agent.unimix",
+    "[-1, inf)": "actors.workers",
+    "[0, 2147483647]": "seed evaluation.seed suite.metaworld.goal_seed",
+    "(-inf, inf)": "suite.metaworld.camera_position",
+    "whole [1, inf)": "checkpoint.milestones",
 }
 
 
 def check(config: ConfigDict) -> None:
     """Raises BadInput for the first setting that cannot work."""
-    for key, allowed in _CHOICES.items():
-        if value(config, key) not in allowed:
-            raise BadInput(f"{key}={value(config, key)!r} is not allowed: use one of {', '.join(map(str, allowed))}")
-    for least, keys in _AT_LEAST.items():
-        for key in keys.split():
-            if value(config, key) < least:
-                raise BadInput(f"{key}={value(config, key)} is too small: it must be at least {least}")
-    for key, rate in config.optimizer.items():
-        if not rate > 0:
-            raise BadInput(f"optimizer.{key}={rate} must be greater than 0")
+    checks.choices(config, CHOICES)
+    checks.numbers(config, RANGES)
     _check_sizes(config)
     _check_lengths(config)
 
 
-def value(config: ConfigDict, key: str):
-    """The value at a dotted key."""
-    for part in key.split("."):
-        config = config[part]
-    return config
-
-
 def _check_sizes(config: ConfigDict) -> None:
     router, model, clustering = config.router, config.model, config.clustering
+    if not all(isinstance(name, str) for name in config.suite.tasks):
+        raise BadInput(f"suite.tasks={config.suite.tasks!r} must be names, e.g. \"('Pong','Boxing')\"")
     if router.active > router.experts:
         raise BadInput(
             f"router.active={router.active} experts a task cannot be chosen among router.experts={router.experts}:"
@@ -295,7 +297,7 @@ def _check_sizes(config: ConfigDict) -> None:
 def _check_lengths(config: ConfigDict) -> None:
     each = config.train.envs
     for key in ("train.steps", "warmup.steps"):
-        steps = value(config, key)
+        steps = checks.value(config, key)
         if steps % each:
             near = steps // each * each
             message = f"{key}={steps} is no multiple of train.envs={each}: use {near or each} or {near + each}"
@@ -347,25 +349,3 @@ def _check_positions(config: ConfigDict) -> None:
 
 # Keys that older runs' config.json lack, and the values that those runs had.
 BEFORE = {"model": {"position_scale": 1.0}, "agent": {"unimix": 0.0}}
-
-
-# --- Comparing runs ---------------------------------------------------------------------------------------------------
-
-FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")
-
-
-def differences(old: ConfigDict, new: ConfigDict, allowed: tuple[str, ...] = ()) -> list[str]:
-    """Lines "key: old -> new" for the keys that a resumed run must not change, those under `allowed` left out."""
-    before, after = flat(old), flat(new)
-    free = (*FREE_ON_RESUME, *allowed)
-    locked = [k for k in sorted(before | after) if not any(k == f or k.startswith(f + ".") for f in free)]
-    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in locked if before.get(k) != after.get(k)]
-
-
-def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """{dotted key: value}."""
-    result: dict[str, Any] = {}
-    for key, item in config.items():
-        name = f"{prefix}{key}"
-        result |= flat(item, name + ".") if isinstance(item, ConfigDict) else {name: item}
-    return result

@@ -19,7 +19,7 @@ from mow_jax.checkpoint import Checkpoints
 from mow_jax.learner import Learner, abstract_state
 from mow_jax.mirror import Mirror
 from mow_jax.replay import Replay
-from mow_jax.types import ActState, BadInput, Batch
+from mow_jax.types import ActState, Batch
 
 
 @dataclasses.dataclass
@@ -42,10 +42,7 @@ class Run:
         self.tasks, self.plan = build.tasks(config), build.plan(config)
         self.names = [task.name for task in self.tasks]
         self.mine = processes.share(self.tasks)  # this process plays and stores its own tasks only
-        if processes.count() > len(self.tasks):
-            raise BadInput(f"{processes.count()} processes for {len(self.tasks)} tasks: start at most one a task")
         self.agent = build.agent(config, self.tasks)
-        summary.refuse_too_large(config, self.agent, self.mine, directory)
         if not processes.index():
             logs.first_screen(summary.rows(config, self.agent, self.tasks, directory))
         suite = dict(envs=config.train.envs, seed=config.seed)

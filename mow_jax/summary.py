@@ -94,10 +94,8 @@ def rows(config: ConfigDict, agent: Agent, tasks: list[Task], workdir: Path) -> 
     ]
 
 
-def dry_run(config: ConfigDict, workdir: Path) -> int:
+def dry_run(config: ConfigDict, tasks: list[Task], agent: Agent, workdir: Path) -> int:
     """Prints the first screen, the ratio to STORM and the memory of the compiled update; starts nothing."""
-    tasks = build.tasks(config)
-    agent = build.agent(config, tasks)
     total = sum(parameters(agent).values())
     single = sum(STORM_PARAMETERS + STORM_PER_ACTION * task.action_size for task in tasks)
     more = [

@@ -15,9 +15,8 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import clustering, command, evaluate, logs, processes, summary, warmup, workdir
+from mow_jax import clustering, command, evaluate, logs, preflight, processes, summary, warmup, workdir
 from mow_jax.actors import WorkersFailed, random_actions
-from mow_jax.config import check
 from mow_jax.run import Run
 from mow_jax.seeding import generator
 from mow_jax.types import Batch
@@ -147,7 +146,11 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
     """Trains or resumes in a workdir, evaluates, writes the report; returns the exit code."""
     # With several processes a broken joint step leaves nothing that all could save together.
     saved = Stopped if processes.count() > 1 else (Stopped, WorkersFailed)
+    agreed = workdir.agree(directory, config, allowed)
+    tasks, agent = preflight.check(agreed, directory)
+    summary.refuse_too_large(agreed, agent, processes.share(tasks), directory)
     with workdir.claim(directory, config, allowed) as config, contextlib.closing(Run(config, directory)) as run:
+        workdir.write(directory, config)  # only now: a run that cannot begin leaves the folder to any other
         for name in ("SIGTERM", "SIGINT"):
             signal.signal(getattr(signal, name), lambda *_, name=name: setattr(run, "stop", name))
         try:
@@ -173,9 +176,8 @@ if __name__ == "__main__":
         if not _DRY_RUN.value:
             processes.join()
         config, directory = workdir.settle(_CONFIG.value, _WORKDIR.value, dry_run=_DRY_RUN.value)
-        check(config)
         if _DRY_RUN.value:
-            return summary.dry_run(config, directory)
+            return summary.dry_run(config, *preflight.check(config, directory), directory)
         with processes.together():
             return train(config, directory, tuple(_ALLOWED.value), _PREEMPTED.value)
 

@@ -6,14 +6,16 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from mow_jax import checkpoint, processes
-from mow_jax.config import BEFORE, default, differences, flat
+from mow_jax.checks import flat
+from mow_jax.config import BEFORE, default
 from mow_jax.types import BadInput
 
+FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")
 FILES = ("config.json", ".lock", "metrics.jsonl", "clusters.json", "checkpoints", "replay", "tensorboard")
 
 
@@ -31,46 +33,62 @@ def settle(config: ConfigDict | None, directory: str | None, *, dry_run: bool) -
     return config, Path(directory or "runs")
 
 
+def agree(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> ConfigDict:
+    """The config to run in a workdir, of which nothing is touched: what resuming must keep is kept.
+
+    Raises BadInput for a foreign folder, or a config that differs in more than a resumed run may change.
+    """
+    _refuse_foreign(workdir)
+    config = config.copy_and_resolve_references()
+    config.train.schedule_steps = config.train.schedule_steps or config.train.steps
+    if not (workdir / "config.json").exists():
+        return config
+    old = read(workdir)
+    config.train.schedule_steps = old.train.schedule_steps
+    if changed := differences(old, config, allowed):
+        keys = ",".join(line.split(":")[0] for line in changed)
+        raise BadInput(
+            f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
+            f"Use another --workdir, or take the changes over with --allow_config_change={keys}"
+        )
+    return config
+
+
 @contextlib.contextmanager
 def claim(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Iterator[ConfigDict]:
-    """The config to run, in a workdir that process 0 has locked for its job. Raises BadInput as below."""
+    """Locks a workdir for process 0 and its job; the config to run is process 0's. Raises BadInput as `agree` does, and
+    where another run is in the folder."""
     lock: contextlib.AbstractContextManager = contextlib.nullcontext()
     with processes.first_alone("workdir claimed"):
-        if processes.index():
-            config = read(workdir)
-        else:
-            lock, config = _claim(workdir, config, allowed)
+        if not processes.index():
+            _refuse_foreign(workdir)
+            lock = checkpoint.lock(workdir)
+            config = agree(workdir, config, allowed)
+    if processes.count() > 1:
+        config = from_saved(processes.from_first(config.to_dict()), workdir / "config.json")
     with lock:
         yield config
 
 
-def _claim(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> tuple[IO[str], ConfigDict]:
-    """Locks a new workdir or one of the same config, writes config.json, and returns the lock and the config to run.
-
-    Raises BadInput for a foreign folder, one in use, or a config that differs in more than a resumed run may change.
-    """
-    _refuse_foreign(workdir)
-    lock = checkpoint.lock(workdir)
-    config = config.copy_and_resolve_references()
-    config.train.schedule_steps = config.train.schedule_steps or config.train.steps
+def write(workdir: Path, config: ConfigDict) -> None:
+    """Process 0 writes config.json, which makes the folder this run's. Raises BadInput where it cannot."""
+    if processes.index():
+        return
     path = workdir / "config.json"
-    if path.exists():
-        old = read(workdir)
-        config.train.schedule_steps = old.train.schedule_steps
-        changed = differences(old, config, allowed)
-        if changed:
-            keys = ",".join(line.split(":")[0] for line in changed)
-            raise BadInput(
-                f"{workdir} holds a run of another config:\n  " + "\n  ".join(changed) + "\n"
-                f"Use another --workdir, or take the changes over with --allow_config_change={keys}"
-            )
     temporary = path.with_suffix(".tmp")
     try:
         temporary.write_text(json.dumps(config.to_dict(), indent=1, default=list) + "\n")
         temporary.replace(path)
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}; free space or choose another --workdir") from error
-    return lock, config
+
+
+def differences(old: ConfigDict, new: ConfigDict, allowed: tuple[str, ...] = ()) -> list[str]:
+    """Lines "key: old -> new" for the keys that a resumed run must not change, those under `allowed` left out."""
+    before, after = flat(old), flat(new)
+    free = (*FREE_ON_RESUME, *allowed)
+    locked = [k for k in sorted(before | after) if not any(k == f or k.startswith(f + ".") for f in free)]
+    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in locked if before.get(k) != after.get(k)]
 
 
 def read(workdir: Path) -> ConfigDict:

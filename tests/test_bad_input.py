@@ -91,6 +91,13 @@ def test_a_table_that_does_not_fit_is_refused(finished, tmp_path):
     path = tmp_path / "clusters.json"
     path.write_text(json.dumps(table))
     refused(train(tmp_path / "run", f"--config.clustering.table={path}", code=2), [str(path), "0..1", "9"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_other_sizes_are_refused_before_anything_runs(finished, tmp_path):
+    output = train(tmp_path / "run", f"--config.train.init_from={finished}", "--config.model.width=32", code=2)
+    refused(output, [str(finished), "does not fit", "(16,", "(32,"])
+    assert "steps " not in output and not (tmp_path / "run").exists()
 
 
 def test_places_that_are_no_workdir(finished, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from mow_jax import build, config, workdir
+from mow_jax import build, checks, config, workdir
 from mow_jax.learner import abstract_state
 from mow_jax.types import BadInput
 
@@ -78,5 +78,5 @@ def test_every_variant_of_the_search_is_a_setting_of_its_own():
     made = {variant: module["get_config"](variant) for variant in module["VARIANTS"]}
     for settings in made.values():
         config.check(settings)
-    flattened = [json.dumps(config.flat(settings), default=list) for settings in made.values()]
+    flattened = [json.dumps(checks.flat(settings), default=list) for settings in made.values()]
     assert len(set(flattened)) == len(flattened)

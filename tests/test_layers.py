@@ -16,7 +16,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"load"},
     "types": set(),
     "seeding": set(),
-    "config": {"types"},
+    "checks": {"types"},
+    "config": {"checks", "types"},
     "ops": {"types"},
     "models": {"ops", "types"},
     "agent": {"models", "ops", "types"},
@@ -33,9 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": {"types"},
     "report": {"types"},
     "command": {"types"},
-    "workdir": {"checkpoint", "config", "processes", "types"},
+    "workdir": {"checkpoint", "checks", "config", "processes", "types"},
     "summary": {"", "agent", "build", "envs", "logs", "types"},  # "": the package itself, for its version
-    "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},
+    "transfer": {"agent", "build", "checkpoint", "learner", "processes", "workdir", "types"},
+    "preflight": {"agent", "build", "clustering", "config", "processes", "transfer", "types"},
     "warmup": {"clustering", "learner", "processes", "replay", "types"},
     "mirror": {"learner", "replay", "types"},
     "play": {"agent", "command", "load", "models", "types"},
@@ -47,7 +49,7 @@ MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "clustering", "learner", "
     *("processes", "replay", "summary", "transfer", "types")
 }
 MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] = {*MAY_IMPORT, "train", "evaluate"}
-JAX_FREE = ("types", "seeding", "config", "envs", "actors", "replay", "logs", "report", "sweep")
+JAX_FREE = ("types", "seeding", "checks", "config", "envs", "actors", "replay", "logs", "report", "sweep")
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
 
 

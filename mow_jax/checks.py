@@ -1,0 +1,55 @@
+"""Tables of what single keys of a config may be, and whether a config keeps to them. Used by config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mow_jax.types import BadInput
+
+
+def numbers(config: ConfigDict, ranges: dict[str, str]) -> None:
+    """`ranges`: interval -> keys that must lie in it, e.g. {"[0, 1)": "model.dropout model.unimix"}; a tuple's elements
+    each, "whole [1, inf)": as whole numbers. Raises BadInput for the first number outside, NaN and infinity included.
+    """
+    for interval, keys in ranges.items():
+        for key in keys.split():
+            found = value(config, key)
+            for number in found if isinstance(found, tuple) else (found,):
+                if not _inside(number, interval):
+                    kind = "whole numbers" if interval.startswith("whole") else "a number"
+                    each = f"{kind} in {interval.removeprefix('whole ')}"
+                    raise BadInput(f"{key}={found!r} is not allowed: it must be {each}")
+
+
+def choices(config: ConfigDict, allowed: dict[str, tuple]) -> None:
+    """`allowed`: key -> its possible values. Raises BadInput for the first key with another one."""
+    for key, values in allowed.items():
+        if (found := value(config, key)) not in values:
+            raise BadInput(f"{key}={found!r} is not allowed: use one of {', '.join(map(str, values))}")
+
+
+def value(config: ConfigDict, key: str) -> Any:
+    """The value at a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value}."""
+    result: dict[str, Any] = {}
+    for key, item in config.items():
+        name = f"{prefix}{key}"
+        result |= flat(item, name + ".") if isinstance(item, ConfigDict) else {name: item}
+    return result
+
+
+def _inside(number: Any, interval: str) -> bool:
+    whole, ends = interval.startswith("whole"), interval.removeprefix("whole ")
+    if isinstance(number, bool) or not isinstance(number, int if whole else (int, float)):
+        return False
+    low, high = map(float, ends[1:-1].split(","))
+    above = low <= number if ends[0] == "[" else low < number
+    return above and (number <= high if ends[-1] == "]" else number < high)

@@ -1,0 +1,152 @@
+"""What can be known before a run starts is refused then: one message, and the workdir as it was."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from mow_jax import checks, config, preflight, train, workdir
+from mow_jax.types import BadInput
+
+TINY = Path(__file__).parent / "configs" / "tiny.py"
+# Texts that the suites or preflight judge, not a list of choices.
+FREE_TEXT = {"suite.name", "train.init_from", "clustering.table", "log.wandb", "suite.atari.protocol"}
+FREE_TEXT |= {f"suite.metaworld.{key}" for key in ("camera", "turn", "render_quality", "reward_version", "goal_order")}
+
+
+def tiny(changes: dict | None = None):
+    settings = runpy.run_path(str(TINY))["get_config"]()
+    settings.update_from_flattened_dict(changes or {})
+    return settings
+
+
+def refused(changes: dict, directory: Path, parts: list[str]) -> None:
+    """The run is refused with all `parts` in the message, and leaves no folder."""
+    with pytest.raises(BadInput) as refusal:
+        train.train(tiny(changes), directory)
+    assert all(part in str(refusal.value) for part in parts), refusal.value
+    assert not directory.exists()
+
+
+def test_every_number_has_one_range_and_every_text_its_choices():
+    ranged = " ".join(config.RANGES.values()).split()
+    assert len(ranged) == len(set(ranged))
+    numbers, texts = set(), set()
+    for key, value in checks.flat(config.default()).items():
+        if isinstance(value, str):
+            texts.add(key)
+        elif not isinstance(value, bool) and key != "suite.tasks":
+            numbers.add(key)
+    assert numbers == set(ranged) | {"suite.image_size"}
+    assert texts == (set(config.CHOICES) | FREE_TEXT) - {"suite.image_size"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.ratio", float("nan")),
+        ("train.ratio", float("inf")),
+        ("agent.gamma", 1.5),
+        ("agent.lambda_", 2.0),
+        ("agent.unimix", 2.0),
+        ("agent.unimix", 1.0),
+        ("model.dropout", -0.1),
+        ("loss.reward", float("nan")),
+        ("loss.dyn", -1.0),
+        ("evaluation.max_steps", -5),
+        ("model.head_width", 0),
+        ("agent.width", -3),
+        ("checkpoint.milestones", ("a",)),
+        ("checkpoint.milestones", (16, 2.5)),
+        ("checkpoint.milestones", (-1,)),
+        ("checkpoint.milestones", (True,)),
+        ("suite.metaworld.camera_position", (0.0, float("inf"), 1.0)),
+        ("suite.metaworld.goals", 0),
+        ("suite.gymnasium.max_steps", -1),
+        ("suite.atari.sticky", 1.5),
+        ("router.tau_end", 0.0),
+        ("router.anneal", 1.01),
+        ("actors.workers", -2),
+        ("actors.timeout", 0.0),
+        ("seed", 2**31),
+        ("evaluation.seed", -1),
+        ("optimizer.agent_eps", float("-inf")),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(key: str, value, tmp_path):
+    refused({key: value}, tmp_path / "run", [f"{key}={value!r}", " in "])
+
+
+def test_the_ends_of_a_range_are_in_it_or_not_as_written():
+    for interval, inside, outside in (
+        ("[0, 1)", (0, 0.999), (1, -1e-9)),
+        ("(0, inf)", (1e-300, 1e300), (0, float("inf"))),
+        ("[-1, 3]", (-1, 3), (3.001, float("nan"), True)),
+        ("whole [1, inf)", (1, 10**12), (0, 1.0)),
+    ):
+        for number in inside:
+            checks.numbers(ConfigDict({"x": number}), {interval: "x"})
+        for number in outside:
+            with pytest.raises(BadInput):
+                checks.numbers(ConfigDict({"x": number}), {interval: "x"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"suite.tasks": ("catch", "gird")}, ["gird", "grid"]),
+        ({"suite.tasks": (1,)}, ["(1,)", "names"]),
+        ({"suite.tasks": ()}, ["empty"]),
+        ({"suite.name": "toys"}, ["toys", "toy"]),
+        ({"clustering.table": "{no json"}, ["cannot be read as a task table"]),
+        ({"clustering.table": "[1, 2]"}, ["cannot be read as a task table"]),
+        ({"clustering.table": '{"tasks": ["catch"], "cluster": [0], "experts": [[0]]}'}, ["no row for grid"]),
+        (
+            {"clustering.table": '{"tasks": ["catch", "grid"], "cluster": [0, 2], "experts": [[0], [1]]}'},
+            ["0..1", "[0, 2]"],
+        ),
+        (
+            {"clustering.table": '{"tasks": ["catch", "grid"], "cluster": [0, 1], "experts": [[0, 1], [1, 0]]}'},
+            ["experts", "(2, 1)"],
+        ),
+        ({"train.init_from": "nothing"}, ["nothing", "config.json"]),
+        ({"train.steps": 10**12}, ["replay", "replay.capacity"]),
+        ({"evaluation.parallel": 10**9, "evaluation.episodes": 10**9}, ["memory", "evaluation.parallel"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_warm_up(changes: dict, parts: list[str], tmp_path):
+    if text := changes.get("clustering.table"):
+        (tmp_path / "table.json").write_text(text)
+        changes = {"clustering.table": str(tmp_path / "table.json")}
+        parts = [*parts, "table.json"]
+    refused(changes, tmp_path / "run", parts)
+
+
+def test_a_source_without_a_checkpoint_is_refused_before_anything_runs(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    workdir.write(source, tiny())
+    refused({"train.init_from": str(source)}, tmp_path / "run", [str(source), "no checkpoint"])
+
+
+def test_a_resumed_run_needs_no_table_and_no_source(tmp_path):
+    settings = tiny({"clustering.table": "gone.json", "train.init_from": "gone"})
+    with pytest.raises(BadInput):
+        preflight.check(settings, tmp_path)
+    workdir.write(tmp_path, settings)
+    tasks, _ = preflight.check(settings, tmp_path)
+    assert [task.name for task in tasks] == ["catch", "grid"]
+
+
+def test_a_folder_without_a_config_belongs_to_nobody(tmp_path):
+    with workdir.claim(tmp_path / "run", tiny(), ()):
+        pass  # the run could not begin
+    agreed = workdir.agree(tmp_path / "run", tiny({"seed": 5}), ())
+    workdir.write(tmp_path / "run", agreed)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 5
+    with pytest.raises(BadInput, match="seed: 5 -> 0"):
+        workdir.agree(tmp_path / "run", tiny(), ())
