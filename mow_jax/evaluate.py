@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from mow_jax import build, command, diagnostics, load, logs, processes, summary
+from mow_jax import build, command, diagnostics, load, logs, processes, summary, workdir
 from mow_jax.actors import Actors, Episode, random_actions
 from mow_jax.config import check
 from mow_jax.learner import Learner
@@ -30,16 +30,16 @@ KNOWLEDGE += ["recon\nratio"]
 
 
 def evaluate(
-    config: ConfigDict, learner: Learner, tasks: list[Task], directory: Path | None, random: bool = False
-) -> dict[str, Any]:
-    """Plays `evaluation.episodes` a task and returns what results.json holds.
+    config: ConfigDict, learner: Learner, tasks: list[Task], film: bool = False, random: bool = False
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Plays `evaluation.episodes` a task; what results.json holds, and with `film` this process's part of frames.npz.
 
-    With a `directory` it also writes frames.npz there. `random`: measure the uniform policy of every task whose score
-    is not known, not only where a normalised score needs it.
+    `random`: measure the uniform policy of every task whose score is not known, not only where a normalised score
+    needs it.
     """
     mine = processes.share(tasks)
     rows = diagnostics.Rows(learner.predictions, len(mine), window(config))
-    recorder = diagnostics.Recorder(len(mine)) if directory is not None else None
+    recorder = diagnostics.Recorder(len(mine)) if film else None
     episodes = play(config, learner, mine, rows, recorder)
     unknown = [t for t in mine if t.random_score is None and (random or t.reference_score is not None)]
     uniform = play_random(config, unknown) if unknown else []
@@ -53,11 +53,9 @@ def evaluate(
     results["aggregate"] = scores.aggregate(normalised) if normalised else None
     known = dict(zip((task.name for task in mine), rows.numbers(), strict=True))
     results["diagnostics"] = together(known, tasks)
-    if directory is not None and recorder is not None:
-        diagnostics.write_frames(directory, diagnostics.films(learner, recorder.clips()), tasks)
     for result in results["tasks"].values():
         del result["runs"]
-    return results
+    return results, diagnostics.films(learner, recorder.clips()) if recorder else {}
 
 
 def together(own: dict[str, Any], tasks: list[Task]) -> dict[str, Any]:
@@ -66,14 +64,27 @@ def together(own: dict[str, Any], tasks: list[Task]) -> dict[str, Any]:
     return {task.name: everyone[task.name] for task in tasks}
 
 
-def write_results(results: dict[str, Any], step: int, directory: Path) -> None:
-    """Process 0 writes results.json, whole or not at all, and prints the table."""
-    if processes.index():
-        return
-    temporary = directory / "results.tmp"
-    temporary.write_text(json.dumps({"step": step} | results, indent=1) + "\n")
-    temporary.replace(directory / "results.json")
-    print_table(results, step)
+def write(results: dict[str, Any], films: dict[str, np.ndarray], step: int, tasks: list[Task], directory: Path) -> None:
+    """Prints the tables, then writes results.json, whole or not at all, and frames.npz (process 0 what is global).
+
+    Raises BadInput where that fails; results that cannot be written are printed, so that no score is lost.
+    """
+    if not processes.index():
+        print_table(results, step)
+        content, path = json.dumps({"step": step} | results, indent=1) + "\n", directory / "results.json"
+        try:
+            path.with_suffix(".tmp").write_text(content)
+            path.with_suffix(".tmp").replace(path)
+        except OSError as error:
+            print(content, flush=True)
+            raise BadInput(
+                f"cannot write {path}: {error.strerror}; what it should hold is printed above. Free space or make the"
+                " folder writable, then give the same command again"
+            ) from None
+    try:
+        diagnostics.write_frames(directory, films, tasks)
+    except OSError as error:
+        raise BadInput(f"cannot write {directory}/frames.npz: {error.strerror}; the scores are written") from None
 
 
 # --- Playing ----------------------------------------------------------------------------------------------------------
@@ -92,13 +103,17 @@ def play(
     parallel = min(settings.parallel, settings.episodes)
     acting = learner.init_acting(parallel)
     finished: list[Episode] = []
+    longest = max(settings.max_steps or task.horizon for task in tasks)
     # Each environment has its share of a task's episodes, so that short ones are not favoured.
     open_share = np.tile([len(range(env, settings.episodes, parallel)) for env in range(parallel)], (len(tasks), 1))
     with (
         contextlib.closing(actors(config, tasks, parallel, "evaluation")) as environments,
         counting("evaluation", open_share) as progress,
     ):
-        step = seed_of(settings.seed, config.seed, "act") // 4  # far from the joint steps whose draws training has seen
+        most = longest * int(open_share.max())
+        first = step = (
+            seed_of(settings.seed, config.seed, "act") // 4
+        )  # far from the joint steps whose draws training has seen
         while open_share.any() or rows.counts.min() < settings.rows:
             action, acting = learner.act(acting, environments.observation, environments.is_first, step)
             row, episodes = environments.step(action)
@@ -114,7 +129,7 @@ def play(
                     open_share[episode.task, episode.env] -= 1
                     finished.append(episode)
             if open_share.any() or len(finished) > before:  # else only rows are still wanted
-                progress.update(len(finished))
+                progress.update(len(finished), f"step {step - first + 1:,} of at most {most:,}")
             step += 1
     return sorted(finished, key=lambda e: (e.task, e.index * parallel + e.env))
 
@@ -177,11 +192,16 @@ def task_result(task: Task, episodes: list[Episode], by_chance: list[Episode]) -
     return result
 
 
-def protocol(config: ConfigDict) -> dict[str, Any]:
-    """What a score depends on beside the agent."""
-    settings = {key: config.evaluation[key] for key in ("episodes", "max_steps", "parallel")}
-    settings |= {"seed": config.seed, "evaluation_seed": config.evaluation.seed, "actions": "sampled"}
-    return {"suite": config.suite.name, **env_settings(config), **settings, "train_steps": config.train.steps}
+def protocol(config: ConfigDict) -> dict[str, dict[str, Any]]:
+    """What a score depends on beside the weights, parts of the config apart: suite, evaluation, acting, training."""
+    settings = config.evaluation.to_dict()
+    del settings["every"]
+    return {
+        "suite": {"name": config.suite.name, **env_settings(config)},
+        "evaluation": {**settings, "actions": "sampled"},
+        "agent": {key: config.agent[key] for key in ("act_context", "act_on", "unimix")},
+        "train": {"seed": config.seed, "steps": config.train.steps, "envs": config.train.envs},
+    }
 
 
 def env_settings(config: ConfigDict) -> dict[str, Any]:
@@ -240,11 +260,12 @@ def main(directory: Path | None, episodes: int | None, step: int | None, random:
         raise BadInput("give --workdir=DIR of a run")
     if directory.is_file():
         raise BadInput(f"--workdir={directory} is a file: results are written into a run's folder, give that")
+    workdir.try_writing(directory)
     config, tasks, learner, found = load.restore(directory, step)
     if episodes is not None:
         config.evaluation.episodes = episodes
         check(config)
-    write_results(evaluate(config, learner, tasks, directory, random), found, directory)
+    write(*evaluate(config, learner, tasks, film=True, random=random), found, tasks, directory)
 
 
 if __name__ == "__main__":

@@ -124,10 +124,10 @@ def evaluate_and_save(run: Run) -> None:
         run.save()
     if due:
         run.at.evaluated = run.at.joint
-        results = evaluate.evaluate(run.config, run.learner, run.tasks, run.directory if last else None)
+        results, films = evaluate.evaluate(run.config, run.learner, run.tasks, film=last)
         run.write(evaluate.metrics(results))
         if last:
-            evaluate.write_results(results, run.steps, run.directory)
+            evaluate.write(results, films, run.steps, run.tasks, run.directory)
             run.save()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,19 @@ def claim(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Iterat
         config = from_saved(processes.from_first(config.to_dict()), workdir / "config.json")
     with lock:
         yield config
+
+
+def try_writing(workdir: Path) -> None:
+    """Raises BadInput where nothing can be written into a run's folder, before work is done for it."""
+    try:
+        with tempfile.TemporaryFile(dir=workdir, buffering=0) as file:
+            file.write(b"x")
+    except FileNotFoundError:
+        return  # read() says that this is no workdir
+    except OSError as error:
+        raise BadInput(
+            f"cannot write into {workdir}: {error.strerror}; free space, make it writable, or evaluate a copy"
+        ) from None
 
 
 def write(workdir: Path, config: ConfigDict) -> None:

@@ -123,3 +123,20 @@ def test_a_full_disk_is_one_message_and_loses_nothing(limit, finished, tmp_path)
     refused(output, [str(workdir)])
     train(workdir)  # with room again, the same command goes on
     assert digests(workdir) == digests(finished)
+
+
+@pytest.mark.parametrize(("limit", "printed"), [(0, False), (1500, True)])
+def test_an_evaluation_that_cannot_be_written_is_refused_first_or_printed(limit, printed, finished, tmp_path):
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", finished, copy], check=True)
+    before = (copy / "results.json").read_text()
+    process = start("evaluate", f"--workdir={copy}", JAX_ENABLE_COMPILATION_CACHE="false")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 2, output
+    refused(output, [str(copy), "File too large"])
+    assert (copy / "results.json").read_text() == before
+    assert ("evaluation at step 64" in output) == printed  # the table
+    if printed:
+        found, _ = json.JSONDecoder().raw_decode(output, output.index('{\n "step"'))
+        assert found["tasks"] == json.loads(before)["tasks"]

@@ -61,7 +61,7 @@ def workdir(tmp_path):
                 **{"termination_error": 0.0375, "termination_bins": [[0.01, 0.0, 2340], [0.7, 0.5, 60]], "ratio": 0.5},
             },
         },
-        "protocol": {"sticky": 0.25},
+        "protocol": {"suite": {"sticky": 0.25, "max_steps": 7}, "evaluation": {"max_steps": 9}},
         "step": 200,
         "commit": "0123abc",
         "versions": {"numpy": np.__version__},

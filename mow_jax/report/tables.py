@@ -93,7 +93,11 @@ def sharing(clusters: Clusters) -> Table:
 
 def protocol(results: dict) -> Table:
     """A row a field of the evaluation's protocol, then the step, the commit and the versions it ran with."""
-    fields = dict(results.get("protocol") or {}) | {key: results.get(key) for key in ("step", "commit", "versions")}
+    fields: dict = {}
+    for part, value in (results.get("protocol") or {}).items():
+        # Older results have one level, where fields of the same name in suite and evaluation hid each other.
+        fields |= {f"{part}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {part: value}
+    fields |= {key: results.get(key) for key in ("step", "commit", "versions")}
     return Table(["field", "value"], [[key, _plain(value)] for key, value in fields.items() if value is not None])
 
 
