@@ -2,8 +2,8 @@
 
     python -m mow_jax.train --config=experiments/metaworld_reach.py --workdir=runs/metaworld_reach
 
-Hardware: one CPU core, no GPU; 53 minutes and the evaluation.
-Measured: success 0.56 on the 50 goals of reach-v3, 0.02 on those of the button; one seed (results/metaworld_reach).
+Hardware: one CPU core, no GPU; 35 minutes and the evaluation.
+Measured: success 0.66 on the 50 goals of reach-v3, 0 on those of the button; one seed (results/metaworld_reach).
 """
 
 from mow_jax.config import default
@@ -30,7 +30,6 @@ def get_config():
         dropout=0.0,
         head_width=128,
         zero_heads=True,
-        position_scale=1.0,  # as measured; the robots' tasks need no memory
     )
     config.router.update(experts=4, active=2)
     config.clustering.clusters = 1  # the tasks look alike: one autoencoder sees the frames of both
