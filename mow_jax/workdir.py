@@ -74,8 +74,9 @@ def claim(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Iterat
 def try_writing(workdir: Path) -> None:
     """Raises BadInput where nothing can be written into a run's folder, before work is done for it."""
     try:
-        with tempfile.TemporaryFile(dir=workdir, buffering=0) as file:
-            file.write(b"x")
+        with tempfile.TemporaryFile(dir=workdir) as file:
+            file.write(bytes(512))
+            file.flush()
     except FileNotFoundError:
         return  # read() says that this is no workdir
     except OSError as error:
