@@ -3,7 +3,7 @@
     python -m mow_jax.train --config=experiments/toy.py --workdir=runs/toy
     python -m mow_jax.train --config=experiments/toy.py:one --workdir=runs/toy_one     (one cluster, one expert)
 
-Hardware: one CPU core, 4 to 8 minutes (results/toy).
+Hardware: one CPU core, 3 to 5 minutes (results/toy).
 Expected: mean normalised score 0.95 or more, no task under 0.82 (ten seeds).
 """
 

@@ -3,7 +3,7 @@
     python -m mow_jax.train --config=experiments/toy13.py --workdir=runs/toy13
     python -m mow_jax.train --config=experiments/toy13.py:one --workdir=runs/toy13_one     (one cluster, one expert)
 
-Hardware: one CPU core, 4 to 8 minutes.
+Hardware: one CPU core, 7 minutes for MoW beside other work.
 Measured: one seed of MoW, mean normalised score 0.82 (results/toy13); "one" not yet.
 """
 

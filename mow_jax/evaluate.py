@@ -111,9 +111,8 @@ def play(
         counting("evaluation", open_share) as progress,
     ):
         most = longest * int(open_share.max())
-        first = step = (
-            seed_of(settings.seed, config.seed, "act") // 4
-        )  # far from the joint steps whose draws training has seen
+        # Far from the joint steps whose draws training has seen.
+        first = step = seed_of(settings.seed, config.seed, "act") // 4
         while open_share.any() or rows.counts.min() < settings.rows:
             action, acting = learner.act(acting, environments.observation, environments.is_first, step)
             row, episodes = environments.step(action)

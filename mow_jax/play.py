@@ -209,6 +209,7 @@ def serve(stage: Stage, port: int) -> ThreadingHTTPServer:
             self._answer(200, "text/html", PAGE.read_bytes()) if self.path == "/" else self.send_error(404)
 
         def do_POST(self) -> None:
+            """Answers the page's calls in JSON, others with 404."""
             # Another site's page could reach this port under a name of its own: only ours is answered.
             if self.headers.get("Host", "").split(":")[0] not in (HOST, "localhost") or self.path not in calls:
                 return self.send_error(404)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mow_jax import build, clustering, config, processes, transfer
+from mow_jax import build, config, processes, transfer, warmup
 from mow_jax.agent import Agent
 from mow_jax.types import BadInput, Task
 
@@ -20,13 +20,7 @@ def check(settings: ConfigDict, directory: Path) -> tuple[list[Task], Agent]:
         raise BadInput(f"{processes.count()} processes for {len(tasks)} tasks: start at most one a task")
     agent = build.agent(settings, tasks)
     if not (directory / "config.json").exists():
-        _check_table(settings, agent, tasks)
+        if settings.clustering.table:
+            warmup.given_table(settings, [task.name for task in tasks], agent)
         transfer.check(settings, agent)
     return tasks, agent
-
-
-def _check_table(settings: ConfigDict, agent: Agent, tasks: list[Task]) -> None:
-    if settings.clustering.table:
-        routing = agent.world.routing
-        sizes = dict(clusters=agent.world.clusters, experts=routing.experts, active=routing.active)
-        clustering.read(settings.clustering.table, [task.name for task in tasks], **sizes)

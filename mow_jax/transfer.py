@@ -66,10 +66,11 @@ def _newest(source: Path, checkpoints: Checkpoints) -> int:
 
 
 def _compare(source: Path, new: TrainState, old: TrainState) -> None:
+    fresh = tuple(f"['shared']['{name}']" for name in FRESH)
     for part in ("params", "statistics", "actor", "critic"):
         wanted, found = _shapes(getattr(new, part)), _shapes(getattr(old, part))
         for name in sorted(wanted | found):
-            if wanted.get(name) != found.get(name) and not any(f"['{fresh}']" in name for fresh in FRESH):
+            if wanted.get(name) != found.get(name) and not name.startswith(fresh):
                 raise BadInput(
                     f"train.init_from={source} does not fit: {part}{name} is {found.get(name)} there,"
                     f" {wanted.get(name)} here; set model, router.experts, clustering.clusters and suite.image_size as"

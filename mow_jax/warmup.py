@@ -1,4 +1,5 @@
-"""The end of the warm-up: gradients of all tasks on the shared rows become the task table. Called by train."""
+"""The end of the warm-up: gradients of all tasks on the shared rows become the task table. Called by train, and
+by preflight for a table that is given."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mow_jax import clustering, processes
+from mow_jax.agent import Agent
 from mow_jax.learner import Learner
 from mow_jax.replay import Replay
 from mow_jax.types import Batch, Table
@@ -23,12 +25,11 @@ def make_table(config: ConfigDict, names: list[str], learner: Learner, replay: R
 def own_table(config: ConfigDict, names: list[str], learner: Learner, replay: Replay) -> clustering.Clusters:
     """The same as this process computes it."""
     routing, settings = learner.agent.world.routing, config.clustering
-    sizes = dict(clusters=learner.agent.world.clusters, experts=routing.experts, active=routing.active)
     if settings.table:
-        return clustering.read(settings.table, names, **sizes)
+        return given_table(config, names, learner.agent)
     needed = settings.method in clustering.GRADIENT_METHODS and len(names) > 1
     layers = mean_gradients(config, learner, replay) if needed else None
-    made = clustering.cluster_tasks(names, layers, method=settings.method, seed=config.seed, **sizes)
+    made = clustering.cluster_tasks(names, layers, method=settings.method, seed=config.seed, **_sizes(learner.agent))
     if config.train.init_from and not config.warmup.updates and settings.method in clustering.GRADIENT_METHODS:
         losses = learner.row_losses(batches(config, replay))  # rows differ from the start: which fits a task best?
         best = processes.gather_rows(losses, len(names)).argmin(1)
@@ -36,6 +37,16 @@ def own_table(config: ConfigDict, names: list[str], learner: Learner, replay: Re
     if routing.mode == "learned":  # the file records the router's selection at the warm-up's end
         made = made._replace(table=Table(made.table.cluster, learner.table.experts))
     return made
+
+
+def given_table(config: ConfigDict, names: list[str], agent: Agent) -> clustering.Clusters:
+    """The task table in the file `clustering.table`. Raises BadInput where it is none or does not fit."""
+    return clustering.read(config.clustering.table, names, **_sizes(agent))
+
+
+def _sizes(agent: Agent) -> dict[str, int]:
+    routing = agent.world.routing
+    return dict(clusters=agent.world.clusters, experts=routing.experts, active=routing.active)
 
 
 def mean_gradients(config: ConfigDict, learner: Learner, replay: Replay) -> dict[str, dict[str, np.ndarray]]:

@@ -62,9 +62,9 @@ def claim(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Iterat
     lock: contextlib.AbstractContextManager = contextlib.nullcontext()
     with processes.first_alone("workdir claimed"):
         if not processes.index():
-            _refuse_foreign(workdir)
+            _refuse_foreign(workdir)  # before the lock's file lies in it
             lock = checkpoint.lock(workdir)
-            config = agree(workdir, config, allowed)
+            config = agree(workdir, config, allowed)  # again: only now no other run can write a config.json
     if processes.count() > 1:
         config = from_saved(processes.from_first(config.to_dict()), workdir / "config.json")
     with lock:

@@ -37,8 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workdir": {"checkpoint", "checks", "config", "processes", "types"},
     "summary": {"", "agent", "build", "envs", "logs", "types"},  # "": the package itself, for its version
     "transfer": {"agent", "build", "checkpoint", "learner", "processes", "workdir", "types"},
-    "preflight": {"agent", "build", "clustering", "config", "processes", "transfer", "types"},
-    "warmup": {"clustering", "learner", "processes", "replay", "types"},
+    "preflight": {"agent", "build", "config", "processes", "transfer", "types", "warmup"},
+    "warmup": {"agent", "clustering", "learner", "processes", "replay", "types"},
     "mirror": {"learner", "replay", "types"},
     "play": {"agent", "command", "load", "models", "types"},
     "sweep": {"report", "types"},

@@ -41,6 +41,7 @@ def imagine(
     time = jnp.arange(seen.shape[-1])
 
     def step(carry, inputs):
+        """One imagined step: an action, and what the world model makes of it."""
         z, hidden, cache = carry
         i, key_step = inputs
         key_action, key_prior = jax.random.split(key_step)
