@@ -1,14 +1,24 @@
-"""How our commands start and end: flags parsed, bad input as one message and exit code 2. Used by the mains."""
+"""How our commands start and end: flags parsed, the experiment file found, bad input and a device that is not there as
+one message and exit code 2. Used by the mains."""
 
 from __future__ import annotations
 
 import ctypes
+import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from absl import app, flags, logging
 
 from mow_jax.types import BadInput
+
+# What comes with the project: mow_jax/experiments in a wheel, beside mow_jax in a checkout.
+_HERE = Path(__file__).resolve().parent
+EXPERIMENTS = next(
+    (folder for folder in (_HERE / "experiments", _HERE.parent / "experiments") if folder.is_dir()), _HERE
+)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -25,6 +35,26 @@ def _guarded(main: Callable[[], int | None]) -> None:
         sys.exit(main() or 0)
     except BadInput as error:
         fail(str(error))
+    except (RuntimeError, AssertionError):
+        if reason := _no_device():
+            fail(reason)
+        raise
+
+
+def _no_device() -> str:
+    """Why jax has no device to run on, "" where it has one or nobody uses it."""
+    if (jax := sys.modules.get("jax")) is None:
+        return ""
+    try:
+        jax.devices()
+        return ""
+    except (RuntimeError, AssertionError) as error:  # which of them depends on the platform that is asked for
+        asked = os.environ.get("JAX_PLATFORMS")
+        because = f" ({error})" if str(error) else ""
+        return (
+            f"jax finds no device with JAX_PLATFORMS={asked!r}{because}: unset it, set JAX_PLATFORMS=cpu, or install"
+            " jax's package for your accelerator, e.g. pip install -U 'jax[cuda12]'"
+        )
 
 
 def fail(message: str) -> None:
@@ -36,7 +66,7 @@ def fail(message: str) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     """absl's parser; whatever it, ml_collections or a config file raise becomes one message."""
     try:
-        left = flags.FLAGS(list(argv))
+        left = flags.FLAGS(_with_experiment(argv))
     except SystemExit:
         raise  # --help
     except BadInput as error:
@@ -47,6 +77,40 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if len(left) > 1:
         fail(f"{left[1]!r} is not understood: settings are given as --name=value, see --help")
     return left
+
+
+def _with_experiment(argv: Sequence[str]) -> list[str]:
+    """The arguments, --config=FILE and --config FILE with a file that exists."""
+    found = list(argv)
+    for place, word in enumerate(found):
+        name, equals, value = word.partition("=")
+        if name == "--":
+            break
+        if name not in ("--config", "-config"):
+            continue
+        if equals:
+            found[place] = f"{name}={experiment_file(value)}"
+        elif place + 1 < len(found):
+            found[place + 1] = experiment_file(found[place + 1])
+    return found
+
+
+def experiment_file(given: str) -> str:
+    """The experiment that --config=FILE or --config=FILE:VARIANT means, with a file that exists: that file, else, for
+    experiments/NAME.py, the project's own. Raises BadInput where there is neither.
+    """
+    name, colon, variant = given.partition(":")
+    own = EXPERIMENTS / Path(name).name
+    if Path(name).is_file():
+        return given
+    if Path(name).parent == Path("experiments") and own.is_file():
+        return f"{own}{colon}{variant}"
+    known = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
+    near = difflib.get_close_matches(Path(name).stem, known, n=1)
+    advice = f"did you mean experiments/{near[0]}.py?" if near else f"choose experiments/NAME.py of {', '.join(known)}"
+    raise BadInput(
+        f"--config={given}: there is no file {name!r} in {Path.cwd()}; {advice} (or give a file of your own)"
+    )
 
 
 def keep_freed_memory() -> None:

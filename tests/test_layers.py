@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "warmup": {"clustering", "learner", "processes", "replay", "types"},
     "mirror": {"learner", "replay", "types"},
     "play": {"agent", "command", "load", "models", "types"},
-    "sweep": {"report", "types"},
+    "sweep": {"command", "report", "types"},
     "export": {"command", "load", "summary", "types", "workdir"},
     "load": {"build", "checkpoint", "config", "envs", "export", "learner", "types", "workdir"},
 }
