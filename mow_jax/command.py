@@ -105,12 +105,10 @@ def experiment_file(given: str) -> str:
         return given
     if Path(name).parent == Path("experiments") and own.is_file():
         return f"{own}{colon}{variant}"
-    known = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
+    known = {path.stem: f"experiments/{path.name}" for path in sorted(EXPERIMENTS.glob("*.py"))}
     near = difflib.get_close_matches(Path(name).stem, known, n=1)
-    advice = f"did you mean experiments/{near[0]}.py?" if near else f"choose experiments/NAME.py of {', '.join(known)}"
-    raise BadInput(
-        f"--config={given}: there is no file {name!r} in {Path.cwd()}; {advice} (or give a file of your own)"
-    )
+    advice = f"did you mean {known[near[0]]}?" if near else f"choose from {', '.join(known.values())}"
+    raise BadInput(f"--config={given}: there is no file {name!r} in {Path.cwd()}; {advice}")
 
 
 def keep_freed_memory() -> None:
