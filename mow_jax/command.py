@@ -7,6 +7,7 @@ import ctypes
 import difflib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,26 +36,19 @@ def _guarded(main: Callable[[], int | None]) -> None:
         sys.exit(main() or 0)
     except BadInput as error:
         fail(str(error))
-    except (RuntimeError, AssertionError):
-        if reason := _no_device():
-            fail(reason)
+    except (AssertionError, RuntimeError) as error:  # which of them depends on the platform that is asked for
+        if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
+            fail(_no_device(error))
         raise
 
 
-def _no_device() -> str:
-    """Why jax has no device to run on, "" where it has one or nobody uses it."""
-    if (jax := sys.modules.get("jax")) is None:
-        return ""
-    try:
-        jax.devices()
-        return ""
-    except (RuntimeError, AssertionError) as error:  # which of them depends on the platform that is asked for
-        asked = os.environ.get("JAX_PLATFORMS")
-        because = f" ({error})" if str(error) else ""
-        return (
-            f"jax finds no device with JAX_PLATFORMS={asked!r}{because}: unset it, set JAX_PLATFORMS=cpu, or install"
-            " jax's package for your accelerator, e.g. pip install -U 'jax[cuda12]'"
-        )
+def _no_device(error: Exception) -> str:
+    """The message for what jax raises where it starts its devices."""
+    because = f" ({error})" if str(error) else ""
+    return (
+        f"jax finds no device with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r}{because}: unset it, set"
+        " JAX_PLATFORMS=cpu, or install jax's package for your accelerator, e.g. pip install -U 'jax[cuda12]'"
+    )
 
 
 def fail(message: str) -> None:
