@@ -47,7 +47,7 @@ MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "clustering", "learner", "
     *("processes", "replay", "summary", "transfer", "types")
 }
 MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] = {*MAY_IMPORT, "train", "evaluate"}
-JAX_FREE = ("types", "seeding", "config", "envs", "actors", "replay", "logs", "report", "sweep")
+JAX_FREE = ("types", "seeding", "config", "envs", "actors", "replay", "logs", "report", "sweep", "command")
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
 
 
