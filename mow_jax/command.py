@@ -32,6 +32,7 @@ def run(main: Callable[[], int | None]) -> None:
 def _guarded(main: Callable[[], int | None]) -> None:
     if flags.FLAGS.keep_memory:
         keep_freed_memory()
+    os.environ["MPLBACKEND"] = "agg"  # reports are drawn without a display, whatever the user's variable asks for
     try:
         sys.exit(main() or 0)
     except BadInput as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from processes import ROOT, TINY, start
+from processes import ROOT, TINY, run, start
 
 from mow_jax import command
 from mow_jax.types import BadInput
@@ -91,3 +91,12 @@ def test_a_renderer_that_is_not_there(workers, tmp_path):
     arguments = [f"--config={TINY}:metaworld", f"--workdir={tmp_path / 'run'}", f"--config.actors.workers={workers}"]
     output = refused("train", *arguments, MUJOCO_GL="nope")
     assert "MUJOCO_GL=nope" in output and "unset MUJOCO_GL" in output
+
+
+@pytest.mark.slow
+def test_reports_are_drawn_whatever_the_display(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "nope")
+    run("train", f"--config={TINY}", f"--workdir={tmp_path}")
+    (tmp_path / "report" / "index.html").unlink()
+    run("report", f"--workdir={tmp_path}")
+    assert (tmp_path / "report" / "index.html").exists()
