@@ -10,13 +10,15 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 PACKAGING := pyproject.toml setup.cfg
 
 .NOTPARALLEL:
-.PHONY: help quickstart demo test test-fast test-slow test-long check lint format clean
+.PHONY: help quickstart demo system test test-fast test-slow test-long test-versions check lint format clean
 
 help:
 	@echo "make quickstart   four Atari games on the CPU: train, evaluate, report -> runs/quickstart"
 	@echo "make demo         toy tasks on the CPU, no ROM, no GL -> runs/demo"
-	@echo "make test         all tests but the long ones: the fast (make test-fast), then the slow (make test-slow)"
+	@echo "make test         all tests but the long ones: system, the fast (make test-fast), then the slow (make test-slow)"
+	@echo "make system       what tests take from the system: installed where root and apt-get are here, else named"
 	@echo "make test-long    tests of minutes each: several processes killed and moved, every number of devices"
+	@echo "make test-versions   wheel, toy run and fast tests on Python 3.11, 3.12, 3.13 and with the oldest dependencies"
 	@echo "make check        what a commit must pass: format, lint, types, fast tests"
 	@echo "make format       rewrites the code in the project's format"
 	@echo "make clean        removes .venv and what tools have cached; runs/ stays"
@@ -29,7 +31,10 @@ demo: $(VENV)/.installed-core
 	$(BIN)/python -m mow_jax.train --config=experiments/demo.py --workdir=runs/demo
 	$(BIN)/python -m mow_jax.report --workdir=runs/demo
 
-test: test-fast test-slow
+system:
+	@.ci/system
+
+test: system test-fast test-slow
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow and not long"
@@ -40,6 +45,9 @@ test-slow: $(VENV)/.installed-dev
 # One at a time: each starts several processes of its own.
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 0 -m long
+
+test-versions:
+	.ci/versions $(VERSIONS)
 
 check: lint test-fast
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 __all__ = ["__version__", "load_agent", "make_env"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:

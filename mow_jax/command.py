@@ -1,14 +1,25 @@
-"""How our commands start and end: flags parsed, bad input as one message and exit code 2. Used by the mains."""
+"""How our commands start and end: flags parsed, the experiment file found, bad input and a device that is not there as
+one message and exit code 2. Used by the mains."""
 
 from __future__ import annotations
 
 import ctypes
+import difflib
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from absl import app, flags, logging
 
 from mow_jax.types import BadInput
+
+# What comes with the project: mow_jax/experiments in a wheel, beside mow_jax in a checkout.
+_HERE = Path(__file__).resolve().parent
+EXPERIMENTS = next(
+    (folder for folder in (_HERE / "experiments", _HERE.parent / "experiments") if folder.is_dir()), _HERE
+)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -21,10 +32,24 @@ def run(main: Callable[[], int | None]) -> None:
 def _guarded(main: Callable[[], int | None]) -> None:
     if flags.FLAGS.keep_memory:
         keep_freed_memory()
+    os.environ["MPLBACKEND"] = "agg"  # reports are drawn without a display, whatever the user's variable asks for
     try:
         sys.exit(main() or 0)
     except BadInput as error:
         fail(str(error))
+    except (AssertionError, RuntimeError) as error:  # which of them depends on the platform that is asked for
+        if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
+            fail(_no_device(error))
+        raise
+
+
+def _no_device(error: Exception) -> str:
+    """The message for what jax raises where it starts its devices."""
+    because = f" ({error})" if str(error) else ""
+    return (
+        f"jax finds no device with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r}{because}: unset it, set"
+        " JAX_PLATFORMS=cpu, or install jax's package for your accelerator, e.g. pip install -U 'jax[cuda12]'"
+    )
 
 
 def fail(message: str) -> None:
@@ -36,7 +61,7 @@ def fail(message: str) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     """absl's parser; whatever it, ml_collections or a config file raise becomes one message."""
     try:
-        left = flags.FLAGS(list(argv))
+        left = flags.FLAGS(_with_experiment(argv))
     except SystemExit:
         raise  # --help
     except BadInput as error:
@@ -47,6 +72,38 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if len(left) > 1:
         fail(f"{left[1]!r} is not understood: settings are given as --name=value, see --help")
     return left
+
+
+def _with_experiment(argv: Sequence[str]) -> list[str]:
+    """The arguments, --config=FILE and --config FILE with a file that exists."""
+    found = list(argv)
+    for place, word in enumerate(found):
+        name, equals, value = word.partition("=")
+        if name == "--":
+            break
+        if name not in ("--config", "-config"):
+            continue
+        if equals:
+            found[place] = f"{name}={experiment_file(value)}"
+        elif place + 1 < len(found):
+            found[place + 1] = experiment_file(found[place + 1])
+    return found
+
+
+def experiment_file(given: str) -> str:
+    """The experiment that --config=FILE or --config=FILE:VARIANT means, with a file that exists: that file, else, for
+    experiments/NAME.py, the project's own. Raises BadInput where there is neither.
+    """
+    name, colon, variant = given.partition(":")
+    own = EXPERIMENTS / Path(name).name
+    if Path(name).is_file():
+        return given
+    if Path(name).parent == Path("experiments") and own.is_file():
+        return f"{own}{colon}{variant}"
+    known = {path.stem: f"experiments/{path.name}" for path in sorted(EXPERIMENTS.glob("*.py"))}
+    near = difflib.get_close_matches(Path(name).stem, known, n=1)
+    advice = f"did you mean {known[near[0]]}?" if near else f"choose from {', '.join(known.values())}"
+    raise BadInput(f"--config={given}: there is no file {name!r} in {Path.cwd()}; {advice}")
 
 
 def keep_freed_memory() -> None:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from mow_jax.command import experiment_file
 from mow_jax.report import scores
 from mow_jax.types import BadInput
 
@@ -249,8 +250,9 @@ def main(arguments: list[str]) -> int:
 
 def _checked(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
     """The runs that the options mean. Raises BadInput."""
-    if not Path(options.config).is_file():
-        raise BadInput(f"--config={options.config} is no file: name an experiment, e.g. experiments/toy.py")
+    if ":" in options.config:
+        raise BadInput(f"--config={options.config}: give the file alone, and its variants as --variants=A,B")
+    experiment_file(options.config)  # each run finds it again
     stray = [word for word in overrides if not word.startswith("--config.") or "=" not in word]
     if stray:
         raise BadInput(f"{stray[0]!r} is not understood: overrides are given as --config.key=value, see --help")

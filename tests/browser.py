@@ -7,17 +7,14 @@ import itertools
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import pytest
+from system import CHROMIUM, needs_chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 # No sandbox for root, and nothing asked of the network but the page.
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
 FLAGS += ("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe")
@@ -36,7 +33,8 @@ class Browser:
     """One page. Use as a context manager."""
 
     def __init__(self, profile: Path, url: str, width: int = 1000, height: int = 800):
-        """Opens `url`; `profile` is an empty folder."""
+        """Opens `url`; `profile` is an empty folder. Skips the test where there is no Chromium."""
+        needs_chromium()
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 
 import pytest
+from system import MISSING
 
 DEVICES = "--xla_force_host_platform_device_count=8"
 
@@ -19,6 +20,15 @@ _MADE_HERE = "MOW_JAX_TEST_CACHE" not in os.environ
 if _MADE_HERE:
     os.environ["MOW_JAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="mow_jax_tests_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["MOW_JAX_TEST_CACHE"]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Counts what was skipped for want of something that the system has not."""
+    reasons = [str(report.longrepr[2]).partition(MISSING)[2] for report in terminalreporter.stats.get("skipped", [])]
+    lacking = [reason for reason in reasons if reason]
+    if lacking:
+        names = ", ".join(sorted(set(lacking)))
+        terminalreporter.write_line(f"{len(lacking)} tests skipped for what is {MISSING}{names}", yellow=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

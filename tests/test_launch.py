@@ -11,7 +11,7 @@ import yaml
 from processes import ROOT
 
 LAUNCH = ROOT / "launch"
-SHELL = [*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch"]
+SHELL = [*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch", *(ROOT / ".ci").iterdir()]
 
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)

@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "warmup": {"agent", "clustering", "learner", "processes", "replay", "types"},
     "mirror": {"learner", "replay", "types"},
     "play": {"agent", "command", "load", "models", "types"},
-    "sweep": {"report", "types"},
+    "sweep": {"command", "report", "types"},
     "export": {"command", "load", "summary", "types", "workdir"},
     "load": {"build", "checkpoint", "config", "envs", "export", "learner", "types", "workdir"},
 }
@@ -49,7 +49,7 @@ MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "clustering", "learner", "
     *("processes", "replay", "summary", "transfer", "types")
 }
 MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] = {*MAY_IMPORT, "train", "evaluate"}
-JAX_FREE = ("types", "seeding", "checks", "config", "envs", "actors", "replay", "logs", "report", "sweep")
+JAX_FREE = ("types", "seeding", "checks", "config", "envs", "actors", "replay", "logs", "report", "sweep", "command")
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import ROOT, TINY, metrics, start
+from system import needs_renderer
 
 from mow_jax import build, envs
 from mow_jax.config import default
+from mow_jax.envs import metaworld
 from mow_jax.envs.metaworld import _goal
 from mow_jax.envs.suites import METAWORLD
 from mow_jax.replay import Replay
@@ -31,9 +33,11 @@ def settings_of(**changes) -> dict:
 
 
 def environment_of(name: str, **changes) -> envs.Environment:
-    """One task's environment."""
+    """One task's environment. Skips the test where nothing draws it."""
     settings = settings_of(**changes)
-    return envs.make(envs.resolve("metaworld", (name,), settings)[0], settings)
+    (task,) = envs.resolve("metaworld", (name,), settings)
+    needs_renderer()
+    return envs.make(task, settings)
 
 
 def play(environment: envs.Environment, steps: int, seed: int) -> list[tuple]:
@@ -44,6 +48,7 @@ def play(environment: envs.Environment, steps: int, seed: int) -> list[tuple]:
 
 
 def test_lists_hold_the_benchmark_s_tasks():
+    needs_renderer()  # metaworld imports one
     mt10, mt50 = ([t.name for t in envs.resolve("metaworld", (name,), settings_of())] for name in ("mt10", "mt50"))
     from metaworld.env_dict import MT10_V3, MT50_V3  # after resolve, which chooses how mujoco renders
 
@@ -64,6 +69,31 @@ def test_lists_hold_the_benchmark_s_tasks():
 def test_bad_settings_are_named(name, changes, message):
     with pytest.raises(BadInput, match=message.replace("?", r"\?")):
         environment_of(name, **changes).close()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"MUJOCO_GL": "nope"},
+        {"MUJOCO_GL": "off"},
+        {"MUJOCO_GL": "glfw", "DISPLAY": "", "WAYLAND_DISPLAY": ""},
+        {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "99"},
+        {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "nope"},
+    ],
+    ids=str,
+)
+def test_what_cannot_draw_is_named(variables, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    metaworld._fault.cache_clear()
+    settings = settings_of()
+    (task,) = envs.resolve("metaworld", ("reach-v3",), settings)
+    with pytest.raises(BadInput) as refusal:
+        envs.make(task, settings)
+    message = str(refusal.value)
+    assert f"MUJOCO_GL={variables['MUJOCO_GL']} (" in message and ("unset" in message or "libosmesa6" in message)
+    assert "\n" not in message
+    metaworld._fault.cache_clear()
 
 
 def test_training_shuffles_the_goals_and_misses_none_evaluation_takes_them_in_order():
@@ -149,6 +179,7 @@ print(after == before[1:] and len(set(before)) == 3)
 
 
 def test_closing_one_environment_leaves_the_pictures_of_the_others():
+    needs_renderer("osmesa")
     own = {key: value for key, value in os.environ.items() if key != "PYOPENGL_PLATFORM"} | {"MUJOCO_GL": "osmesa"}
     run = subprocess.run(
         [sys.executable, "-c", CLOSING], env=own, capture_output=True, text=True,
@@ -191,6 +222,7 @@ def wait_for_update(process: subprocess.Popen, workdir: Path, update: int) -> No
 
 @pytest.mark.slow
 def test_a_killed_and_a_hanging_worker_are_replaced_and_counted(tmp_path):
+    needs_renderer()
     options = ["--config.actors.workers=2", "--config.actors.timeout=5", "--config.train.steps=160"]
     process = start("train", f"--config={TINY}:metaworld", f"--workdir={tmp_path}", *options)
     wait_for_update(process, tmp_path, 18)

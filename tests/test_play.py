@@ -85,7 +85,6 @@ def test_what_cannot_be_played_is_refused(workdir, tmp_path):
     assert "no workdir" in run("play", f"--workdir={tmp_path}", "--task=catch", code=2)
 
 
-@browser.needed
 def test_keys_move_the_dream(address, tmp_path):
     with browser.Browser(tmp_path / "profile", address) as page:
         page.wait("document.body.dataset.ready === 'yes'")

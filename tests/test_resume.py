@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from processes import TINY, assert_same_run, digests, kill_when, metrics, stop_when, train
+from system import needs_renderer
 
 pytestmark = pytest.mark.slow
 
@@ -27,22 +30,28 @@ def config_of(suite: str) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Uninterrupted runs by suite."""
-    workdirs = {suite: tmp_path_factory.mktemp(suite) / "run" for suite in ("toy", "atari", "metaworld")}
-    for suite, workdir in workdirs.items():
+    """Uninterrupted runs by suite, each made when it is first asked for."""
+
+    @functools.cache
+    def of(suite: str) -> Path:
+        workdir = tmp_path_factory.mktemp(suite) / "run"
         train(workdir, config=config_of(suite))
-    return workdirs
+        return workdir
+
+    return of
 
 
 @pytest.mark.parametrize(
     ("suite", "moment"), [*itertools.product(("toy", "atari"), MOMENTS), ("metaworld", "training")]
 )
 def test_a_killed_run_ends_like_an_uninterrupted_one(whole, suite, moment, tmp_path):
+    if suite == "metaworld":
+        needs_renderer()
     workdir = tmp_path / "killed"
     kill_when(lambda: MOMENTS[moment](workdir), workdir, config_of(suite))
     output = train(workdir, config=config_of(suite))
     assert ("resumed from step" in output) or moment in ("collection", "a save")
-    assert_same_run(whole[suite], workdir)
+    assert_same_run(whole(suite), workdir)
 
 
 def test_killed_again_and_again(whole, tmp_path):
@@ -50,7 +59,7 @@ def test_killed_again_and_again(whole, tmp_path):
     for update in (5, 13, 22, 27):
         kill_when(lambda update=update: any(line["update"] >= update for line in metrics(workdir)), workdir)
     train(workdir)
-    assert_same_run(whole["toy"], workdir)
+    assert_same_run(whole("toy"), workdir)
 
 
 @pytest.mark.parametrize(("signum", "suite"), [(signal.SIGTERM, "toy"), (signal.SIGINT, "atari")])
@@ -59,13 +68,13 @@ def test_a_signal_saves_says_how_to_go_on_and_exits_with_zero(whole, signum, sui
     code, output = stop_when(lambda: any(line["update"] > 13 for line in metrics(workdir)), workdir, signum, config)
     assert code == 0 and "the same command goes on from there" in output, output
     train(workdir, config=config)
-    assert metrics(whole[suite]) == metrics(workdir)
-    assert digests(whole[suite])["64"] == digests(workdir)["64"]
+    assert metrics(whole(suite)) == metrics(workdir)
+    assert digests(whole(suite))["64"] == digests(workdir)["64"]
 
 
 def test_a_longer_run_keeps_the_schedule_and_a_finished_one_stays(whole, tmp_path):
     workdir = tmp_path / "longer"
-    shutil.copytree(whole["toy"], workdir)
+    shutil.copytree(whole("toy"), workdir)
     before = metrics(workdir)
     assert "resumed from step 64" in train(workdir) and metrics(workdir) == before
     train(workdir, "--config.train.steps=80")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import ctypes.util
+import functools
+import importlib.util
 import os
 import subprocess
 import sys
@@ -29,6 +31,17 @@ CHOICES = {
 }
 LEAST = {"action_repeat": 1, "horizon": 1, "goals": 1}
 OSMESA = "install OSMesa (Debian: apt-get install libosmesa6)"
+# Draws with what MUJOCO_GL says, and ends before destructors can write or fail.
+TRIAL = """
+import os
+try:
+    import mujoco
+    mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).render()
+except BaseException as error:
+    print(" ".join(f"{type(error).__name__}: {error}".split()), flush=True)
+    os._exit(1)
+os._exit(0)
+"""
 
 
 def resolve(names: tuple[str, ...], settings: dict) -> list[Task]:
@@ -50,7 +63,8 @@ def resolve(names: tuple[str, ...], settings: dict) -> list[Task]:
 
 
 def make(task: Task, settings: dict) -> MetaWorld:
-    """A new environment of `task`. Raises BadInput where the simulator or its renderer is missing."""
+    """A new environment of `task`. Raises BadInput where the simulator is missing or cannot draw."""
+    _refuse_renderer(os.environ.get("MUJOCO_GL", ""))
     return MetaWorld(task, settings)
 
 
@@ -58,21 +72,31 @@ def _choose_renderer() -> None:
     """EGL where a device answers, else OSMesa: mujoco reads the choice from the environment, once, when imported."""
     if os.environ.get("MUJOCO_GL"):
         return
-    if _egl_answers():
+    if ctypes.util.find_library("EGL") and not _fault("egl"):
         os.environ["MUJOCO_GL"] = "egl"
         return
     os.environ["MUJOCO_GL"] = "osmesa"
-    without = "" if ctypes.util.find_library("OSMesa") else f"; it is missing: {OSMESA}"
-    print(f"Meta-World renders on the CPU with OSMesa: no EGL device answers{without}", file=sys.stderr, flush=True)
+    if not _fault("osmesa"):  # else `make` refuses
+        print("Meta-World renders on the CPU with OSMesa: no EGL device answers", file=sys.stderr, flush=True)
 
 
-def _egl_answers() -> bool:
-    """Whether MuJoCo can make an EGL context, tried in a process of its own."""
-    if not ctypes.util.find_library("EGL"):
-        return False
-    trial = [sys.executable, "-c", "import mujoco; mujoco.GLContext(8, 8)"]
-    environment = {**os.environ, "MUJOCO_GL": "egl"}
-    return subprocess.run(trial, env=environment, capture_output=True, check=False).returncode == 0
+def _refuse_renderer(backend: str) -> None:
+    """Raises BadInput where MuJoCo is there and cannot draw with MUJOCO_GL=`backend`."""
+    if importlib.util.find_spec("mujoco") is None or not (fault := _fault(backend)):
+        return
+    remedies = [] if ctypes.util.find_library("OSMesa") else [OSMESA]
+    if backend != "osmesa" or not remedies:
+        remedies.insert(0, "unset MUJOCO_GL and PYOPENGL_PLATFORM")
+    raise BadInput(f"MuJoCo cannot render with MUJOCO_GL={backend} ({fault}): {', '.join(remedies)}")
+
+
+@functools.cache
+def _fault(backend: str) -> str:
+    """What goes wrong when MuJoCo draws with MUJOCO_GL=`backend`, "" where nothing does: tried in a process of its own,
+    as a renderer that is missing may end it, or leave objects behind that fail once more."""
+    environment = {**os.environ, "MUJOCO_GL": backend}
+    trial = subprocess.run([sys.executable, "-c", TRIAL], env=environment, capture_output=True, text=True, check=False)
+    return trial.stdout.strip() or (f"exit status {trial.returncode}" if trial.returncode else "")
 
 
 class MetaWorld(Replayed):
@@ -155,11 +179,7 @@ class _Camera:
         model.vis.global_.offwidth = model.vis.global_.offheight = settings["image_size"]
         if fast:
             model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
-        try:
-            self.renderer = mujoco.Renderer(model, settings["image_size"], settings["image_size"])
-        except (AttributeError, ImportError, RuntimeError) as error:
-            backend = os.environ.get("MUJOCO_GL")
-            raise BadInput(f"MuJoCo cannot render with MUJOCO_GL={backend} ({error}): {OSMESA}") from error
+        self.renderer = mujoco.Renderer(model, settings["image_size"], settings["image_size"])
         atexit.register(self.close)  # mujoco's own destructors fail while the interpreter ends
         if fast:
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 
 from mow_jax.report import scores
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(workdir: str) -> None:
+    os.environ["MPLBACKEND"] = "agg"  # no display is needed, whatever the user's variable asks for
     from mow_jax.report import data, page, terminal  # here: --scores needs no matplotlib
 
     run = data.read(workdir)
