@@ -1,14 +1,22 @@
-"""How our commands start and end: flags parsed, bad input as one message and exit code 2. Used by the mains."""
+"""How our commands start and end: flags parsed, bad input as one message and exit code 2, signals. The mains use it."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
 from mow_jax.types import BadInput
+
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+ONE_SIGNAL = 1.0  # seconds: a terminal's Ctrl-C reaches a process directly and, a moment later, through its launcher
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -25,6 +33,34 @@ def _guarded(main: Callable[[], int | None]) -> None:
         sys.exit(main() or 0)
     except BadInput as error:
         fail(str(error))
+    except OSError as error:  # those of one place say more in their own words, this is for all others
+        if error.errno not in DISK_FULL:
+            raise
+        fail(f"disk is full: {error.filename or 'a file'} cannot be written; free space and run the same command again")
+
+
+def on_stop(first: Callable[[str], None]) -> None:
+    """From now on the first SIGTERM or SIGINT calls `first` with its name, and a second one ends the process at once.
+
+    A thread hears them: Python's handlers run between two of its own instructions only, and a program that is being
+    compiled is one.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=_listen, args=(heard, first), daemon=True).start()
+
+
+def _listen(heard: int, first: Callable[[str], None]) -> None:
+    first(signal.Signals(os.read(heard, 1)[0]).name)
+    began = time.monotonic()
+    while True:
+        number = os.read(heard, 1)[0]
+        if time.monotonic() - began > ONE_SIGNAL:
+            os.write(2, b"ended at once by a second signal: the same command goes on from the last checkpoint\n")
+            os._exit(128 + number)
 
 
 def fail(message: str) -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from pathlib import Path
 
@@ -148,8 +147,7 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
     # With several processes a broken joint step leaves nothing that all could save together.
     saved = Stopped if processes.count() > 1 else (Stopped, WorkersFailed)
     with workdir.claim(directory, config, allowed) as config, contextlib.closing(Run(config, directory)) as run:
-        for name in ("SIGTERM", "SIGINT"):
-            signal.signal(getattr(signal, name), lambda *_, name=name: setattr(run, "stop", name))
+        command.on_stop(lambda name: setattr(run, "stop", name))
         try:
             loop(run)
         except saved as reason:

@@ -29,12 +29,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "envs": {"types", "seeding", "config"},
     "actors": {"envs", "types", "seeding"},
     "replay": {"types", "seeding"},
-    "checkpoint": {"processes", "types"},
+    "checkpoint": {"", "processes", "types"},  # "": the package itself, for its version
     "logs": {"types"},
     "report": {"types"},
     "command": {"types"},
     "workdir": {"checkpoint", "config", "processes", "types"},
-    "summary": {"", "agent", "build", "envs", "logs", "types"},  # "": the package itself, for its version
+    "summary": {"", "agent", "build", "envs", "logs", "types"},
     "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},
     "warmup": {"clustering", "learner", "processes", "replay", "types"},
     "mirror": {"learner", "replay", "types"},
