@@ -77,7 +77,16 @@ def _parse(argv: Sequence[str]) -> list[str]:
         raise  # --help
     except BadInput as error:
         fail(str(error))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+    except (
+        flags.Error,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        OSError,
+        ImportError,
+        SyntaxError,
+    ) as error:
         text = str(error.args[0] if error.args else error).strip("'\"").replace("\\n", " ").replace("\n", ". ")
         fail(f"{text} ({type(error).__name__}); see --help, and mow_jax/config.py for every --config key")
     if len(left) > 1:
