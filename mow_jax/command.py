@@ -15,6 +15,8 @@ from absl import app, flags, logging
 
 from mow_jax.types import BadInput
 
+# What absl, ml_collections and config files raise at flags and files that are wrong.
+_MISTAKES = (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError, ImportError, SyntaxError)
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 ONE_SIGNAL = 1.0  # seconds: a terminal's Ctrl-C reaches a process directly and, a moment later, through its launcher
 
@@ -77,16 +79,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         raise  # --help
     except BadInput as error:
         fail(str(error))
-    except (
-        flags.Error,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-        OSError,
-        ImportError,
-        SyntaxError,
-    ) as error:
+    except _MISTAKES as error:
         text = str(error.args[0] if error.args else error).strip("'\"").replace("\\n", " ").replace("\n", ". ")
         fail(f"{text} ({type(error).__name__}); see --help, and mow_jax/config.py for every --config key")
     if len(left) > 1:
