@@ -310,7 +310,7 @@ def _check_layout(path: Path, layout: dict) -> None:
     for key, value in layout.items():
         if found.get(key) != value:
             raise BadInput(
-                f"replay in {path.parent} was written with {key} = {found.get(key)!r}, this run has {value!r}; "
+                f"{path} says that the replay was written with {key} = {found.get(key)!r}, this run has {value!r}; "
                 "use the same configuration or another --workdir"
             )
 

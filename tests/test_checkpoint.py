@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from absl import logging
 
+from mow_jax import checkpoint
 from mow_jax.checkpoint import Checkpoints, lock
 from mow_jax.types import BadInput
 
@@ -136,6 +137,18 @@ def test_empty_directory_is_no_checkpoint_and_nothing_valid_is_bad_input(tmp_pat
         checkpoints.load(None, make_state(0))
     with pytest.raises(BadInput, match="no checkpoint of step 5"):
         checkpoints.load(5, make_state(0))
+
+
+def test_a_later_format_is_refused_with_a_hint_and_not_called_damage(tmp_path, monkeypatch):
+    checkpoints = make_checkpoints(tmp_path, 1)
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint.mow_jax, "__version__", "7.5")
+    checkpoints.save(2, make_state(2), {})
+    monkeypatch.undo()
+    for read in (lambda: checkpoints.load(None, make_state(0)), lambda: checkpoints.newest(set_aside=True)):
+        with pytest.raises(BadInput, match="written by mow_jax 7.5, a later version: update"):
+            read()
+    assert checkpoints.steps() == [1, 2]
 
 
 def test_another_configuration_is_named_not_called_damage(tmp_path):
