@@ -73,8 +73,9 @@ def test_a_disk_that_fills_up_ends_a_run_with_one_message_and_loses_nothing(mome
         fill(disk)
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 2, output
-        [message] = [line for line in output.splitlines() if line.startswith("error: ")]
         assert "Traceback" not in output and "Exception ignored" not in output, output
+        _, message = output.split("error: ")
+        assert len(message.splitlines()) == 1, message
         assert "free" in message and ("full" in message or "No space left" in message), message
         assert all(json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines())
         (disk / "filler").unlink()
