@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -25,10 +26,12 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as orbax
 
+import mow_jax
 from mow_jax import processes
 from mow_jax.types import BadInput
 
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+FORMAT = 1  # raised when checkpoints come to mean something else to older versions; the first had no number
 _TEMPORARY, _REPLACED = "temporary-", "replaced-"
 
 
@@ -84,18 +87,19 @@ class Checkpoints:
 
         `step` None: that of `newest`. `like`: pytree of arrays or jax.ShapeDtypeStruct. All processes of a job load
         together, a step that they name. Raises FileNotFoundError where no checkpoint ever was, and BadInput where
-        `step` is missing or damaged, none is valid, or shapes differ from `like`.
+        `step` is missing or damaged, none is valid, shapes differ from `like`, or a later version wrote it.
         """
         if step is None:
             step = self.newest()
         path = self._path(self._existing(step))
         with _damage_is_bad_input(path):
             manifest = _verify(path, step)
-        _check_arrays(path, manifest["arrays"], like)
+        _check_arrays(path, manifest, like)
         return step, _read_arrays(path, like), [_read_part(path, index) for index in range(manifest["processes"])]
 
-    def newest(self) -> int:
-        """The newest undamaged step; damaged newer ones are named on stderr and moved aside.
+    def newest(self, *, set_aside: bool = False) -> int:
+        """The newest undamaged step; damaged newer ones are named on stderr, and moved aside if the holder of the lock
+        asks for it. (To others what is just being replaced may look damaged.)
 
         Raises FileNotFoundError where no checkpoint ever was, and BadInput where none is valid.
         """
@@ -107,7 +111,8 @@ class Checkpoints:
                 damaged[candidate] = error
                 continue
             for bad, reason in damaged.items():
-                self._set_aside(bad, reason)
+                done = f"moved to {self._set_aside(bad)}, " if set_aside else ""
+                print(f"checkpoint {bad} is damaged ({reason}): {done}using the one before", file=sys.stderr)
             return candidate
         if damaged or any(self._directory.glob("damaged-*")):
             reasons = "; ".join(f"{bad}: {error}" for bad, error in damaged.items()) or "all were set aside as damaged"
@@ -158,12 +163,9 @@ class Checkpoints:
             doomed = self._path(step).rename(self._directory / f"{_TEMPORARY}old-{step}")
             shutil.rmtree(doomed)
 
-    def _set_aside(self, step: int, reason: Damaged) -> None:
+    def _set_aside(self, step: int) -> Path:
         asides = (self._directory / f"damaged-{step}-{count}" for count in itertools.count(1))
-        aside = next(path for path in asides if not path.exists())
-        with contextlib.suppress(FileNotFoundError):  # a reader saw it while the run was deleting it
-            self._path(step).rename(aside)
-            print(f"checkpoint {step} is damaged ({reason}): moved to {aside}, using the one before", file=sys.stderr)
+        return self._path(step).rename(next(path for path in asides if not path.exists()))
 
 
 def lock(workdir: str | os.PathLike) -> IO[str]:
@@ -217,6 +219,8 @@ def _write_manifest(directory: Path, step: int, leaves: dict[str, np.ndarray], p
     """Names every file of a checkpoint that is otherwise complete."""
     files = [path for path in directory.rglob("*") if path.is_file()]
     manifest = {
+        "format": FORMAT,
+        "version": mow_jax.__version__,
         "step": step,
         "processes": len(parts),
         "arrays": {path: _spec(leaf) for path, leaf in leaves.items()},
@@ -252,6 +256,8 @@ def _verify(path: Path, step: int) -> dict:
         raise Damaged(f"manifest.json: {error}") from error
     if not intact:
         raise Damaged("manifest.json is not what was written")
+    if manifest.get("format", 1) > FORMAT:
+        raise BadInput(f"checkpoint {path} was written by mow_jax {manifest.get('version')}, a later version: update")
     for name, written in manifest["files"].items():
         try:
             found = _signature(path / name)
@@ -262,13 +268,14 @@ def _verify(path: Path, step: int) -> dict:
     return manifest
 
 
-def _check_arrays(path: Path, found: dict[str, list], like: Any) -> None:
-    wanted = {name: _spec(leaf) for name, leaf in _flatten(like).items()}
+def _check_arrays(path: Path, manifest: dict, like: Any) -> None:
+    wanted, found = {name: _spec(leaf) for name, leaf in _flatten(like).items()}, manifest["arrays"]
     for name in (*wanted, *found):
         if found.get(name) != wanted.get(name):
             raise BadInput(
                 f"checkpoint {path} does not fit this configuration: {name} is {found.get(name, 'missing')} there and "
-                f"{wanted.get(name, 'missing')} here; use the configuration it was trained with"
+                f"{wanted.get(name, 'missing')} here; use the configuration it was trained with, and the version of"
+                f" mow_jax ({manifest.get('version', '0.1.0')})"
             )
 
 
@@ -347,16 +354,24 @@ def _fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[None]:
-    """Saving without compression (twice as fast, 8% larger), and no log lines below a warning."""
+    """Saving without compression (twice as fast, 8% larger). What fails is raised, and said nowhere else: on a disk that
+    fills up each of orbax's threads has a traceback, some of them after the end."""
     context = orbax.Context()
     context.array.saving.use_compression = False
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(min(verbosity, logging.WARNING))
+    verbosity, hook = logging.get_verbosity(), sys.excepthook
+    logging.set_verbosity(logging.FATAL)
+    sys.excepthook = _of_main_thread
     try:
         with context:
             yield
+        sys.excepthook = hook
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _of_main_thread(*error: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(*error)
 
 
 @contextlib.contextmanager

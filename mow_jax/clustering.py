@@ -148,9 +148,16 @@ def write(path: Path, clusters: Clusters) -> None:
 
 
 def write_experts(path: Path, experts: np.ndarray) -> None:
-    """Brings the experts [K, n_k] in clusters.json up to date: a router may go on selecting after the warm-up."""
-    content = json.loads(path.read_text())
-    if content["experts"] != experts.tolist():
+    """Brings the experts [K, n_k] in clusters.json up to date: a router may go on selecting after the warm-up.
+
+    Raises BadInput where the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+        old = content["experts"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is damaged ({error!r}): restore it, or remove it to go on without it") from None
+    if old != experts.tolist():
         _replace(path, content | {"experts": experts.tolist()})
 
 

@@ -1,12 +1,16 @@
 """How our commands start and end: flags parsed, the experiment file found, bad input and a device that is not there as
-one message and exit code 2. Used by the mains."""
+one message and exit code 2, signals. Used by the mains."""
 
 from __future__ import annotations
 
 import ctypes
 import difflib
+import errno
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +24,10 @@ _HERE = Path(__file__).resolve().parent
 EXPERIMENTS = next(
     (folder for folder in (_HERE / "experiments", _HERE.parent / "experiments") if folder.is_dir()), _HERE
 )
+# What absl, ml_collections and config files raise at flags and files that are wrong.
+_MISTAKES = (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError, ImportError, SyntaxError)
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+ONE_SIGNAL = 1.0  # seconds: a terminal's Ctrl-C reaches a process directly and, a moment later, through its launcher
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -41,6 +49,10 @@ def _guarded(main: Callable[[], int | None]) -> None:
         if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("xla_bridge.py"):
             fail(_no_device(error))
         raise
+    except OSError as error:  # those of one place say more in their own words, this is for all others
+        if error.errno not in DISK_FULL:
+            raise
+        fail(f"disk is full: {error.filename or 'a file'} cannot be written; free space and run the same command again")
 
 
 def _no_device(error: Exception) -> str:
@@ -50,6 +62,30 @@ def _no_device(error: Exception) -> str:
         f"jax finds no device with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r}{because}: unset it, set"
         " JAX_PLATFORMS=cpu, or install jax's package for your accelerator, e.g. pip install -U 'jax[cuda12]'"
     )
+
+
+def on_stop(first: Callable[[str], None]) -> None:
+    """From now on the first SIGTERM or SIGINT calls `first` with its name, and a second one ends the process at once.
+
+    A thread hears them: Python's handlers run between two of its own instructions only, and a program that is being
+    compiled is one.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=_listen, args=(heard, first), daemon=True).start()
+
+
+def _listen(heard: int, first: Callable[[str], None]) -> None:
+    first(signal.Signals(os.read(heard, 1)[0]).name)
+    began = time.monotonic()
+    while True:
+        number = os.read(heard, 1)[0]
+        if time.monotonic() - began > ONE_SIGNAL:
+            os.write(2, b"ended at once by a second signal: the same command goes on from the last checkpoint\n")
+            os._exit(128 + number)
 
 
 def fail(message: str) -> None:
@@ -66,7 +102,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         raise  # --help
     except BadInput as error:
         fail(str(error))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+    except _MISTAKES as error:
         text = str(error.args[0] if error.args else error).strip("'\"").replace("\\n", " ").replace("\n", ". ")
         fail(f"{text} ({type(error).__name__}); see --help, and mow_jax/config.py for every --config key")
     if len(left) > 1:

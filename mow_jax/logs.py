@@ -79,9 +79,14 @@ class Metrics:
         self._file.truncate(sum(map(len, lines[:wanted])))
 
     def seconds(self) -> float:
-        """The running time that the last line tells of, 0 without lines."""
+        """The running time that the last line tells of, 0 without lines. Raises BadInput where it is damaged."""
         lines = self._path.read_bytes().splitlines()
-        return float(json.loads(lines[-1])["seconds"]) if lines else 0.0
+        try:
+            return float(json.loads(lines[-1])["seconds"]) if lines else 0.0
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(
+                f"line {len(lines)} of {self._path} is damaged: mend it, or remove it to go on without it"
+            ) from None
 
     def close(self) -> None:
         self._file.close()

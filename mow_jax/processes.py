@@ -19,11 +19,13 @@ import jax
 import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from mow_jax.types import BadInput
 
 HEARTBEAT_SECONDS = 20  # a process that is silent for so long is taken for dead
 SHUTDOWN_SECONDS = 30
+CONNECT_SECONDS = 600  # for all processes to have started jax
 # What jax says where another process has gone, rather than this one failed.
 GONE = ("UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "Gloo", "NCCL")
 AGAIN = "Start the job again: it goes on from the last complete checkpoint\n"
@@ -62,6 +64,22 @@ def join() -> None:
             f"--distributed cannot start: {error}. Outside TPU pods, SLURM, Kubernetes and Open MPI give"
             " --coordinator_address=HOST:PORT --num_processes=N --process_id=I"
         ) from None
+    with together():
+        _connect()
+
+
+def _connect() -> None:
+    """Runs two empty programs over the processes, which connects them for all that follow.
+
+    On CPUs whoever comes to a first program 30 seconds after the others finds that they have given up; to later ones
+    half an hour. Between processes that compile, load or evaluate at different speeds 30 seconds are little.
+    """
+    if count() == 1:
+        return
+    multihost.get_barrier_sync_fn()(key="connect", timeout_ms=1000 * CONNECT_SECONDS)
+    whole = jax.pmap(lambda one: jax.lax.psum(one, "device"), "device")(np.ones(jax.local_device_count()))
+    jax.block_until_ready(whole)  # all devices together, as in an update
+    wait("connected")  # a device of each process, as in all meetings
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 Every stream (an environment of a task) is a directory of chunk files: a fixed number of fixed-size records,
 reserved at once, written with pwrite and read through a read-only memory map. (Writing through a map on a full
-disk would kill the process.) A checkpoint stores only the number of rows.
+disk would kill the process.) A checkpoint stores the number of rows and a checksum of each chunk's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import resource
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -128,18 +129,23 @@ class Replay:
         return self.gather(self.indices(batch, length, update, name), length)
 
     def state(self) -> dict:
-        """The position to store in a checkpoint."""
-        return {"rows": self.rows}
+        """The position to store in a checkpoint, with the CRC-32 of the rows in every chunk that may be sampled, by
+        task and environment."""
+        sums = [stream.sums_from(self._oldest()) for stream in self._streams]
+        tasks = enumerate(self._tasks)
+        return {"rows": self.rows, "sums": {name: sums[k * self._envs : (k + 1) * self._envs] for k, name in tasks}}
 
     def restore(self, state: dict) -> None:
         """Goes back to a position: later rows are erased, so that files equal those of an uninterrupted run.
 
-        Raises BadInput where rows up to the position, as far as they may be sampled, are missing.
+        `state` may hold the sums of more tasks than are kept here, or none at all (then nothing is compared). Reads all
+        rows that may be sampled. Raises BadInput where one of them is missing or not what it was.
         """
-        self.rows = state["rows"]
+        self.rows, known = state["rows"], state.get("sums", {})
+        sums = [known.get(name, [{}] * self._envs)[env] for name in self._tasks for env in range(self._envs)]
         with _usable(self._directory):
-            for stream in self._streams:
-                stream.restore(self.rows, self._oldest())
+            for stream, saved in zip(self._streams, sums, strict=True):
+                stream.restore(self.rows, self._oldest(), saved)
         self._restored = True
 
     def sync(self) -> None:
@@ -175,6 +181,7 @@ class _Stream:
         self._writer = -1  # descriptor of the chunk that grows
         self._maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # chunk: frames, other fields
         self._dirty: set[int] = set()
+        self._sums: dict[int, int] = {}  # chunk: CRC-32 of its rows
         directory.mkdir(parents=True, exist_ok=True)
 
     def write(self, row: int, record: np.ndarray) -> None:
@@ -183,6 +190,7 @@ class _Stream:
             self._open(chunk, row)
         if os.pwrite(self._writer, record.data, row * self._record) != self._record:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._sums[chunk] = zlib.crc32(record.data, self._sums[chunk] if row else 0)
         self._dirty.add(chunk)
 
     def read(self, start: int, pixels: np.ndarray, rest: np.ndarray) -> None:
@@ -196,19 +204,34 @@ class _Stream:
             rest[done : done + count] = others[row : row + count]
             done += count
 
-    def restore(self, rows: int, oldest: int) -> None:
-        """Go on after `rows` rows: later chunks are erased, those before row `oldest` may be gone. Raises BadInput."""
+    def sums_from(self, oldest: int) -> dict[str, int]:
+        """The sums of the chunks with row `oldest` and later ones. (Older chunks may be pruned sooner or later.)"""
+        return {str(chunk): found for chunk, found in self._sums.items() if (chunk + 1) * self._chunk_rows > oldest}
+
+    def restore(self, rows: int, oldest: int, saved: dict[str, int]) -> None:
+        """Go on after `rows` rows: later chunks are erased, those before row `oldest` may be gone. `saved`: sums that
+        the others should have, as far as they are known. Raises BadInput."""
         self.close()
+        self._sums.clear()
         chunks = -(-rows // self._chunk_rows)
         for path in self._directory.glob("[0-9]*.rows"):
             if int(path.stem) >= chunks:
                 path.unlink()
         for chunk in range(chunks):
             path = self._path(chunk)
-            if path.exists() and path.stat().st_size == self._record * self._chunk_rows:
+            sampled = (chunk + 1) * self._chunk_rows > oldest
+            whole = path.exists() and path.stat().st_size == self._record * self._chunk_rows
+            if whole:
                 self._map(chunk)
-            elif (chunk + 1) * self._chunk_rows > oldest:
-                raise BadInput(f"replay file {path} is missing or damaged; restore it or start in another --workdir")
+            if whole and sampled:
+                kept = min(rows - chunk * self._chunk_rows, self._chunk_rows)
+                self._sums[chunk] = _sum(path, kept * self._record)
+            if sampled and (not whole or self._sums[chunk] != saved.get(str(chunk), self._sums[chunk])):
+                raise BadInput(
+                    f"replay file {path} is missing or damaged: {'its rows are not' if whole else 'it is not'} what was"
+                    " saved. Restore it from a copy, or start in another --workdir, where train.init_from takes over"
+                    " what this run has learned"
+                )
         if rows % self._chunk_rows:
             self._open(chunks - 1, rows % self._chunk_rows)
 
@@ -221,6 +244,7 @@ class _Stream:
         for chunk in [chunk for chunk in self._maps if (chunk + 1) * self._chunk_rows <= oldest]:
             del self._maps[chunk]
             self._dirty.discard(chunk)
+            self._sums.pop(chunk, None)
             self._path(chunk).unlink()
 
     def close(self) -> None:
@@ -286,9 +310,18 @@ def _check_layout(path: Path, layout: dict) -> None:
     for key, value in layout.items():
         if found.get(key) != value:
             raise BadInput(
-                f"replay in {path.parent} was written with {key} = {found.get(key)!r}, this run has {value!r}; "
+                f"{path} says that the replay was written with {key} = {found.get(key)!r}, this run has {value!r}; "
                 "use the same configuration or another --workdir"
             )
+
+
+def _sum(path: Path, size: int) -> int:
+    """CRC-32 of the first `size` bytes. Read, not mapped: a disk that fails is an error then, not the process's end."""
+    found = 0
+    with path.open("rb", buffering=0) as file:
+        while size and (part := file.read(min(size, 1 << 20))):
+            found, size = zlib.crc32(part, found), size - len(part)
+    return found
 
 
 def _fsync(path: Path) -> None:

@@ -133,7 +133,6 @@ class Run:
         self.learner.load(state)
         self.at = Position(**parts[0]["position"])
         self._restore_tasks(parts)
-        self.replay.restore(parts[0]["replay"])
         self._started = time.monotonic()
         if self.metrics:
             self.metrics.restore(parts[0]["metrics"])
@@ -142,10 +141,11 @@ class Run:
 
     def _restore_tasks(self, parts: list[dict]) -> None:
         """Gives this process its tasks' share of what all processes saved; process 0 has what is counted in all."""
-        together = lambda name, key: {task: kept for part in parts for task, kept in part[name][key].items()}
+        together = lambda name, key: {task: kept for part in parts for task, kept in part[name].get(key, {}).items()}
         counted = not processes.index()
         deaths = sum(part["actors"]["deaths"] for part in parts) if counted else 0
         self.actors.restore({"deaths": deaths, "tasks": together("actors", "tasks")})
+        self.replay.restore(parts[0]["replay"] | {"sums": together("replay", "sums")})
         acting = together("acting", "tasks")
         rows = ([acting[task.name][key] for task in self.mine] for key in ActState._fields)
         self.acting = self.learner.load_acting(ActState(*map(np.stack, rows)))
@@ -155,7 +155,7 @@ class Run:
     def _newest(self) -> int | None:
         self.checkpoints.recover()
         try:
-            return self.checkpoints.newest()
+            return self.checkpoints.newest(set_aside=True)
         except FileNotFoundError:
             return None
 

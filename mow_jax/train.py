@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from pathlib import Path
 
@@ -151,8 +150,7 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
     summary.refuse_too_large(agreed, agent, processes.share(tasks), directory)
     with workdir.claim(directory, config, allowed) as config, contextlib.closing(Run(config, directory)) as run:
         workdir.write(directory, config)  # only now: a run that cannot begin leaves the folder to any other
-        for name in ("SIGTERM", "SIGINT"):
-            signal.signal(getattr(signal, name), lambda *_, name=name: setattr(run, "stop", name))
+        command.on_stop(lambda name: setattr(run, "stop", name))
         try:
             loop(run)
         except saved as reason:

@@ -20,6 +20,7 @@ _MADE_HERE = "MOW_JAX_TEST_CACHE" not in os.environ
 if _MADE_HERE:
     os.environ["MOW_JAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="mow_jax_tests_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["MOW_JAX_TEST_CACHE"]
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.environ["MOW_JAX_TEST_CACHE"]  # else a folder in the checkout
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

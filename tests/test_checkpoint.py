@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from absl import logging
 
+from mow_jax import checkpoint
 from mow_jax.checkpoint import Checkpoints, lock
 from mow_jax.types import BadInput
 
@@ -113,6 +114,9 @@ def test_any_damaged_file_of_the_newest_leads_to_the_one_before(tmp_path, capsys
         assert_same((arrays, host), (make_state(3), make_host(3)))
         message = capsys.readouterr().err
         assert "checkpoint 20 is damaged" in message and name.name in message
+        assert sorted(path.name for path in directory.iterdir()) == ["20", "3"]  # who only reads moves nothing
+        assert checkpoints.newest(set_aside=True) == 3
+        assert "damaged-20-1, using the one before" in capsys.readouterr().err
         assert sorted(path.name for path in directory.iterdir()) == ["3", "damaged-20-1"]
 
 
@@ -123,7 +127,7 @@ def test_empty_directory_is_no_checkpoint_and_nothing_valid_is_bad_input(tmp_pat
     checkpoints.save(5, make_state(5), {})
     (tmp_path / "checkpoints" / "7").mkdir()
     assert checkpoints.steps() == [5]
-    assert checkpoints.load(None, make_state(0))[0] == 5
+    assert checkpoints.newest(set_aside=True) == 5
     (tmp_path / "checkpoints" / "5" / "manifest.json").write_text("[]")
     for _ in range(2):  # stays so: a run must not start anew over what may be mended
         with pytest.raises(BadInput, match=r"no valid checkpoint .*5: manifest.json"):
@@ -133,6 +137,18 @@ def test_empty_directory_is_no_checkpoint_and_nothing_valid_is_bad_input(tmp_pat
         checkpoints.load(None, make_state(0))
     with pytest.raises(BadInput, match="no checkpoint of step 5"):
         checkpoints.load(5, make_state(0))
+
+
+def test_a_later_format_is_refused_with_a_hint_and_not_called_damage(tmp_path, monkeypatch):
+    checkpoints = make_checkpoints(tmp_path, 1)
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(checkpoint.mow_jax, "__version__", "7.5")
+    checkpoints.save(2, make_state(2), {})
+    monkeypatch.undo()
+    for read in (lambda: checkpoints.load(None, make_state(0)), lambda: checkpoints.newest(set_aside=True)):
+        with pytest.raises(BadInput, match="written by mow_jax 7.5, a later version: update"):
+            read()
+    assert checkpoints.steps() == [1, 2]
 
 
 def test_another_configuration_is_named_not_called_damage(tmp_path):

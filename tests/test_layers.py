@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "envs": {"types", "seeding", "config"},
     "actors": {"envs", "types", "seeding"},
     "replay": {"types", "seeding"},
-    "checkpoint": {"processes", "types"},
+    "checkpoint": {"", "processes", "types"},  # "": the package itself, for its version
     "logs": {"types"},
     "report": {"types"},
     "command": {"types"},

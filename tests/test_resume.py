@@ -7,10 +7,11 @@ import itertools
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
-from processes import TINY, assert_same_run, digests, kill_when, metrics, stop_when, train
+from processes import TINY, assert_same_run, digests, kill_when, metrics, run, start, stop_when, train
 from system import needs_renderer
 
 pytestmark = pytest.mark.slow
@@ -81,3 +82,20 @@ def test_a_longer_run_keeps_the_schedule_and_a_finished_one_stays(whole, tmp_pat
     saved = json.loads((workdir / "config.json").read_text())
     assert saved["train"]["schedule_steps"] == 64 and saved["train"]["steps"] == 80
     assert metrics(workdir)[: len(before)] == before and metrics(workdir)[-1]["step"] == 80
+
+
+def test_a_second_run_is_refused_and_a_reader_changes_nothing_of_a_running_one(whole, tmp_path):
+    workdir = tmp_path / "shared"
+    process = start("train", f"--config={TINY}", f"--workdir={workdir}")
+    while not any(line["update"] > 13 for line in metrics(workdir)):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)  # it keeps its lock, and does not end meanwhile
+    saved = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    assert "in use by another run" in train(workdir, code=2)
+    assert "evaluation at step" in run("evaluate", f"--workdir={workdir}", "--episodes=1")
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == saved
+    process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    assert_same_run(whole("toy"), workdir)

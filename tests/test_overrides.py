@@ -1,0 +1,100 @@
+"""Every override of every key either holds, is written and read again as it was, or is refused in one message."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from absl import flags
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+from processes import ROOT
+
+from mow_jax import command, config, workdir
+from mow_jax.types import BadInput
+
+FILE = ROOT / "tests" / "configs" / "tiny.py"
+KEYS = config.flat(config.default())
+NAMES = sorted(KEYS)
+# No database: examples found on one machine stay out of the checkout.
+OPTIONS = dict(database=None, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+QUICK, WIDE = settings(**OPTIONS, max_examples=60), settings(**OPTIONS, max_examples=5000)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+
+
+def values(name: str) -> st.SearchStrategy:
+    """What a key of this kind can be given, sensible or not."""
+    kind = type(KEYS[name])
+    return {
+        bool: st.booleans(),
+        int: st.integers(-(2**40), 2**40) | st.integers(-1, 3),
+        float: st.floats(allow_nan=False) | st.integers(-3, 3).map(float),
+        str: TEXT | st.sampled_from(["kmeans", "table", "next", "off", "a/b c"]),
+        tuple: st.lists(st.integers(0, 99) if name == "checkpoint.milestones" else TEXT, max_size=3).map(tuple),
+    }[kind]
+
+
+def parsed(*arguments: str) -> ConfigDict:
+    """The config that a command would get."""
+    found, argv = flags.FlagValues(), ["train", f"--config={FILE}", *arguments]
+    with mock.patch.object(sys, "argv", argv), mock.patch.object(flags, "FLAGS", found):  # ml_collections reads argv
+        flag = config_flags.DEFINE_config_file("config", None, flag_values=found)
+        command._parse(argv)
+        return flag.value
+
+
+@functools.cache
+def unchanged() -> dict[str, Any]:
+    """Every key without any override."""
+    return config.flat(parsed())
+
+
+def survives(made: ConfigDict) -> None:
+    """A config is checked with at most one message, and comes back from its file as it was."""
+    with contextlib.suppress(BadInput):
+        config.check(made)
+    again = workdir.from_saved(json.loads(json.dumps(made.to_dict(), default=list)), Path("config.json"))
+    assert config.flat(again) == config.flat(made)
+
+
+def sets_what_it_says(data: st.DataObject) -> None:
+    """A value of the key's kind."""
+    name = data.draw(st.sampled_from(NAMES))
+    value = data.draw(values(name))
+    made = parsed(f"--config.{name}={value}")
+    changed = {key for key, found in config.flat(made).items() if found != unchanged()[key]}
+    assert config.value(made, name) == value and changed <= {name}
+    survives(made)
+
+
+def is_taken_or_refused(data: st.DataObject) -> None:
+    """Any text, for a key that there is or that there is not."""
+    known = st.sampled_from([*NAMES, "model", "suite.atari"])
+    inside = st.builds("{}{}".format, known, st.sampled_from(["[0]", "[9]", "[-1]", "[", ".x", "."]))
+    name = data.draw(known | inside | st.text("abcdelmorst._[0]", max_size=12))
+    code = 0
+    try:
+        made = parsed(f"--config.{name}={data.draw(TEXT)}")
+    except SystemExit as end:
+        code = end.code
+    if code:
+        assert code == 2
+    else:
+        survives(made)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads the file so
+@pytest.mark.parametrize("options", [QUICK, pytest.param(WIDE, marks=pytest.mark.long)], ids=["quick", "wide"])
+@pytest.mark.parametrize("idea", [sets_what_it_says, is_taken_or_refused])
+def test_an_override(idea, options, capsys):
+    options(given(st.data())(idea))()
+    said = capsys.readouterr().err.split("\n")[:-1]
+    assert all(line.startswith("error: ") for line in said), said[:5]
