@@ -20,7 +20,7 @@ from mow_jax.actors import WorkersFailed, random_actions
 from mow_jax.config import check
 from mow_jax.run import Run
 from mow_jax.seeding import generator
-from mow_jax.types import Batch
+from mow_jax.types import BadInput, Batch
 
 MOST_SKIPPED = 20  # non-finite updates in a row
 
@@ -124,8 +124,8 @@ def evaluate_and_save(run: Run) -> None:
     if run.at.saved < run.at.joint and (due or falls_due(run, run.config.checkpoint.every)):
         run.save()
     if due:
-        run.at.evaluated = run.at.joint
         results = evaluate.evaluate(run.config, run.learner, run.tasks, run.directory if last else None)
+        run.at.evaluated = run.at.joint  # only now: an evaluation that failed is still due when the run goes on
         run.write(evaluate.metrics(results))
         if last:
             evaluate.write_results(results, run.steps, run.directory)
@@ -144,7 +144,10 @@ def check_stop(run: Run) -> None:
 
 
 def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), preempted_exit_code: int = 0) -> int:
-    """Trains or resumes in a workdir, evaluates, writes the report; returns the exit code."""
+    """Trains or resumes in a workdir, evaluates, writes the report; returns the exit code.
+
+    Raises BadInput, after saving, where learning or the environments cannot go on.
+    """
     # With several processes a broken joint step leaves nothing that all could save together.
     saved = Stopped if processes.count() > 1 else (Stopped, WorkersFailed)
     with workdir.claim(directory, config, allowed) as config, contextlib.closing(Run(config, directory)) as run:
@@ -154,8 +157,11 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
             loop(run)
         except saved as reason:
             run.save()
-            print(f"stopped ({reason}), saved at step {run.steps}: the same command goes on from there", flush=True)
-            return 2 if run.fault or isinstance(reason, WorkersFailed) else preempted_exit_code
+            text = f"saved at step {run.steps}: the same command goes on from there"
+            if run.fault or isinstance(reason, WorkersFailed):
+                raise BadInput(f"{reason}\nStopped, and {text}") from None
+            print(f"stopped ({reason}), {text}", flush=True)
+            return preempted_exit_code
     evaluate.write_report(directory)
     return 0
 

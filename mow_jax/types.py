@@ -31,6 +31,7 @@ class Task(NamedTuple):
     horizon: int  # longest episode, in agent steps
     random_score: float | None  # mean return of the uniform policy; None: measured at evaluation
     reference_score: float | None  # the return that counts as 1 (human, best known); None: no normalised score
+    picture: str = ""  # which picture is seen and why, where that was a choice
 
 
 class Step(NamedTuple):

@@ -27,7 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diagnostics": {"learner", "processes", "types"},
     "build": {"agent", "config", "envs", "models", "types"},
     "envs": {"types", "seeding", "config"},
-    "actors": {"envs", "types", "seeding"},
+    "workers": {"envs", "types"},
+    "actors": {"workers", "types", "seeding"},
     "replay": {"types", "seeding"},
     "checkpoint": {"processes", "types"},
     "logs": {"types"},
@@ -47,7 +48,7 @@ MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "clustering", "learner", "
     *("processes", "replay", "summary", "transfer", "types")
 }
 MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] = {*MAY_IMPORT, "train", "evaluate"}
-JAX_FREE = ("types", "seeding", "config", "envs", "actors", "replay", "logs", "report", "sweep")
+JAX_FREE = ("types", "seeding", "config", "envs", "workers", "actors", "replay", "logs", "report", "sweep")
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
 
 
@@ -121,7 +122,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"jax", "jaxlib
 """
 
 
-@pytest.mark.parametrize("room", ["envs", "actors", "replay", "report", "logs", "sweep"])
+@pytest.mark.parametrize("room", ["envs", "workers", "actors", "replay", "report", "logs", "sweep"])
 def test_a_fresh_process_gets_no_jax(room: str):
     assert modules_of_jax([sys.executable, "-c", IMPORT_WHOLE_ROOM, f"mow_jax.{room}"]) == []
 
