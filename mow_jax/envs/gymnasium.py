@@ -122,13 +122,14 @@ class Adapter(Replayed):
         self.image_size = settings["image_size"]
         self.action_repeat = settings["action_repeat"]
         self.environment, self.picture = _open(task.name, settings)
+        self.seen = False
         self.api = f"{_class(self.environment)}; {API}"
 
     def reset(self, seed: int, episode: int | None = None) -> np.ndarray:
         self.begin(seed, episode)
         with own_code(f"{self.task.name}: reset", self.api):
             observation, _ = self.environment.reset(seed=seed)
-        return self._frame(observation, first=True)
+        return self._frame(observation)
 
     def step(self, action: Any) -> Step:
         observation, reward, terminated, truncated = self.advance(action)
@@ -149,12 +150,13 @@ class Adapter(Replayed):
                 break
         return observation, total, terminated, truncated
 
-    def _frame(self, observation: Any, first: bool = False) -> np.ndarray:
+    def _frame(self, observation: Any) -> np.ndarray:
         """[image_size, image_size, 3] uint8."""
         if self.picture.space is None:
             with own_code(f"{self.task.name}: render", self.api):
                 observation = self.environment.render()
-        frame = self.picture.frame(observation, first)
+        frame = self.picture.frame(observation, first=not self.seen)
+        self.seen = True
         return cv2.resize(frame, (self.image_size, self.image_size), interpolation=cv2.INTER_AREA)
 
     def close(self) -> None:

@@ -44,12 +44,12 @@ class Picture(NamedTuple):
     def frame(self, given: Any, first: bool = False) -> np.ndarray:
         """`given` as [H, W, 3] uint8: its bounds become 0 and 255, a grey picture gets three equal channels.
 
-        `first`: it begins an episode. Raises BadInput for what is not as said.
+        `first`: no frame of this environment has been seen before. Raises BadInput for what is not as said.
         """
         array = _array(given)
-        if array is None or not self._shaped(array.shape):
+        if array is None or not self._shaped(array.shape) or (first and self._is_black(array)):
             raise self._refusal(given)
-        levels = array if self.plain and array.dtype == np.uint8 else self._scaled(array, first)
+        levels = array if self.plain and array.dtype == np.uint8 else self._scaled(array)
         if levels.ndim == 2 or levels.shape[2] == 1:
             levels = np.repeat(levels.reshape(*levels.shape[:2], 1), 3, axis=2)
         return levels
@@ -57,15 +57,19 @@ class Picture(NamedTuple):
     def _shaped(self, shape: tuple[int, ...]) -> bool:
         return shape == self.space.shape if self.space else _is_picture(shape)
 
-    def _scaled(self, array: np.ndarray, first: bool) -> np.ndarray:
+    def _is_black(self, array: np.ndarray) -> bool:
+        """Whether its numbers are in 0..1 where larger ones are announced: a picture that nobody could see. All zeros
+        say nothing, and later in an episode a dark frame may be a true one."""
+        high = self.space.high.max() if self.space else 255
+        return high > 1 and 0 < array.max() <= 1
+
+    def _scaled(self, array: np.ndarray) -> np.ndarray:
         low, high = (self.space.low, self.space.high) if self.space else (np.zeros(1), np.full(1, 255))
         low, high = low.astype(np.float64), high.astype(np.float64)
         levels = np.rint((array - low) * (255 / np.where(high > low, high - low, 1)))
-        kind = array.dtype.kind
-        fits = ((levels >= 0) & (levels <= 255)).all()
-        fits &= kind != "f" or (self.space is not None and self.space.dtype.kind == "f")
-        # A picture in 0..1 where one in 0..255 is announced would be black, silently.
-        if not fits or (high.max() > 1 and (kind == "b" or (kind == "f" and first and _in_fractions(array)))):
+        kinds = "iuf" if self.space and self.space.dtype.kind == "f" else "iu"
+        kinds += "b" if high.max() <= 1 else ""
+        if array.dtype.kind not in kinds or not ((levels >= 0) & (levels <= 255)).all():
             raise self._refusal(array)
         return levels.astype(np.uint8)
 
@@ -100,7 +104,7 @@ def described(given: Any) -> str:
         return "None" if given is None else f"a {type(given).__name__}, no array of numbers"
     if not array.size:
         return f"{array.dtype} {array.shape}"
-    return f"{array.dtype} {array.shape} in {array.min():g}..{array.max():g}"
+    return f"{array.dtype} {array.shape} in {float(array.min()):g}..{float(array.max()):g}"
 
 
 def _array(given: Any) -> np.ndarray | None:
@@ -120,10 +124,6 @@ def _span(space: spaces.Box) -> float:
 
 def _is_picture(shape: tuple[int, ...]) -> bool:
     return (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))) and 0 not in shape
-
-
-def _in_fractions(array: np.ndarray) -> bool:
-    return 0 < array.max() <= 1 and bool((array % 1).any())
 
 
 def _kind(space: Any) -> str:
