@@ -1,31 +1,24 @@
 """Steps all environments of a run: one action each comes in, a Batch row and the finished Episodes go out.
 
-Called by train and evaluate. The environments live in this process or in worker processes. Those are fresh
-interpreters that run `serve` and never import jax (multiprocessing's spawn would import the caller's main module,
-which is train); frames come back through shared memory, everything else through pipes.
+Called by train and evaluate. The environments live in this process or in worker processes (mow_jax/workers.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import mmap
 import os
-import signal
-import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection, Pipe
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from mow_jax.envs import make
 from mow_jax.seeding import seed_of
 from mow_jax.types import BadInput, Batch, Task
+from mow_jax.workers import Here, Lost, Outcome, Worker, mapped
 
+MEND = "If memory is short, use fewer workers (actors.workers); actors.timeout is the time a joint step may take"
 START_SECONDS = 300.0  # imports, simulators and first frames on a busy machine; also restoring open episodes
 
 
@@ -48,16 +41,6 @@ def random_actions(draw: np.random.Generator, tasks: list[Task], envs: int) -> n
     if tasks[0].discrete:
         return np.stack([draw.choice(np.flatnonzero(mask), envs) for mask in masks]).astype(np.int32)
     return np.stack([draw.uniform(-1, 1, (envs, mask.size)) * mask for mask in masks]).astype(np.float32)
-
-
-class Outcome(NamedTuple):
-    """What a joint step did in one environment; the frame to act on next lies in its share's frames."""
-
-    reward: float
-    termination: bool
-    ended: bool  # the episode is over and the next one has begun
-    truncated: bool
-    success: bool | None
 
 
 BOOKS = ("index", "ret", "length", "success")
@@ -127,11 +110,8 @@ class Books:
 
 
 class WorkersFailed(BadInput):
-    """More workers were lost than `max_deaths`. `Actors.state` still works: it cuts every open episode."""
-
-
-class Lost(Exception):
-    """A worker died, raised an exception or did not answer in time; the message says which."""
+    """More workers were lost than `max_deaths`, or an environment cannot be used: the message says which.
+    `Actors.state` still works: it cuts every open episode."""
 
 
 class Actors:
@@ -143,7 +123,8 @@ class Actors:
 
     A worker that is lost is replaced and its open episodes end as truncated. It owes the joint step: its environments
     take that step in a new episode, which is then cut too, so that the row is a true one (is_first) and the next
-    frame to act on is a first frame again, as whoever acts with a memory of past frames expects.
+    frame to act on is a first frame again, as whoever acts with a memory of past frames expects. An environment that
+    raises is replaced in the same way, once: if its successor raises at once too, no further one is tried.
     """
 
     def __init__(
@@ -177,7 +158,7 @@ class Actors:
         count = len(self._tasks)
         self._memory = os.memfd_create("frames")
         os.ftruncate(self._memory, count * size * size * 3)
-        self._frames = _mapped(self._memory, size)
+        self._frames = mapped(self._memory, size)
         try:
             self.workers += [self._start(streams) for streams in _shares(count, workers)]
             self._all_started()
@@ -212,6 +193,10 @@ class Actors:
         for number in range(len(self.workers)):
             try:
                 outcomes += self.workers[number].receive(deadline - time.monotonic())
+            except WorkersFailed:
+                raise
+            except BadInput as refusal:
+                self._give_up(str(refusal))
             except Lost as loss:
                 outcomes += self._retried(number, loss, lambda worker: self._order(worker, cut=True), self._timeout)
                 lost[self.workers[number].streams] = True
@@ -262,38 +247,53 @@ class Actors:
     def _retried(self, number: int, loss: Lost, order: Callable[[Worker | Here], None], seconds: float) -> Any:
         """The answer to the `order` that a lost worker owes, given by the first successor that lives to give it."""
         while True:
-            worker = self._replace(number, loss)
+            worker, answer, next_loss = self._replace(number, loss), None, None
             try:
                 self._started(worker)
                 self._show(worker.streams)
                 order(worker)
-                return worker.receive(seconds)
+                answer = worker.receive(seconds)
             except Lost as again:
-                loss = again
+                if loss.raised and again.raised:
+                    self._give_up(f"{again}\nIt did so at once in a new environment too: mend the environment")
+                next_loss = again
+            except BadInput as refusal:
+                self._give_up(str(refusal))
+            if loss.raised:  # told only now: where it repeats, one message says all
+                self._tell(worker, loss)
+            if next_loss is None:
+                return answer
+            loss = next_loss
 
     def _replace(self, number: int, loss: Lost) -> Worker | Here:
         """Cut the open episodes of a lost worker and start another with their successors."""
         worker = self.workers[number]
         worker.kill()
         self._count(worker, loss)
+        if not loss.raised:
+            self._tell(worker, loss)
         self._books.cut(worker.streams)
-        self.workers[number] = self._start(worker.streams)
+        self.workers[number] = self._start(None if isinstance(worker, Here) else worker.streams)
         return self.workers[number]
 
     def _count(self, worker: Worker | Here, loss: Lost) -> None:
         self.deaths += 1
         deaths = self.deaths - self._deaths_before
-        called = self._called(worker)
         if deaths > self._max_deaths:
-            self._broken, self._action = True, None
-            raise WorkersFailed(
+            advice = "Mend the environment" if loss.raised else MEND
+            self._give_up(
                 f"{deaths} environment workers were lost since the start, more than actors.max_deaths ="
-                f" {self._max_deaths}; the last, for {called}: {loss}\nIf memory is short, use fewer workers"
-                " (actors.workers); actors.timeout is the time a joint step may take; actors.workers=0 shows an"
-                " environment's own error"
+                f" {self._max_deaths}; the last, for {self._called(worker)}: {loss}\n{advice}"
             )
-        text = f"environment worker for {called} lost: {loss}; replaced, its open episodes are cut"
-        print(f"{text} (loss {deaths} of {self._max_deaths} allowed)", file=sys.stderr, flush=True)
+
+    def _tell(self, worker: Worker | Here, loss: Lost) -> None:
+        text = f"environment worker for {self._called(worker)} lost: {loss}; replaced, its open episodes are cut"
+        deaths = f"loss {self.deaths - self._deaths_before} of {self._max_deaths} allowed"
+        print(f"{text} ({deaths})", file=sys.stderr, flush=True)
+
+    def _give_up(self, reason: str) -> NoReturn:
+        self._broken, self._action = True, None
+        raise WorkersFailed(reason) from None
 
     def _called(self, worker: Worker | Here) -> str:
         return ", ".join(dict.fromkeys(task.name for task in self._tasks[worker.streams]))
@@ -392,143 +392,3 @@ def _shares(count: int, workers: int) -> list[slice | None]:
     workers = min(count, workers if workers > 0 else os.cpu_count() or 1)
     edges = [count * worker // workers for worker in range(workers + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
-
-
-class Here:
-    """The caller's own process in the role of a Worker: commands are carried out when their answer is asked for."""
-
-    def __init__(self, streams: slice, frames: np.ndarray):
-        self.streams = streams
-        self._share = Share(frames)
-        self._commands: list[tuple] = []
-
-    def send(self, command: str, *arguments: Any) -> None:
-        self._commands.append((command, *arguments))
-
-    def receive(self, seconds: float) -> Any:
-        command, *arguments = self._commands.pop(0)
-        return getattr(self._share, command)(*arguments)
-
-    def kill(self) -> None:
-        self._share.close()
-
-
-class Worker:
-    """The caller's end of a worker process, which holds the environments of `streams`."""
-
-    def __init__(self, streams: slice, image_size: int, memory: int):
-        self.streams = streams
-        self._pipe, there = Pipe()
-        numbers = (there.fileno(), memory, streams.start, streams.stop, image_size)
-        code = f"from mow_jax.actors import serve; serve{numbers}"
-        path = os.pathsep.join(place or os.getcwd() for place in sys.path)
-        with there, _signals_blocked():
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", code],
-                stdin=subprocess.DEVNULL,
-                pass_fds=numbers[:2],
-                env={**os.environ, "PYTHONPATH": path},
-            )
-
-    def send(self, command: str, *arguments: Any) -> None:
-        # A broken pipe is found by receive, so that a loss is met in one place.
-        with contextlib.suppress(OSError):
-            self._pipe.send((command, *arguments))
-
-    def receive(self, seconds: float) -> Any:
-        """The answer to the oldest unanswered command. Raises Lost, or the BadInput that the worker met."""
-        try:
-            if not self._pipe.poll(max(seconds, 0.0)):
-                raise Lost("it did not answer in time (actors.timeout)")
-            kind, answer = self._pipe.recv()
-        except (EOFError, OSError):
-            raise Lost(f"its process ended, exit status {self.kill()}") from None
-        if kind == "bad":
-            raise BadInput(answer)
-        if kind == "error":
-            raise Lost(answer)
-        return answer
-
-    def kill(self) -> int:
-        """End the process and return its exit status: minus the signal's number if a signal ended it."""
-        self.process.kill()
-        self._pipe.close()
-        return self.process.wait()
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A process started in here never sees SIGINT and SIGTERM: sent to the whole group, they are for the caller.
-    It inherits the blocked signals, so that there is no moment at its start when one could kill it.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _mapped(memory: int, image_size: int) -> np.ndarray:
-    """The shared frames of all streams, [K * E, H, W, 3] uint8."""
-    return np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(-1, image_size, image_size, 3)
-
-
-def serve(pipe: int, memory: int, start: int, stop: int, image_size: int) -> None:
-    """The worker process: carry out commands for streams `start` to `stop` until the caller's end of the pipe closes.
-
-    `pipe` and `memory` are inherited file descriptors.
-    """
-    connection = Connection(pipe)
-    share = Share(_mapped(memory, image_size)[start:stop])
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            connection.send(_answer(share, *connection.recv()))
-
-
-def _answer(share: Share, command: str, *arguments: Any) -> tuple[str, Any]:
-    try:
-        return "done", getattr(share, command)(*arguments)
-    except BadInput as error:
-        return "bad", str(error)
-    except Exception:
-        return "error", traceback.format_exc()
-
-
-class Share:
-    """Environments stepped one after another; `frames` [n, H, W, 3] holds the frame to act on in each."""
-
-    def __init__(self, frames: np.ndarray):
-        self._frames = frames
-        self._environments: list = []
-
-    def open(self, tasks: list[Task], settings: dict) -> None:
-        self._environments = [make(task, settings) for task in tasks]
-
-    def begin(self, starts: list[tuple[int, int]]) -> None:
-        for place, (environment, start) in enumerate(zip(self._environments, starts, strict=True)):
-            self._frames[place] = environment.reset(*start)
-
-    def step(self, actions: np.ndarray, limits: list[bool], starts: list[tuple[int, int]]) -> list[Outcome]:
-        """One step in each environment; where the episode ends, or `limits` says so, the one of `starts` begins."""
-        orders = zip(actions, limits, starts, strict=True)
-        return [self._step(place, *order) for place, order in enumerate(orders)]
-
-    def _step(self, place: int, action: np.ndarray, limit: bool, start: tuple[int, int]) -> Outcome:
-        environment = self._environments[place]
-        step = environment.step(int(action) if environment.task.discrete else action)
-        ended = bool(step.terminated or step.truncated or limit)
-        self._frames[place] = environment.reset(*start) if ended else step.observation
-        termination = bool(step.terminated or step.life_lost)
-        success = None if step.success is None else bool(step.success)
-        return Outcome(float(step.reward), termination, ended, ended and not step.terminated, success)
-
-    def state(self) -> list[dict]:
-        return [environment.state() for environment in self._environments]
-
-    def restore(self, states: list[dict]) -> None:
-        for environment, state in zip(self._environments, states, strict=True):
-            environment.restore(state)
-
-    def close(self) -> None:
-        for environment in self._environments:
-            environment.close()

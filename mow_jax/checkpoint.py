@@ -8,7 +8,6 @@ evaluate and load_agent. Only the holder of `lock` may save or recover; anybody 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import itertools
@@ -28,9 +27,8 @@ from orbax.checkpoint import v1 as orbax
 
 import mow_jax
 from mow_jax import processes
-from mow_jax.types import BadInput
+from mow_jax.types import DISK_FULL, BadInput
 
-_DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 FORMAT = 1  # raised when checkpoints come to mean something else to older versions; the first had no number
 _TEMPORARY, _REPLACED = "temporary-", "replaced-"
 
@@ -354,8 +352,8 @@ def _fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[None]:
-    """Saving without compression (twice as fast, 8% larger). What fails is raised, and said nowhere else: on a disk that
-    fills up each of orbax's threads has a traceback, some of them after the end."""
+    """Saving without compression (twice as fast, 8% larger). What fails is raised and said nowhere else: on a disk
+    that fills up each of orbax's threads has a traceback, some of them after the end."""
     context = orbax.Context()
     context.array.saving.use_compression = False
     verbosity, hook = logging.get_verbosity(), sys.excepthook
@@ -380,7 +378,7 @@ def _disk_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if any(os.strerror(code) in str(error) for code in _DISK_FULL):
+        if any(os.strerror(code) in str(error) for code in DISK_FULL):
             message = (
                 f"disk is full: no room for a checkpoint in {directory}; free space and run the same command again"
             )

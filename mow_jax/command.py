@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import difflib
-import errno
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from mow_jax.types import BadInput
+from mow_jax.types import DISK_FULL, BadInput
 
 # What comes with the project: mow_jax/experiments in a wheel, beside mow_jax in a checkout.
 _HERE = Path(__file__).resolve().parent
@@ -26,7 +25,6 @@ EXPERIMENTS = next(
 )
 # What absl, ml_collections and config files raise at flags and files that are wrong.
 _MISTAKES = (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError, ImportError, SyntaxError)
-DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 ONE_SIGNAL = 1.0  # seconds: a terminal's Ctrl-C reaches a process directly and, a moment later, through its launcher
 
 

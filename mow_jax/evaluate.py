@@ -184,7 +184,7 @@ def task_result(task: Task, episodes: list[Episode], by_chance: list[Episode]) -
         result["runs"] = [float(flag) for flag in success]
         if by_chance:
             result["random_success"] = float(np.mean([episode.success for episode in by_chance]))
-    elif random is not None and task.reference_score is not None:
+    elif random is not None and task.reference_score not in (None, random):  # equal ones leave no scale
         result["runs"] = [scores.normalise(r, random, task.reference_score) for r in returns]
     if result["runs"]:
         result["normalised"] = float(np.mean(result["runs"]))

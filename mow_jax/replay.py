@@ -21,9 +21,7 @@ from urllib.parse import quote
 import numpy as np
 
 from mow_jax.seeding import generator
-from mow_jax.types import BadInput, Batch, Task
-
-_DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+from mow_jax.types import DISK_FULL, BadInput, Batch, Task
 
 
 class Replay:
@@ -279,7 +277,7 @@ def _usable(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             message = f"disk is full: no room for replay rows in {directory}; free space and run the same command again"
         elif error.errno == errno.EMFILE:
             message = f"too many open replay files in {directory}; raise `ulimit -n` or replay.chunk_rows"

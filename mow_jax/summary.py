@@ -78,6 +78,7 @@ def rows(config: ConfigDict, agent: Agent, tasks: list[Task], workdir: Path) -> 
         ("mow_jax", f"{versions()['mow_jax']}, commit {commit()}, jax {jax.__version__}"),
         ("devices", f"{jax.local_device_count()} x {device.device_kind}, {np.dtype(agent.world.dtype).name}"),
         ("tasks", f"{len(tasks)} of {config.suite.name}: {names}"),
+        *pictures(tasks),
         ("clusters", f"{agent.world.clusters} (configured: {config.clustering.clusters}), {config.clustering.method}"),
         ("experts", f"{config.router.experts}, {config.router.active} active a task, router {config.router.mode}"),
         ("parameters", f"{sum(sizes.values()):,}"),
@@ -92,6 +93,15 @@ def rows(config: ConfigDict, agent: Agent, tasks: list[Task], workdir: Path) -> 
         ),
         ("workdir", str(workdir)),
     ]
+
+
+def pictures(tasks: list[Task]) -> list[tuple[str, str]]:
+    """Which picture is seen and why, where that was a choice: a row for all tasks of which the same can be said."""
+    said: dict[str, list[str]] = {}
+    for task in tasks:
+        said.setdefault(task.picture, []).append(task.name)
+    said.pop("", None)
+    return [("picture", f"{', '.join(names)}: {text}") for text, names in said.items()]
 
 
 def dry_run(config: ConfigDict, tasks: list[Task], agent: Agent, workdir: Path) -> int:

@@ -18,7 +18,7 @@ from mow_jax import clustering, command, evaluate, logs, preflight, processes, s
 from mow_jax.actors import WorkersFailed, random_actions
 from mow_jax.run import Run
 from mow_jax.seeding import generator
-from mow_jax.types import Batch
+from mow_jax.types import BadInput, Batch
 
 MOST_SKIPPED = 20  # non-finite updates in a row
 
@@ -122,8 +122,8 @@ def evaluate_and_save(run: Run) -> None:
     if run.at.saved < run.at.joint and (due or falls_due(run, run.config.checkpoint.every)):
         run.save()
     if due:
-        run.at.evaluated = run.at.joint
         results, films = evaluate.evaluate(run.config, run.learner, run.tasks, film=last)
+        run.at.evaluated = run.at.joint  # only now: an evaluation that failed is still due when the run goes on
         run.write(evaluate.metrics(results))
         if last:
             evaluate.write(results, films, run.steps, run.tasks, run.directory)
@@ -142,7 +142,10 @@ def check_stop(run: Run) -> None:
 
 
 def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), preempted_exit_code: int = 0) -> int:
-    """Trains or resumes in a workdir, evaluates, writes the report; returns the exit code."""
+    """Trains or resumes in a workdir, evaluates, writes the report; returns the exit code.
+
+    Raises BadInput, after saving, where learning or the environments cannot go on.
+    """
     # With several processes a broken joint step leaves nothing that all could save together.
     saved = Stopped if processes.count() > 1 else (Stopped, WorkersFailed)
     agreed = workdir.agree(directory, config, allowed)
@@ -155,8 +158,11 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
             loop(run)
         except saved as reason:
             run.save()
-            print(f"stopped ({reason}), saved at step {run.steps}: the same command goes on from there", flush=True)
-            return 2 if run.fault or isinstance(reason, WorkersFailed) else preempted_exit_code
+            text = f"saved at step {run.steps}: the same command goes on from there"
+            if run.fault or isinstance(reason, WorkersFailed):
+                raise BadInput(f"{reason}\nStopped, and {text}") from None
+            print(f"stopped ({reason}), {text}", flush=True)
+            return preempted_exit_code
     evaluate.write_report(directory)
     return 0
 

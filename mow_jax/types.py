@@ -10,7 +10,10 @@ Axis letters, used in every docstring and signature:
 
 from __future__ import annotations
 
+import errno
 from typing import Any, NamedTuple
+
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # what the system says of a disk, a limit or a quota that is full
 
 
 class BadInput(Exception):
@@ -31,6 +34,7 @@ class Task(NamedTuple):
     horizon: int  # longest episode, in agent steps
     random_score: float | None  # mean return of the uniform policy; None: measured at evaluation
     reference_score: float | None  # the return that counts as 1 (human, best known); None: no normalised score
+    picture: str = ""  # which picture is seen and why, where that was a choice
 
 
 class Step(NamedTuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mow_jax import actors as module
+from mow_jax import workers as module
 from mow_jax.actors import Actors, Episode, WorkersFailed
 from mow_jax.envs import make, resolve
 from mow_jax.envs.base import Environment

@@ -28,7 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diagnostics": {"learner", "processes", "types"},
     "build": {"agent", "config", "envs", "models", "types"},
     "envs": {"types", "seeding", "config"},
-    "actors": {"envs", "types", "seeding"},
+    "workers": {"envs", "types"},
+    "actors": {"workers", "types", "seeding"},
     "replay": {"types", "seeding"},
     "checkpoint": {"", "processes", "types"},  # "": the package itself, for its version
     "logs": {"types"},
@@ -49,7 +50,20 @@ MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "clustering", "learner", "
     *("processes", "replay", "summary", "transfer", "types")
 }
 MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] = {*MAY_IMPORT, "train", "evaluate"}
-JAX_FREE = ("types", "seeding", "checks", "config", "envs", "actors", "replay", "logs", "report", "sweep", "command")
+JAX_FREE = (
+    "types",
+    "seeding",
+    "checks",
+    "config",
+    "envs",
+    "workers",
+    "actors",
+    "replay",
+    "logs",
+    "report",
+    "sweep",
+    "command",
+)
 JAX = {"jax", "jaxlib", "flax", "optax", "chex", "orbax"}
 
 
@@ -123,7 +137,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules} & {"jax", "jaxlib
 """
 
 
-@pytest.mark.parametrize("room", ["envs", "actors", "replay", "report", "logs", "sweep"])
+@pytest.mark.parametrize("room", ["envs", "workers", "actors", "replay", "report", "logs", "sweep"])
 def test_a_fresh_process_gets_no_jax(room: str):
     assert modules_of_jax([sys.executable, "-c", IMPORT_WHOLE_ROOM, f"mow_jax.{room}"]) == []
 

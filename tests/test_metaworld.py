@@ -210,7 +210,7 @@ def test_all_50_tasks_start_step_render_and_restore_exactly():
 def worker_of(process: subprocess.Popen, number: int) -> int:
     """The process id of one of a run's environment workers."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [int(child) for child in children if b"mow_jax.actors" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    workers = [int(child) for child in children if b"mow_jax.workers" in Path(f"/proc/{child}/cmdline").read_bytes()]
     return workers[number]
 
 

@@ -18,11 +18,11 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 from processes import ROOT
 
-from mow_jax import command, config, workdir
+from mow_jax import checks, command, config, workdir
 from mow_jax.types import BadInput
 
 FILE = ROOT / "tests" / "configs" / "tiny.py"
-KEYS = config.flat(config.default())
+KEYS = checks.flat(config.default())
 NAMES = sorted(KEYS)
 # No database: examples found on one machine stay out of the checkout.
 OPTIONS = dict(database=None, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -54,7 +54,7 @@ def parsed(*arguments: str) -> ConfigDict:
 @functools.cache
 def unchanged() -> dict[str, Any]:
     """Every key without any override."""
-    return config.flat(parsed())
+    return checks.flat(parsed())
 
 
 def survives(made: ConfigDict) -> None:
@@ -62,7 +62,7 @@ def survives(made: ConfigDict) -> None:
     with contextlib.suppress(BadInput):
         config.check(made)
     again = workdir.from_saved(json.loads(json.dumps(made.to_dict(), default=list)), Path("config.json"))
-    assert config.flat(again) == config.flat(made)
+    assert checks.flat(again) == checks.flat(made)
 
 
 def sets_what_it_says(data: st.DataObject) -> None:
@@ -70,8 +70,8 @@ def sets_what_it_says(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(NAMES))
     value = data.draw(values(name))
     made = parsed(f"--config.{name}={value}")
-    changed = {key for key, found in config.flat(made).items() if found != unchanged()[key]}
-    assert config.value(made, name) == value and changed <= {name}
+    changed = {key for key, found in checks.flat(made).items() if found != unchanged()[key]}
+    assert checks.value(made, name) == value and changed <= {name}
     survives(made)
 
 

@@ -59,6 +59,10 @@ class Replayed(Environment):
         """Remember an action that was taken."""
         self._actions.append(np.array(action, np.int32 if self.task.discrete else np.float32))
 
+    def where(self) -> str:
+        """The task and the step that was noted last, for messages."""
+        return f"{self.task.name}: step {len(self._actions)} of an episode"
+
     @abc.abstractmethod
     def advance(self, action: Any) -> Any:
         """What `step` does but for the picture."""

@@ -1,11 +1,14 @@
 """Any gymnasium environment with a picture. In: environment ids, "module:Id" too. Out: Tasks and Environments.
 
-The picture is the observation where that is an image, else what rgb_array rendering gives. `settings` are the keys of
-config.suite.gymnasium. Called through envs.make.
+Their code is not ours: every call of it stands in `own_code`, every picture, reward and flag is checked.
+`settings` are the keys of config.suite.gymnasium. Called through envs.make.
 """
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import math
 import os
 from typing import Any
 
@@ -14,12 +17,17 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from mow_jax.envs import foreign, pictures
 from mow_jax.envs.base import Environment, Replayed
+from mow_jax.envs.foreign import EnvironmentFailed, own_code
+from mow_jax.envs.pictures import Picture
 from mow_jax.envs.suites import nearest
 from mow_jax.types import BadInput, Step, Task
 
 HORIZON = 1000  # steps of the environment, where neither it nor the settings name a limit
 OWN = "an id that a package or a file of yours registers is written 'module:Id-v0'"
+API = "gymnasium's is reset(seed=, options=) -> observation, info and step(action) -> observation, reward, terminated,"
+API += " truncated, info; older gyms differ"
 LEAST = {"max_steps": 0, "action_repeat": 1}
 
 
@@ -43,36 +51,39 @@ def make(task: Task, settings: dict) -> Environment:
 
 def _task(name: str, settings: dict) -> Task:
     """The task by itself; `resolve` widens its actions to those of the others."""
-    environment = _open(name, settings)
-    space, spec = environment.action_space, environment.spec
-    environment.close()
+    environment, picture = _open(name, settings)
+    space, spec = environment.action_space, environment.spec or environment.unwrapped.spec
+    limit = spec.max_episode_steps or HORIZON
+    _close(environment)
     discrete = isinstance(space, spaces.Discrete)
-    if not discrete and not (isinstance(space, spaces.Box) and space.is_bounded()):
+    if not discrete and not (isinstance(space, spaces.Box) and space.is_bounded() and space.low.size):
         raise BadInput(f"{name} has actions {space}: only Discrete and bounded Box actions can be learned")
     size = int(space.n) if discrete else int(np.prod(space.shape))
-    horizon = -(-spec.max_episode_steps // settings["action_repeat"])
-    return Task(name, "gymnasium", discrete, size, _mask(size, size), horizon, None, spec.reward_threshold)
+    horizon = -(-limit // settings["action_repeat"])
+    threshold = spec.reward_threshold
+    if threshold is not None and not math.isfinite(threshold):
+        threshold = None  # nothing can be measured against it
+    return Task(name, "gymnasium", discrete, size, _mask(size, size), horizon, None, threshold, picture.text)
 
 
 def _mask(size: int, widest: int) -> tuple[bool, ...]:
     return tuple(action < size for action in range(widest))
 
 
-def _open(name: str, settings: dict) -> Any:
-    """The environment with a picture and a time limit, the latter in its own steps. Raises BadInput."""
+def _open(name: str, settings: dict) -> tuple[Any, Picture]:
+    """The environment with a time limit, in its own steps, and the choice of its picture. Raises BadInput."""
     limit = settings["max_steps"] * settings["action_repeat"] or None
     environment = _make(name, max_episode_steps=limit)
-    if not _is_image(environment.observation_space):
-        modes = environment.metadata.get("render_modes") or ()
-        environment.close()
-        if "rgb_array" not in modes:
-            raise BadInput(
-                f"{name} has no picture: it needs image observations (uint8, HxWx3 or HxW) or rgb_array rendering"
-            )
+    with own_code(f"{name}: asking for its spaces and metadata", _class(environment)):
+        _, observed = environment.action_space, environment.observation_space
+        modes = (environment.metadata or {}).get("render_modes")
+    picture = pictures.choose(name, observed, modes)
+    if picture.space is None:
+        _close(environment)
         environment = _make(name, max_episode_steps=limit, render_mode="rgb_array")
-    if environment.spec.max_episode_steps is None:
-        environment = gymnasium.wrappers.TimeLimit(environment, HORIZON)
-    return environment
+    if environment.spec is None or environment.spec.max_episode_steps is None:
+        environment = gymnasium.wrappers.TimeLimit(environment, limit or HORIZON)
+    return environment, picture
 
 
 def _make(name: str, **options: Any) -> Any:
@@ -81,16 +92,25 @@ def _make(name: str, **options: Any) -> Any:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
         return gymnasium.make(name, disable_env_checker=True, **options)
-    except (gymnasium.error.Error, ImportError, ValueError) as error:
+    except (Exception, SystemExit) as error:
         suggestion = nearest(name, gymnasium.registry)
         if suggestion and ":" not in name and name not in gymnasium.registry:
             raise BadInput(f"unknown environment {name!r}: {suggestion}") from error
-        raise BadInput(f"environment {name!r} cannot be made: {error} ({OWN})") from error
+        where = foreign.place(error) or OWN
+        raise EnvironmentFailed(f"environment {name!r} cannot be made: it {foreign.said(error)} ({where})") from error
 
 
-def _is_image(space: Any) -> bool:
-    shape: tuple[int, ...] = space.shape or ()
-    return space.dtype == np.uint8 and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
+def _close(environment: Any) -> None:
+    with contextlib.suppress(Exception, SystemExit):  # whatever was wanted of it is done
+        environment.close()
+
+
+def _class(environment: Any) -> str:
+    """Where an environment's class stands."""
+    kind = type(environment.unwrapped)
+    with contextlib.suppress(TypeError, OSError):
+        return f"{inspect.getsourcefile(kind)}, class {kind.__name__}"
+    return f"class {kind.__module__}.{kind.__name__}"
 
 
 class Adapter(Replayed):
@@ -101,48 +121,75 @@ class Adapter(Replayed):
         self.task = task
         self.image_size = settings["image_size"]
         self.action_repeat = settings["action_repeat"]
-        self.environment = _open(task.name, settings)
-        self.observed = _is_image(self.environment.observation_space)
+        self.environment, self.picture = _open(task.name, settings)
+        self.seen = False
+        self.api = f"{_class(self.environment)}; {API}"
 
     def reset(self, seed: int, episode: int | None = None) -> np.ndarray:
         self.begin(seed, episode)
-        observation, _ = self.environment.reset(seed=seed)
-        return self._picture(observation)
+        with own_code(f"{self.task.name}: reset", self.api):
+            observation, _ = self.environment.reset(seed=seed)
+        return self._frame(observation)
 
     def step(self, action: Any) -> Step:
         observation, reward, terminated, truncated = self.advance(action)
-        return Step(self._picture(observation), reward, terminated, truncated and not terminated)
+        return Step(self._frame(observation), reward, terminated, truncated and not terminated)
 
     def advance(self, action: Any) -> tuple[Any, float, bool, bool]:
         """Take the action action_repeat times, fewer at the end; rewards add up."""
-        native = self._native(action)
+        native = native_action(self.task.name, self.environment.action_space, action)
         self.note(action)
-        total = 0.0
+        where, total = self.where(), 0.0
         for _ in range(self.action_repeat):
-            observation, reward, terminated, truncated, _ = self.environment.step(native)
-            total += float(reward)
+            with own_code(where, self.api):
+                observation, reward, terminated, truncated, _ = self.environment.step(native)
+            total = foreign.reward(total + foreign.reward(reward, where), where)
+            terminated = foreign.flag(terminated, f"{where} gave a termination that")
+            truncated = foreign.flag(truncated, f"{where} gave a truncation that")
             if terminated or truncated:
                 break
-        return observation, total, bool(terminated), bool(truncated)
+        return observation, total, terminated, truncated
 
-    def _native(self, action: Any) -> Any:
-        """The action as the environment wants it: counted from its first, or scaled from [-1, 1] to its bounds."""
-        space = self.environment.action_space
-        if isinstance(space, spaces.Discrete):
-            if not 0 <= action < space.n:
-                raise ValueError(f"{self.task.name} has no action {action}: choose one of 0 to {space.n - 1}")
-            return space.start + space.dtype.type(action)
-        share = (np.asarray(action, np.float64)[: space.low.size].reshape(space.shape) + 1) / 2
-        if not np.all((share >= 0) & (share <= 1)):
-            raise ValueError(f"{self.task.name} takes numbers in [-1, 1], not {action}")
-        return (space.low + share * (space.high - space.low)).astype(space.dtype)
-
-    def _picture(self, observation: Any) -> np.ndarray:
-        """[image_size, image_size, 3] uint8; a grey picture gets three equal channels."""
-        picture = observation if self.observed else self.environment.render()
-        if picture.ndim == 2 or picture.shape[2] == 1:
-            picture = np.repeat(picture.reshape(*picture.shape[:2], 1), 3, axis=2)
-        return cv2.resize(picture, (self.image_size, self.image_size), interpolation=cv2.INTER_AREA)
+    def _frame(self, observation: Any) -> np.ndarray:
+        """[image_size, image_size, 3] uint8."""
+        if self.picture.space is None:
+            with own_code(f"{self.task.name}: render", self.api):
+                observation = self.environment.render()
+        frame = self.picture.frame(observation, first=not self.seen)
+        self.seen = True
+        return cv2.resize(frame, (self.image_size, self.image_size), interpolation=cv2.INTER_AREA)
 
     def close(self) -> None:
-        self.environment.close()
+        _close(self.environment)
+
+
+def native_action(name: str, space: Any, action: Any) -> Any:
+    """The action as the environment `name` wants it: counted from its first, or scaled from [-1, 1] to its bounds.
+
+    Raises ValueError for one that it does not have.
+    """
+    if isinstance(space, spaces.Discrete):
+        if not 0 <= action < space.n:
+            raise ValueError(f"{name} has no action {action}: choose one of 0 to {space.n - 1}")
+        return space.start + space.dtype.type(action)
+    share = (np.asarray(action, np.float64)[: space.low.size].reshape(space.shape) + 1) / 2
+    if not np.all((share >= 0) & (share <= 1)):
+        raise ValueError(f"{name} takes numbers in [-1, 1], not {action}")
+    return (_scaled if space.dtype.kind == "f" else _counted)(space, share)
+
+
+def _scaled(space: spaces.Box, share: np.ndarray) -> np.ndarray:
+    """The numbers at `share` of the way from low to high; bounds may be as far apart as no number can say."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        span = space.high - space.low
+        near = space.low + share * span
+    far = space.low * (1 - share) + space.high * share
+    value = np.where(np.isfinite(span), near, far)
+    return np.clip(value, space.low, space.high).astype(space.dtype)
+
+
+def _counted(space: spaces.Box, share: np.ndarray) -> np.ndarray:
+    """The integers at `share`: each of low..high has an equal part of it. In Python's numbers, which never overflow."""
+    bounds = zip(share.flat, space.low.flat, space.high.flat, strict=True)
+    count = [int(low) + min(int(s * (int(high) - int(low) + 1)), int(high) - int(low)) for s, low, high in bounds]
+    return np.array(count, space.dtype).reshape(space.shape)

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from mow_jax.envs import foreign
 from mow_jax.envs.base import Replayed, needs
+from mow_jax.envs.foreign import own_code
 from mow_jax.envs.suites import LISTS, METAWORLD, unknown
 from mow_jax.seeding import generator, seed_of
 from mow_jax.types import BadInput, Step, Task
@@ -116,7 +118,8 @@ class MetaWorld(Replayed):
         self.time = 0
         goal = _goal(self.task.name, seed, episode, self.settings)
         self.simulation.seed(seed_of(self.settings["goal_seed"], self.task.name, "goal", goal))
-        self.simulation.reset()
+        with own_code(f"{self.task.name}: reset"):
+            self.simulation.reset()
         return self.camera.picture()
 
     def step(self, action: Any) -> Step:
@@ -132,8 +135,9 @@ class MetaWorld(Replayed):
         self.time += 1
         reward, success = 0.0, False
         for _ in range(self.settings["action_repeat"]):
-            _, part, _, _, info = self.simulation.step(np.asarray(action, np.float32))
-            reward += float(part)
+            with own_code(self.where()):
+                _, part, _, _, info = self.simulation.step(np.asarray(action, np.float32))
+            reward += foreign.reward(part, self.where())
             success |= bool(info["success"])
         return reward, success
 
