@@ -37,6 +37,14 @@ def run(module: str, *arguments: str, code: int = 0) -> str:
     return output
 
 
+def refused(module: str, *arguments: str, **variables: str) -> str:
+    """The one message of a command that is refused."""
+    process = start(module, *arguments, **variables)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 2 and "Traceback" not in output and output.count("error: ") == 1, output
+    return output
+
+
 def train(workdir: Path, *overrides: str, config: str = TINY, code: int = 0) -> str:
     """A training run to its end."""
     return run("train", f"--config={config}", f"--workdir={workdir}", *overrides, code=code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from processes import ROOT, TINY, run, start
+from processes import ROOT, TINY, refused, run
 
 from mow_jax import command
 from mow_jax.types import BadInput
@@ -58,14 +58,6 @@ def test_every_form_of_the_flag_is_looked_up_and_no_other(monkeypatch, tmp_path)
     expected = ["x", f"--config={found}", "-config", found, "--config.seed=1", "--", "--config=no"]
     assert command._with_experiment(given) == expected
     assert command._with_experiment(["x", "--config"]) == ["x", "--config"]  # the parser says that it wants a value
-
-
-def refused(module: str, *arguments: str, **variables: str) -> str:
-    """The one message of a command that is refused."""
-    process = start(module, *arguments, **variables)
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 2 and "Traceback" not in output and output.count("error: ") == 1, output
-    return output
 
 
 @pytest.mark.slow

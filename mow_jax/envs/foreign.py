@@ -83,7 +83,7 @@ def reward(value: Any, where: str) -> float:
     Raises BadInput for what is no finite number: stored, it would turn every loss to NaN.
     """
     try:
-        number = float(np.asarray(value).item())
+        number = np.nan if isinstance(value, (str, bytes)) else float(np.asarray(value).item())
     except (TypeError, ValueError, OverflowError, RuntimeError):
         number = np.nan
     if not abs(number) <= LARGEST:
