@@ -253,28 +253,43 @@ def write_report(directory: Path) -> None:
     processes.wait("report written")  # jax leaves the last one only some seconds to end
 
 
-def main(directory: Path | None, episodes: int | None, step: int | None, random: bool) -> None:
-    """Evaluates a checkpoint: results.json and the table."""
-    if directory is None:
-        raise BadInput("give --workdir=DIR of a run")
-    if directory.is_file():
-        raise BadInput(f"--workdir={directory} is a file: results are written into a run's folder, give that")
-    workdir.try_writing(directory)
-    config, tasks, learner, found = load.restore(directory, step)
+def main(source: Path | None, out: Path | None, episodes: int | None, step: int | None, random: bool) -> None:
+    """Evaluates a checkpoint or an exported agent: results.json, frames.npz and the table."""
+    if source is None:
+        raise BadInput("give --workdir=DIR of a run, or a file of mow_jax.export")
+    directory = _place(source, out)
+    config, tasks, learner, found = load.restore(source, step)
     if episodes is not None:
         config.evaluation.episodes = episodes
         check(config)
     write(*evaluate(config, learner, tasks, film=True, random=random), found, tasks, directory)
 
 
+def _place(source: Path, out: Path | None) -> Path:
+    """The folder to write into, made if need be. Raises BadInput where that cannot be, or would cost results."""
+    if out is None and source.is_file():
+        raise BadInput(f"--workdir={source} is a file, which cannot hold results: give a folder as well, --out=DIR")
+    if out is not None and out != source and (out / "config.json").exists():
+        raise BadInput(f"--out={out} is the folder of a run, whose results would be lost: name another one")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"--out={out} cannot be made: {error.strerror}") from None
+    workdir.try_writing(out or source)
+    return out or source
+
+
 if __name__ == "__main__":
-    _DIRECTORY = flags.DEFINE_string("workdir", None, "Folder of the run.")
+    _SOURCE = flags.DEFINE_string("workdir", None, "Folder of the run, or a file of mow_jax.export.")
+    _OUT = flags.DEFINE_string("out", None, "Folder for results.json and frames.npz; default the run's own.")
     _EPISODES = flags.DEFINE_integer("episodes", None, "Episodes a task; default as configured.")
     _STEP = flags.DEFINE_integer("step", None, "Agent steps of the checkpoint; default the newest.")
     _RANDOM = flags.DEFINE_bool("random", False, "Play the uniform policy too, where its score is not known.")
 
     def run() -> None:
         """The command."""
-        main(Path(_DIRECTORY.value) if _DIRECTORY.value else None, _EPISODES.value, _STEP.value, _RANDOM.value)
+        source, out = (Path(flag.value) if flag.value else None for flag in (_SOURCE, _OUT))
+        main(source, out, _EPISODES.value, _STEP.value, _RANDOM.value)
 
     command.run(run)
