@@ -83,8 +83,8 @@ class Learner:
     def act(
         self, acting: Any, observation: np.ndarray, is_first: np.ndarray, step: int, explore: bool
     ) -> tuple[np.ndarray, dict[str, np.ndarray], Any]:
-        """For frames [K, E, S, S, 3]: actions [K, E] (or [K, E, A]), extras of the rows {name: [K, E, ...]}, and the new
-        acting state (on the device). `explore`: as in training, else as scores are measured."""
+        """For frames [K, E, S, S, 3]: actions [K, E] (or [K, E, A]), extras of the rows {name: [K, E, ...]}, and the
+        new acting state (on the device). `explore`: as in training, else as scores are measured."""
         frames, first = self.deal((observation, is_first))
         acted = self._act[explore](self.state, acting, frames, first, self.same(np.int32(step)), self._shard)
         return self._gather(acted.action), jax.tree.map(self._gather, acted.extras), acted.acting

@@ -29,8 +29,12 @@ STORM_PER_ACTION = 512 + 513  # ... what each action adds
 
 def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
     """The record of a checked config."""
-    made, batch, own = agent(config, tasks, plan), config.batch, config.agent
-    names = [task.name for task in tasks]
+    return record(config, tasks, agent(config, tasks, plan))
+
+
+def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
+    """The record of an agent that has been made."""
+    batch, own, names = config.batch, config.agent, [task.name for task in tasks]
     world, contexts = Window(batch.sequences, batch.length), Window(own.contexts, own.context)
     bound = lambda function: functools.partial(function, made)
     return System(
