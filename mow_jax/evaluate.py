@@ -48,7 +48,7 @@ def evaluate(
     for k, task in enumerate(mine):
         by_chance = [e for e in uniform if unknown[e.task] is task]
         played[task.name] = task_result(task, [e for e in episodes if e.task == k], by_chance)
-    results: dict[str, Any] = {"tasks": together(played, tasks), "protocol": protocol(config, learner.system)}
+    results: dict[str, Any] = {"tasks": together(played, tasks), "protocol": protocol(config, learner.system.protocol)}
     results |= {"versions": summary.versions(), "commit": summary.commit()}
     normalised = {name: r["runs"] for name, r in results["tasks"].items() if r["runs"]}
     results["aggregate"] = scores.aggregate(normalised) if normalised else None
@@ -198,14 +198,15 @@ def task_result(task: Task, episodes: list[Episode], by_chance: list[Episode]) -
     return result
 
 
-def protocol(config: ConfigDict, system: System) -> dict[str, dict[str, Any]]:
-    """What a score depends on beside the weights, parts of the config apart: suite, evaluation, acting, training."""
+def protocol(config: ConfigDict, own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What a score depends on beside the weights, parts of the config apart: suite, evaluation, training, and what is
+    the system's `own`."""
     settings = config.evaluation.to_dict()
     del settings["every"]
     train = {"seed": config.seed, "steps": config.train.steps, "envs": config.train.envs}
     found = {"suite": {"name": config.suite.name, **env_settings(config)}, "evaluation": settings, "train": train}
-    for section, own in system.protocol.items():
-        found[section] = found.get(section, {}) | own
+    for section, values in own.items():
+        found[section] = found.get(section, {}) | values
     return found
 
 

@@ -201,7 +201,7 @@ def test_a_task_trains_its_own_rows_and_no_others(state, training_losses, task: 
 def test_a_tasks_experience_changes_the_losses_of_its_cluster_alone(state, training_losses):
     other = random_batch(9)
     changed = Batch(
-        *(np.where(only(2).reshape(-1, *[1] * (x.ndim - 1)), y, x) for x, y in zip(BATCH, other, strict=True))
+        *(np.where(only(2).reshape(-1, *[1] * (x.ndim - 1)), y, x) for x, y in zip(BATCH[:5], other[:5], strict=True))
     )
     _, (_, before, _) = training_losses(state, BATCH, only(0))
     _, (_, after, _) = training_losses(state, changed, only(0))
