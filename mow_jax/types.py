@@ -119,16 +119,16 @@ class System(NamedTuple):
     """All that the house knows of an algorithm. Functions are pure and closed over its settings; what a system
     remembers lies in its state and its acting state.
 
-    Inside "device": `act`, updates, `predictions` and `open_loop` run in programs with that named axis, on one device's
-    tasks. The state is a NamedTuple with `update` [] int32, the updates done; metrics of an update have
-    "train/skipped_in_row" [], non-finite updates in a row.
+    `act`, updates, `predictions` and `open_loop` run in programs with the named axis "device", on one device's tasks;
+    the state, a NamedTuple, is the same on all devices. Metrics are scalars, [K], or in the area "router" vectors by
+    index; those of "training" and "warmup" have "train/skipped_in_row" [], the non-finite updates in a row.
     """
 
     name: str
     init: Callable[[], Any]  # the state before the first update
     init_acting: Callable[[int, int], Any]  # (tasks, environments) -> a NamedTuple of arrays [K, E, ...]
     act: Callable[..., Acted]  # (state, acting, observation, is_first, step, shard, explore: bool); explore: to learn
-    updates: dict[str, Update]  # "training"; "warmup": on random rows; "on_policy": once a round, before "training"
+    updates: dict[str, Update]  # "training"; "warmup": on random rows; "on_policy": once a round, before those due
     extras: dict[str, tuple[str, tuple[int, ...]]] = {}  # dtype and shape of what acting stores beside a row
     # What people are told.
     facts: Callable[[int], list[tuple[str, str]]] = lambda parameters: []  # lines of the first screen
@@ -143,8 +143,6 @@ class System(NamedTuple):
     after_save: Callable[..., None] | None = None  # (learner, directory), after the warm-up, in process 0
     after_evaluation: Callable[..., Any] | None = None  # (state, normalised [K], NaN: unknown) -> state
     # Looking into a world model, None where there is none to look into.
-    predictions: Callable[..., dict] | None = (
-        None  # (state, batch, shard) -> "reward", "termination", "error" [K', B, T]
-    )
+    predictions: Callable[..., dict] | None = None  # (state, batch, shard) -> reward, termination, error [K', B, T]
     open_loop: Callable[..., tuple] | None = None  # (state, batch, shard, context) -> reconstructed, imagined frames
     playable: Playable | None = None
