@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mow_jax.models import router
-from mow_jax.models.blocks import Head, Linear, Pool, Transformer, causal_mask
-from mow_jax.models.dynamics import Dynamics, DynamicsCache, Expert, Shared
-from mow_jax.models.router import Routing
-from mow_jax.models.vae import Decoder, Encoder
 from mow_jax.ops import distributions, routing, twohot
-from mow_jax.types import Batch, Table
+from mow_jax.systems.mow import router
+from mow_jax.systems.mow.blocks import Head, Linear, Pool, Transformer, causal_mask
+from mow_jax.systems.mow.dynamics import Dynamics, DynamicsCache, Expert, Shared
+from mow_jax.systems.mow.router import Routing
+from mow_jax.systems.mow.types import Table
+from mow_jax.systems.mow.vae import Decoder, Encoder
+from mow_jax.types import Batch
 
 TERMS = ("reconstruction", "reward", "continuation", "task", "dyn", "rep")
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mow_jax.models.blocks import Convolution, ConvolutionBlock, Linear, Pool, normalised_activation, uniform
+from mow_jax.systems.mow.blocks import Convolution, ConvolutionBlock, Linear, Pool, normalised_activation, uniform
 
 MAP = 4  # every encoder ends, every decoder starts at 4 x 4
 
