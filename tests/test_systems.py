@@ -117,7 +117,7 @@ def test_a_system_trains_evaluates_and_is_loaded_by_its_record_alone(whole, caps
     agent = load_agent(whole)
     agent.reset("grid")
     assert agent.act(np.zeros((16, 16, 3), np.uint8), "grid") == 1, "to be scored it does not explore"
-    evaluate.main(whole, 3, None, random=False)
+    evaluate.main(whole, None, 3, None, random=False)
     assert "evaluation at step 48" in capsys.readouterr().out
     assert report([f"--workdir={whole}"]) == 0
     page = (whole / "report" / "report.md").read_text()
