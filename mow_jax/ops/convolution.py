@@ -10,11 +10,12 @@ narrower. Used by models.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-GROUP = 4096  # positions of a group, about, in a kernel's gradient
+GROUP = 4096  # positions of a group of images, about
 
 
 def downsample(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -53,9 +54,10 @@ def downsample_blocks(blocks: jax.Array, kernel: jax.Array) -> jax.Array:
     # Row 2a + p of the kernel is row p of the 2x2 block a.
     kernel = kernel.reshape(2, 2, 2, 2, -1, o).transpose(0, 2, 1, 3, 4, 5).reshape(4, -1, o)
     if _input_is_narrower(blocks.shape[-1], o):
-        return jnp.concatenate(_corners(blocks), axis=-1) @ kernel.reshape(-1, o)
-    y = blocks @ kernel.swapaxes(0, 1).reshape(-1, 4 * o)
-    return sum(_corners(part)[i] for i, part in enumerate(jnp.split(y, 4, axis=-1)))
+        return _in_groups(lambda part: jnp.concatenate(_corners(part), axis=-1) @ kernel.reshape(-1, o), blocks)
+    kernel = kernel.swapaxes(0, 1).reshape(-1, 4 * o)
+    corners = lambda y: [_corners(part)[i] for i, part in enumerate(jnp.split(y, 4, axis=-1))]
+    return _in_groups(lambda part: sum(corners(part @ kernel)), blocks)
 
 
 @jax.custom_vjp
@@ -65,7 +67,7 @@ def upsample_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # The block between x[m-1] and x[m] holds the pixels 2m - 1 (taps 2 and 0) and 2m (taps 3 and 1).
     taps = jnp.array([[2, 3], [0, 1]])  # [neighbour, pixel]
     kernel = kernel[taps][:, :, taps].transpose(0, 2, 4, 1, 3, 5).reshape(4 * c, 4 * o)
-    return jnp.concatenate(_corners(_pad(x)), axis=-1) @ kernel
+    return _in_groups(lambda part: jnp.concatenate(_corners(_pad(part)), axis=-1) @ kernel, x)
 
 
 def _input_is_narrower(block: int, features: int) -> bool:
@@ -86,23 +88,51 @@ def _kernel_gradient(blocks: jax.Array, small: jax.Array) -> jax.Array:
     """[4, 4, C, O]: correlation of the 4x4 patches of blocks [N, H + 1, W + 1, 4 C] with small [N, H, W, O]."""
     block, o = blocks.shape[-1], small.shape[-1]
     if _input_is_narrower(block, o):
-        kernel = _contract(jnp.concatenate(_corners(blocks), axis=-1), small)
+        kernel = _contract(lambda x: jnp.concatenate(_corners(x), axis=-1), lambda y: y, blocks, small)
     else:  # corner i of the blocks at a position is the block itself at the position shifted the other way
-        kernel = _contract(blocks, jnp.concatenate(_corners(_pad(small)), axis=-1))
+        kernel = _contract(lambda x: x, lambda y: jnp.concatenate(_corners(_pad(y)), axis=-1), blocks, small)
         kernel = kernel.reshape(block, 4, o).swapaxes(0, 1)[::-1]
     kernel = kernel.reshape(2, 2, 2, 2, block // 4, o).transpose(0, 2, 1, 3, 4, 5)
     return kernel.reshape(4, 4, block // 4, o)
 
 
-def _contract(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[I, O], the product of a [N, H, W, I] and b [N, H, W, O] summed over all positions.
+def _contract(left: Callable, right: Callable, x: jax.Array, y: jax.Array) -> jax.Array:
+    """[I, O], the product of left(x) [N, H, W, I] and right(y) [N, H, W, O] summed over all positions.
 
     In groups of images: a group is transposed inside the cache; all positions at once took twice as long.
     """
-    images = 2 ** max(round(math.log2(GROUP / math.prod(a.shape[1:3]))), 0)
-    groups = a.shape[0] // math.gcd(images, a.shape[0])
-    a, b = a.reshape(groups, -1, a.shape[-1]), b.reshape(groups, -1, b.shape[-1])
-    return jnp.einsum("gri,gro->gio", a, b).sum(0)
+    size = _group(x)
+
+    def product(x: jax.Array, y: jax.Array) -> jax.Array:
+        grouped = lambda z: z.reshape(-1, size * math.prod(z.shape[1:3]), z.shape[-1])
+        return jnp.einsum("gri,gro->gio", grouped(left(x)), grouped(right(y))).sum(0)
+
+    if not _one_by_one(x):
+        return product(x, y)
+    part = lambda i: product(*(jax.lax.dynamic_slice_in_dim(z, i * size, size) for z in (x, y)))
+    return jax.lax.fori_loop(1, x.shape[0] // size, lambda i, total: total + part(i), part(0))
+
+
+def _in_groups(function: Callable, x: jax.Array) -> jax.Array:
+    """function(x) [N, ...] of images [N, ...], on CPUs a group of them at a time."""
+    if not _one_by_one(x):
+        return function(x)
+    size = _group(x)
+    part = lambda i: function(jax.lax.dynamic_slice_in_dim(x, i * size, size))
+    shape = jax.eval_shape(part, 0)
+    write = lambda i, y: jax.lax.dynamic_update_slice_in_dim(y, part(i), i * size, 0)
+    return jax.lax.fori_loop(0, x.shape[0] // size, write, jnp.zeros((x.shape[0], *shape.shape[1:]), shape.dtype))
+
+
+def _group(x: jax.Array) -> int:
+    """Images of x [N, H, W, C] in a group, some GROUP positions."""
+    return math.gcd(2 ** max(round(math.log2(GROUP / math.prod(x.shape[1:3]))), 0), x.shape[0])
+
+
+def _one_by_one(x: jax.Array) -> bool:
+    """Whether groups come one after the other: on CPUs, where shifted copies of all images at once are fresh memory
+    that the system has to zero, and leave the cache before they are used."""
+    return jax.default_backend() == "cpu" and _group(x) < x.shape[0]
 
 
 def _downsample_backward(saved, gradient):
