@@ -125,8 +125,9 @@ def _in_groups(function: Callable, x: jax.Array) -> jax.Array:
 
 
 def _group(x: jax.Array) -> int:
-    """Images of x [N, H, W, C] in a group, some GROUP positions."""
-    return math.gcd(2 ** max(round(math.log2(GROUP / math.prod(x.shape[1:3]))), 0), x.shape[0])
+    """Images of x [N, H, W, C] in a group, at most some GROUP positions: a divisor of N."""
+    most = 2 ** max(round(math.log2(GROUP / math.prod(x.shape[1:3]))), 0)
+    return max(size for size in range(1, min(most, x.shape[0]) + 1) if x.shape[0] % size == 0)
 
 
 def _one_by_one(x: jax.Array) -> bool:
