@@ -149,12 +149,9 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
     agreed = workdir.agree(directory, config, allowed)
     tasks, system = preflight.check(agreed, directory)
     summary.refuse_too_large(agreed, system, processes.share(tasks), directory)
-    signals: list[str] = []
-    command.on_stop(signals.append)  # before the run is there: one that comes while it begins is not lost
-    with (
-        workdir.claim(directory, config, allowed) as config,
-        contextlib.closing(Run(config, directory, signals)) as run,
-    ):
+    heard: list[str] = []
+    command.on_stop(heard.append)  # before the run is there: a signal that comes while it begins is not lost
+    with workdir.claim(directory, config, allowed) as config, contextlib.closing(Run(config, directory, heard)) as run:
         workdir.write(directory, config)  # only now: a run that cannot begin leaves the folder to any other
         try:
             loop(run)
