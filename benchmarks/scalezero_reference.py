@@ -1,4 +1,4 @@
-"""Records numbers of LightZero's public code for tests/scalezero/test_parity.py: parameters, inputs, outputs, gradients.
+"""Records numbers of LightZero's public code for tests/scalezero/test_scalezero_parity.py: parameters, inputs, outputs, gradients.
 
     python benchmarks/scalezero_reference.py DIR tests/fixtures/scalezero_parity.npz [--seed=0]
 
