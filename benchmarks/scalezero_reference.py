@@ -1,9 +1,10 @@
-"""Records numbers of LightZero's public code for tests/scalezero/test_scalezero_parity.py: parameters, inputs, outputs, gradients.
+"""Records what LightZero's public code computes: parameters, inputs, outputs and gradients of its parts.
 
     python benchmarks/scalezero_reference.py DIR tests/fixtures/scalezero_parity.npz [--seed=0]
 
-DIR is your own checkout of LightZero (made with commit 9f717c80); the Python needs torch, numpy and einops. What else that
-code imports is not used by the parts recorded here, and stands in as empty classes. Keys are "part/what/name".
+DIR is your own checkout of LightZero (made with commit 9f717c80); the Python needs torch, numpy and einops. What else
+that code imports is not used by the parts recorded here, and stands in as empty classes. Keys are "part/what/name". Read
+by tests/scalezero/test_scalezero_parity.py.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class Record(dict):
 
 
 def redraw(module: nn.Module) -> nn.Module:
-    """Every parameter drawn anew, so that none is zero: of a size that a product neither blows up nor lets vanish; norms and scales around what they are."""
+    """Every parameter drawn anew, so that none is zero, in sizes that products neither blow up nor let vanish; vectors
+    around what they were (norms around one)."""
     for p in module.parameters():
         p.requires_grad_(True)
         spread = [1.0, 0.1][p.ndim] if p.ndim < 2 else p.shape[-1] ** -0.5
@@ -145,7 +147,9 @@ def record(code: types.SimpleNamespace) -> Record:
         out.run(f"lora_{stage}", redraw(lora), torch.randn(5, WIDTH))
 
     sizes = dict(image_size=16, patch_size=4, num_classes=WIDTH, dim=20, depth=2, heads=3, mlp_dim=28, dim_head=8)
-    vit = code.vit.ViT(code.vit.ViTConfig(**sizes, dropout=0.0, emb_dropout=0.0, lora_config=settings(code.transformer)))
+    vit = code.vit.ViT(
+        code.vit.ViTConfig(**sizes, dropout=0.0, emb_dropout=0.0, lora_config=settings(code.transformer))
+    )
     out.run("vit", redraw(vit), torch.rand(3, 3, 16, 16))
 
     model = code.world_model_multitask.WorldModelMT
@@ -172,7 +176,7 @@ def record(code: types.SimpleNamespace) -> Record:
 
 
 def record_losses(out: Record, code: types.SimpleNamespace, support: Any) -> None:
-    """The reference's loss of one task from given logits and targets, no step masked: its terms and their weighted sum."""
+    """The reference's loss of one task from given logits and targets, no step masked: terms and weighted sum."""
     batch, time = 3, TIME // 2
     model = code.world_model_multitask.WorldModelMT
     logits = dict(rewards=BINS, value=BINS, policy=ACTIONS, observations=WIDTH)

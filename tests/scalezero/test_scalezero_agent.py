@@ -142,7 +142,9 @@ def test_frozen_leaves_do_not_move_with_decay_on_and_optimiser_full():
         elif "adapters" in path:
             np.testing.assert_array_equal(old[..., 2:], new[..., 2:], err_msg=path)
             assert np.any(old[..., 0] != new[..., 0]), path
-    assert np.any(state.params["heads"]["value"]["Dense_1"]["bias"] != later.params["heads"]["value"]["Dense_1"]["bias"])
+    assert np.any(
+        state.params["heads"]["value"]["Dense_1"]["bias"] != later.params["heads"]["value"]["Dense_1"]["bias"]
+    )
 
 
 def test_a_solved_task_leaves_the_loss_and_stays_solved():
@@ -201,7 +203,8 @@ def test_the_first_stage_learns_what_an_agent_without_stages_learns():
         alone, _ = updating(1, 1)(alone, *draws())
         staged, _ = updating()(staged, *draws())
     parts = {name: part for name, part in staged.params.items() if name != "adapters"}
-    chex.assert_trees_all_close(alone.params, parts, atol=1e-5)
+    # Three steps move by up to 9e-3; where a gradient is nothing but rounding (a key's bias), Adam makes much of it.
+    chex.assert_trees_all_close(alone.params, parts, atol=5e-4)
     chex.assert_trees_all_equal(staged.params["adapters"], started().params["adapters"])
 
 

@@ -1,4 +1,4 @@
-"""Numbers recorded from LightZero's public code come out of our functions (benchmarks/scalezero_reference.py records them).
+"""Numbers recorded from LightZero's public code (benchmarks/scalezero_reference.py) come out of our functions.
 
 Reads tests/fixtures/scalezero_parity.npz, or the file that SCALEZERO_PARITY_FIXTURE names.
 """
@@ -100,7 +100,12 @@ def vit(w: dict) -> dict:
 
 
 def head(w: dict) -> dict:
-    made = {"LayerNorm_0": norm(w, "0"), "Dense_0": linear(w, "1"), "LayerNorm_1": norm(w, "2"), "Dense_1": linear(w, "4")}
+    made = {
+        "LayerNorm_0": norm(w, "0"),
+        "Dense_0": linear(w, "1"),
+        "LayerNorm_1": norm(w, "2"),
+        "Dense_1": linear(w, "4"),
+    }
     return made | ({"LayerNorm_2": norm(w, "5")} if "5.weight" in w else {})
 
 
@@ -193,7 +198,10 @@ def test_a_linear_map_with_adapters_at_each_stage(stage: int):
         pair = lambda one: np.stack([w[f"adapters.{j}.lora_{one}"].T for j in range(2)])
         scales = [w["base_weight_scale.logit"], *(w[f"adapter_scales.{j}.logit"] for j in range(2))]
         adapter = {"down": pair("A"), "up": pair("B"), "scale": np.array(scales)}
-        return {"backbone": {"attention_0": {"query": linear(w, "")}}, "adapters": {"attention_0/query/kernel": adapter}}
+        return {
+            "backbone": {"attention_0": {"query": linear(w, "")}},
+            "adapters": {"attention_0/query/kernel": adapter},
+        }
 
     rename = lambda arrays: {f".{key}" if key in ("weight", "bias") else key: value for key, value in arrays.items()}
 

@@ -84,7 +84,9 @@ def test_what_learns_at_a_stage():
         assert adapter["scale"].tolist() == [stage > 0, *(j < stage for j in (1, 2, 3))]
         assert {float(x) for x in jax.tree.leaves(learns["backbone"])} == {float(stage == 0)}
         assert float(learns["heads"]["kernel"]) == 1
-    assert {float(x) for x in jax.tree.leaves(stages.trainable(Stages(), parameters() | {"adapters": {}}, jnp.int32(0)))} == {1}
+    assert {
+        float(x) for x in jax.tree.leaves(stages.trainable(Stages(), parameters() | {"adapters": {}}, jnp.int32(0)))
+    } == {1}
 
 
 def trace(solved_at: dict[int, int], tasks: int, last: int) -> list[tuple[int, int]]:

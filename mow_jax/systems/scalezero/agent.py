@@ -159,7 +159,7 @@ def loss(agent: Agent, params: Any, state: State, batch: Batch, policy, shard: S
 
 
 def unroll(agent: Agent, params: Any, z, batch: Batch, shard: Shard, keys=None):
-    """The world model's outputs [K', B, H, ...] on latents and rows [K', B, H], and what its layers say of themselves."""
+    """The world model's outputs [K', B, H, ...] on latents and rows [K', B, H], and its layers' own words."""
     fold = lambda x: x.reshape(-1, *x.shape[2:])
     mask = jnp.repeat(shard.mask, z.shape[1], axis=0)
     rows = world_model.task_heads(params, shard.ids)

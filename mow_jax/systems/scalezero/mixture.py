@@ -30,7 +30,7 @@ def mix(x: jax.Array, weight: jax.Array, index: jax.Array, w1: jax.Array, w2: ja
     """y[i] = sum_j weight[i, j] E_index[i, j](x[i]), E(x) = W2 (SiLU(W1 x) * W3 x).
 
     x [N, D]; weight, index [N, k]; w1, w3 [N_e, D, F]; w2 [N_e, F, D]. The N k pairs are sorted by expert, so that each
-    expert multiplies its own tokens alone: not for use under vmap, which `ragged_dot` does not have with shared weights.
+    expert multiplies its own tokens alone. Not for use under vmap: `ragged_dot` has none with shared weights.
     """
     count, active = index.shape
     chosen = index.reshape(-1)

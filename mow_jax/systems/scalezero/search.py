@@ -1,7 +1,7 @@
 """Tree search in the world model by mctx, all tasks and environments in one batch.
 
-mctx breaks ties by noise that depends on a root's place in its batch and masks actions at the root alone; here all noise
-comes in with the root and masks hold at every depth, so that a root's visits are its own. Called by agent.act.
+mctx breaks ties by noise that depends on a root's place in its batch and masks actions at the root alone; here all
+noise comes in with the root and masks hold at every depth, so that a root's visits are its own. Called by agent.act.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def noise(setup: Search, key: jax.Array, mask: jax.Array, envs: int) -> Noise:
     """The noise [E, A] of ONE task, whose key makes it independent of the task's place among others. mask [A]."""
     shape, keys = (envs, len(mask)), jax.random.split(key, 3)
     draws = jax.random.gamma(keys[1], setup.alpha, shape) * mask + 1e-30 * mask  # all may round to nothing
-    return Noise(jax.random.uniform(keys[0], shape), draws / draws.sum(-1, keepdims=True), jax.random.gumbel(keys[2], shape))
+    return Noise(
+        jax.random.uniform(keys[0], shape), draws / draws.sum(-1, keepdims=True), jax.random.gumbel(keys[2], shape)
+    )
 
 
 def temperature(setup: Search, update: jax.Array | int) -> jax.Array:

@@ -31,7 +31,7 @@ def drop(x: jax.Array, keys: jax.Array | None, rate: float, place: tuple[str, ..
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biases, to the tokens of a cache and to each other as mask [N, T, L + T] allows."""
+    """Multi-head self-attention with biases, to a cache's tokens and to each other as mask [N, T, L + T] allows."""
 
     heads: int
     dropout: float

@@ -1,8 +1,8 @@
 """The world model of K tasks: latents and actions as tokens, one Transformer for all, heads of each task's own.
 
-A step is two tokens: policy and value are read after the latent's, reward and next latent after the action's. Parameters
-are {"encoder", "tokens", "backbone", "heads"}; only "heads" has a row a task. Arrays have the task axis [K', ...] in
-front; encoder and backbone see it folded into the batch, `over_tasks` maps the heads over it.
+A step is two tokens: policy and value are read after the latent's, reward and next latent after the action's.
+Parameters are {"encoder", "tokens", "backbone", "heads"}; only "heads" has a row a task. Encoder and Transformer see the
+sequences of all tasks as one batch [N = K' B, ...], tasks in order; `head` gives each task's its own heads.
 """
 
 from __future__ import annotations
@@ -226,8 +226,8 @@ def start(model: WorldModel, params: Any, rows: Any, context: ActState, latent, 
 def follow(model: WorldModel, params: Any, rows: Any, node: Node, action, mask) -> tuple[jax.Array, Prediction, Node]:
     """Rewards [N] of actions [N] taken at nodes; policy, value and node of what they lead to.
 
-    The window is read afresh and only its last token goes through a cache: a window that drops its oldest step moves all
-    positions, which stored keys could not follow.
+    The window is read afresh and only its last token goes through a cache: a window that drops its oldest step moves
+    all positions, which stored keys could not follow.
     """
     context = push(node.context, node.latent, action)
     hidden, cache, used = _read(model, params, context)
