@@ -3,8 +3,8 @@
     python benchmarks/scalezero_reference.py DIR tests/fixtures/scalezero_parity.npz [--seed=0]
 
 DIR is your own checkout of LightZero (made with commit 9f717c80); the Python needs torch, numpy and einops. What else
-that code imports is not used by the parts recorded here, and stands in as empty classes. Keys are "part/what/name". Read
-by tests/scalezero/test_scalezero_parity.py.
+that code imports is not used by the parts recorded here, and stands in as empty classes. Keys are "part/what/name".
+Read by tests/scalezero/test_scalezero_parity.py.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ def drawn(seed: int) -> Noise:
 @pytest.mark.parametrize("method", ["puct", "gumbel"])
 def test_the_best_action_and_its_q_are_those_of_exhaustive_search(method: str):
     """PUCT with a model whose values say nothing, 600 simulations: Q is a mean over visits, the first of which go
-    elsewhere, and within 0.3 of the best (rewards deviate by 1). Gumbel, which trusts values, with the right ones and 24
-    simulations: its action may be one whose Q is 0.15 less.
+    elsewhere, and within 0.3 of the best (rewards deviate by 1). Gumbel, which trusts values, with the right ones and
+    24 simulations: its action may be one whose Q is 0.15 less.
     """
     values = VALUES if method == "gumbel" else 0 * VALUES
     found = searching(method)(STATES, MASK, jax.tree.map(np.zeros_like, drawn(0)), values=values)

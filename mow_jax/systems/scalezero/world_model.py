@@ -1,8 +1,8 @@
 """The world model of K tasks: latents and actions as tokens, one Transformer for all, heads of each task's own.
 
 A step is two tokens: policy and value are read after the latent's, reward and next latent after the action's.
-Parameters are {"encoder", "tokens", "backbone", "heads"}; only "heads" has a row a task. Encoder and Transformer see the
-sequences of all tasks as one batch [N = K' B, ...], tasks in order; `head` gives each task's its own heads.
+Parameters are {"encoder", "tokens", "backbone", "heads"}; only "heads" has a row a task. Encoder and Transformer see
+the sequences of all tasks as one batch [N = K' B, ...], tasks in order; `head` gives each task's its own heads.
 """
 
 from __future__ import annotations
