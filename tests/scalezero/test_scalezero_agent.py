@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import parameters
 
 from mow_jax.systems.scalezero import agent as algorithm
 from mow_jax.systems.scalezero.agent import Agent
@@ -76,8 +77,10 @@ def first(tree):
 
 @functools.cache
 def started(count: int = 3) -> algorithm.State:
-    options = {"xla_backend_optimization_level": 0}
-    return jax.tree.map(np.asarray, jax.jit(lambda: algorithm.init(agent(count)), compiler_options=options)())
+    state = jax.eval_shape(lambda: algorithm.init(agent(count)))
+    params = parameters(lambda: algorithm.init(agent(count)).params)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
+    return zeros._replace(params=params, target=params)
 
 
 @functools.cache
@@ -92,11 +95,8 @@ def updating(devices: int = 1, count: int = 3):
 
 
 @functools.cache
-def acting():
-    def both(*inputs):
-        return [algorithm.act(agent(), *inputs, explore=explore) for explore in (True, False)]
-
-    compiled = program(both, 1)
+def acting(explore: bool):
+    compiled = program(functools.partial(algorithm.act, agent(), explore=explore), 1)
 
     def run(state, context, frames, is_first, step):
         context, frames, is_first = dealt((context, frames, is_first), 1)
@@ -156,7 +156,8 @@ def test_a_solved_task_leaves_the_loss_and_stays_solved():
     for path, (old, leaf) in by_path(state.params["heads"], new.params["heads"]).items():
         if path.endswith("'bias']"):  # not decayed
             np.testing.assert_array_equal(old[1], leaf[1], err_msg=path)
-    assert np.any(new.params["heads"]["reward"]["Dense_1"]["bias"][0] != 0)
+    old, leaf = (x.params["heads"]["reward"]["Dense_1"]["bias"][0] for x in (state, new))
+    assert np.any(old != leaf)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count():
@@ -168,22 +169,32 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count():
 
 
 def test_acting_follows_the_mask_stores_what_it_found_and_keeps_the_episode_s_context():
-    state, _ = updating()(started(), *draws())  # heads start at zero: everything would be a tie
-    rng = np.random.default_rng(7)
-    context = jax.tree.map(np.asarray, jax.jit(lambda: algorithm.init_acting(agent(), TASKS, ENVS))())
+    rng, context = np.random.default_rng(7), no_context()
     for step in range(3):
         frames = rng.integers(0, 256, size=(TASKS, ENVS, 8, 8, 3)).astype(np.uint8)
         is_first = np.array([[step == 0, step == 0], [step == 0, True]])
-        (action, stored, after), (best, _, _) = acting()(state, context, frames, is_first, step)
-        assert not (action[1] == 1).any() and not (best[1] == 1).any()
+        action, stored, after = acting(True)(started(), context, frames, is_first, step)
+        assert not (action[1] == 1).any()
         np.testing.assert_allclose(stored["policy"].sum(-1), 1, rtol=1e-5)
         assert not stored["policy"][1, :, 1].any()
         assert after.length.tolist() == [[min(step + 1, 2)] * 2, [min(step + 1, 2), 1]]
         np.testing.assert_array_equal(after.action[..., -1], action)
         np.testing.assert_array_equal(after.latent[..., 0, :], context.latent[..., 1, :])
-        again = acting()(state, context, frames, is_first, step + 100)
-        np.testing.assert_array_equal(best, again[1][0])  # without exploring nothing is drawn
         context = after
+
+
+def no_context():
+    shapes = jax.eval_shape(lambda: algorithm.init_acting(agent(), TASKS, ENVS))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+@pytest.mark.slow
+def test_without_exploring_nothing_is_drawn():
+    frames = np.random.default_rng(8).integers(0, 256, size=(TASKS, ENVS, 8, 8, 3)).astype(np.uint8)
+    inputs = started(), no_context(), frames, np.ones((TASKS, ENVS), bool)
+    chex.assert_trees_all_equal(acting(False)(*inputs, 0), acting(False)(*inputs, 100))
+    one, two = acting(True)(*inputs, 0), acting(True)(*inputs, 100)
+    assert np.any(one[1]["policy"] != two[1]["policy"])
 
 
 @pytest.mark.slow
@@ -213,6 +224,8 @@ def test_dropout_and_the_vision_transformer_in_an_update():
     small = dict(patch=4, vit_width=8, vit_layers=1, vit_heads=2, vit_head_width=4, vit_hidden=8)
     setup = agent(1, encoder="vit", dropout=0.1, feed_forward="dense", **small)
     state = jax.jit(lambda: algorithm.init(setup))()
+    heads = state.params["heads"]
+    assert not any(np.any(head["Dense_1"]["kernel"]) for head in heads.values()), "heads say nothing at first"
     run = lambda devices: program(functools.partial(algorithm.update, setup), devices, out_axes=(0, None))(
         same(state, devices), *dealt(draws(), devices), shard(devices)
     )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import parameters as drawn
 
 from mow_jax.systems.scalezero import mixture, targets, world_model
 from mow_jax.systems.scalezero.world_model import WorldModel
@@ -124,12 +125,7 @@ MODEL = WorldModel(16, 2, 3, 4, context=3, width=8, layers=2, heads=2, experts=3
 MASK = jnp.array([[True, True, True], [True, False, True]])
 
 
-@functools.cache
-def parameters():
-    """None of them zero."""
-    params = compiled(functools.partial(world_model.init, MODEL))(jax.random.key(0))
-    rng = np.random.default_rng(3)
-    return jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params)
+PARAMETERS = drawn(lambda: world_model.init(MODEL, jax.random.key(0)))
 
 
 def windows():
@@ -147,22 +143,25 @@ def test_a_walk_through_the_tree_is_the_window_read_at_once():
     z, action, is_first = windows()
 
     @compiled
-    def walk(params, first, action):
+    def start(params, first):
         rows = world_model.task_heads(params, jnp.arange(2))
-        context = world_model.empty_context(MODEL, 2)
-        prediction, node = world_model.start(MODEL, params, rows, context, first, MASK)
-        seen, rewards, latents = [prediction], [], [first]
-        for t in range(3):
-            reward, prediction, node = world_model.follow(MODEL, params, rows, node, action[:, t], MASK)
-            rewards, latents, seen = [*rewards, reward], [*latents, node.latent], [*seen, prediction]
-        stack = lambda parts: jax.tree.map(lambda *x: jnp.stack(x, 1), *parts)
-        outputs = whole(params, stack(latents), action, is_first)
-        return stack(seen), stack(rewards), stack(latents), outputs
+        return world_model.start(MODEL, params, rows, world_model.empty_context(MODEL, 2), first, MASK)
 
-    seen, rewards, latents, outputs = walk(parameters(), z[:, 0], action)
+    @compiled
+    def follow(params, node, action):
+        return world_model.follow(MODEL, params, world_model.task_heads(params, jnp.arange(2)), node, action, MASK)
+
+    prediction, node = start(PARAMETERS, z[:, 0])
+    seen, rewards, latents = [prediction], [], [z[:, 0]]
+    for t in range(3):
+        reward, prediction, node = follow(PARAMETERS, node, action[:, t])
+        rewards, latents, seen = [*rewards, reward], [*latents, node.latent], [*seen, prediction]
+    stack = lambda parts: jax.tree.map(lambda *x: np.stack(x, 1), *parts)
+    seen, rewards, latents = stack(seen), stack(rewards), stack(latents)
+    outputs = compiled(whole)(PARAMETERS, latents, action, is_first)
     chex.assert_trees_all_close(seen, outputs.prediction, atol=1e-5)
     np.testing.assert_allclose(latents[:, 1:], outputs.latent[:, :-1], atol=1e-5)
-    np.testing.assert_allclose(rewards, jax.jit(targets.scalar)(outputs.reward[:, :-1]), atol=1e-4)
+    np.testing.assert_allclose(rewards, compiled(targets.scalar)(outputs.reward[:, :-1]), atol=1e-4)
     assert np.abs(np.diff(seen.value, axis=1)).min(-1).max() > 1e-6, "steps must differ to say anything"
 
 
@@ -178,7 +177,7 @@ def test_no_output_depends_on_later_steps_other_episodes_or_other_tasks():
         one = lambda t: jnp.abs(jax.grad(lambda z: total(z)[t])(z)).sum(-1)
         return jax.lax.map(one, jnp.arange(4))  # not jacrev: the experts' products have no vmap
 
-    matrix = influence(parameters(), z)
+    matrix = influence(PARAMETERS, z)
     assert not matrix[:, 1].any(), "the other task"
     allowed = np.tril(np.ones((4, 4), bool))
     allowed[2:, :2] = False  # the episode before

@@ -31,8 +31,17 @@ def parameters() -> dict:
         "feed_forward_1": {"in": linear(4, 8), "out": linear(8, 4)},
         "norm_0": {"scale": drawn(4), "bias": drawn(4)},
     }
-    adapters = jax.jit(functools.partial(stages.init, RULES))(backbone, jax.random.key(0))
-    return {"backbone": backbone, "adapters": jax.tree.map(np.asarray, adapters), "heads": {"kernel": drawn(2, 4)}}
+    shapes = jax.eval_shape(functools.partial(stages.init, RULES), backbone, jax.random.key(0))
+    start = lambda path, leaf: drawn(*leaf.shape) * (path[-1].key == "down")
+    adapters = jax.tree_util.tree_map_with_path(start, shapes)
+    return {"backbone": backbone, "adapters": adapters, "heads": {"kernel": drawn(2, 4)}}
+
+
+def test_adapters_start_by_adding_nothing():
+    made = stages.init(RULES, {"attention_0": {"query": {"kernel": drawn(4, 6)}}}, jax.random.key(0))
+    adapter = made["attention_0/query/kernel"]
+    assert adapter["up"].shape == (3, 2, 6) and not adapter["up"].any() and not adapter["scale"].any()
+    assert 0.005 < np.asarray(adapter["down"]).std() < 0.02
 
 
 merge = jax.jit(functools.partial(stages.merge, RULES))
