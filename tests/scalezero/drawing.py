@@ -21,6 +21,6 @@ def parameters(init: Callable[[], Any], seed: int = 0) -> Any:
             return 0.01 * x if name == "down" else 0 * x
         if name in ("scale", "bias"):
             return (name == "scale") + 0.1 * x
-        return x / np.sqrt(leaf.shape[-2])
+        return x * np.float32(leaf.shape[-2] ** -0.5)
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init))

@@ -121,7 +121,7 @@ def test_scalars_survive_their_categories():
 
 # --- The world model --------------------------------------------------------------------------------------------------
 
-MODEL = WorldModel(16, 2, 3, 4, context=3, width=8, layers=2, heads=2, experts=3, encoder="convolution", channels=4)
+MODEL = WorldModel(16, 2, 3, 4, context=3, width=8, layers=1, heads=2, experts=3, encoder="convolution", channels=4)
 MASK = jnp.array([[True, True, True], [True, False, True]])
 
 

@@ -63,8 +63,9 @@ def searching(method: str):
         start = jnp.zeros((len(states), ACTIONS)), jnp.zeros(len(states)), states
         return search.search(setup, follow, *start, mask, noise, 1.0)
 
-    def given(*inputs, qs=np.zeros_like(QS)):
-        """By default the model's policy and values say nothing; else they are those of the best play."""
+    def given(*inputs, informed: bool = False):
+        """The model's policy and values below the root say nothing, or they are those of the best play."""
+        qs = QS if informed else np.zeros_like(QS)
         known = np.float32(np.maximum(10 * qs, -1e9)), np.float32(qs.max(-1))
         return jax.tree.map(np.asarray, run(*inputs, *known))
 
@@ -83,8 +84,8 @@ def test_the_best_action_and_its_q_are_those_of_exhaustive_search(method: str):
     and within 0.3 of the best (rewards deviate by 1). Gumbel, which trusts its model, with one that knows all below the
     root, 24 simulations: its action may be one whose Q is 0.15 less.
     """
-    qs = QS if method == "gumbel" else np.zeros_like(QS)
-    found = searching(method)(STATES, MASK, jax.tree.map(np.zeros_like, drawn(0)), qs=qs)
+    quiet = jax.tree.map(np.zeros_like, drawn(0))
+    found = searching(method)(STATES, MASK, quiet, informed=method == "gumbel")
     best = np.array([exhaustive(state, mask) for state, mask in zip(STATES, MASK, strict=True)])
     of = lambda action: np.take_along_axis(best, action[:, None], -1)[:, 0]
     assert (of(found.action) >= best.max(-1) - {"puct": 0, "gumbel": 0.15}[method]).all()
