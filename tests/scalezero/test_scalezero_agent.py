@@ -201,8 +201,11 @@ def test_without_exploring_nothing_is_drawn():
 def test_two_devices_do_what_one_does():
     one, metrics = updating(1)(started(), *draws())
     two, others = updating(2)(started(), *draws())
-    chex.assert_trees_all_close(one, two, atol=1e-5)
-    chex.assert_trees_all_close(metrics, others, atol=1e-3, rtol=1e-4)
+    chex.assert_trees_all_close(metrics, others, atol=1e-4, rtol=1e-4)
+    # A key's bias changes no output: its gradient is rounding, of which Adam's first step makes up to the rate.
+    for path, (a, b) in by_path(one.params, two.params).items():
+        if not path.endswith("['key']['bias']"):
+            np.testing.assert_allclose(a, b, atol=1e-5, err_msg=path)
 
 
 @pytest.mark.slow
