@@ -22,7 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import build, command, logs, summary
+from mow_jax import build, command, logs, replay
 from mow_jax.config import check
 from mow_jax.learner import Learner, abstract_state
 
@@ -49,12 +49,13 @@ def main(config: ConfigDict, bandwidth: float) -> None:
 def lowered(config: ConfigDict) -> str:
     """The update of the experiment on two devices, as text."""
     tasks = throughput.tasks_of(config)
-    learner = Learner(build.agent(config, tasks), tasks, jax.devices()[:2])
-    each = functools.partial(summary.abstract_batch, learner.agent, -(-len(tasks) // 2))
-    windows = each(config.batch.sequences, config.batch.length), each(config.agent.contexts, config.agent.context)
+    learner = Learner(build.system(config, tasks), tasks, jax.devices()[:2])
+    each = functools.partial(replay.empty, tasks[0], config.suite.image_size, learner.system.extras)
+    drawn = learner.system.updates["training"].windows.values()
+    windows = [each((-(-len(tasks) // 2), window.batch, window.length)) for window in drawn]
     everywhere = lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype)
-    arguments = jax.tree.map(everywhere, (abstract_state(learner.agent), *windows))
-    return learner._update.lower(*arguments, learner._shard).as_text()
+    arguments = jax.tree.map(everywhere, (abstract_state(learner.system), *windows))
+    return learner._updates["training"].lower(*arguments, learner._shard).as_text()
 
 
 def reductions(program: str) -> list[int]:

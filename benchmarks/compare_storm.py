@@ -59,11 +59,12 @@ def main(config: ConfigDict, reference: str, python: str, pairs: int, dtype: str
 def our_calls(config: ConfigDict, directory: Path) -> dict[str, Any]:
     """The same parts of ours."""
     tasks = throughput.tasks_of(config)
-    learner = Learner(build.agent(config, tasks), tasks, jax.local_devices()[:1])
+    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
     learner.initialise()
     windows = throughput.sample(config, learner, throughput.filled_replay(config, tasks, directory), 0)
-    learner.update(*windows)
-    return throughput.part_calls(learner, windows) | {"whole update": lambda: learner.update(*windows)}
+    update = lambda: learner.update("training", *windows)
+    update()
+    return throughput.part_calls(learner, throughput.agent_of(config, tasks), windows) | {"whole update": update}
 
 
 def sizes(config: ConfigDict, reference: str, dtype: str) -> dict[str, Any]:

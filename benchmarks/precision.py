@@ -73,9 +73,11 @@ def recorded(config: ConfigDict, tasks: list[Task], directory: Path) -> Replay:
 def losses(config: ConfigDict, tasks: list[Task], replay: Replay, dtype: str, updates: int) -> dict[str, list[float]]:
     """The losses of every update from the same start."""
     config.model.compute_dtype = dtype
-    learner = Learner(build.agent(config, tasks), tasks, jax.local_devices()[:1])
+    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
     learner.initialise()
-    found = [learner.update(*throughput.sample(config, learner, replay, update)) for update in range(updates)]
+    found = [
+        learner.update("training", *throughput.sample(config, learner, replay, update)) for update in range(updates)
+    ]
     found = jax.device_get(found)
     return {name: [float(np.mean(metrics[name])) for metrics in found] for name in SHOWN}
 

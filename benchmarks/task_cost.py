@@ -55,14 +55,14 @@ def side(config: ConfigDict) -> tuple[Callable, int]:
     """A whole update as a call, compiled, and its FLOP."""
     check(config)
     tasks = throughput.tasks_of(config)
-    learner = Learner(build.agent(config, tasks), tasks, jax.local_devices()[:1])
+    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
     learner.initialise()
     with tempfile.TemporaryDirectory() as directory:
         replay = throughput.filled_replay(config, tasks, Path(directory))
         windows = throughput.sample(config, learner, replay, 0)
-    call = lambda: learner.update(*windows)
+    call = lambda: learner.update("training", *windows)
     throughput.timed_alone(call)
-    return call, throughput.part_flops(learner, windows)["whole update"]
+    return call, throughput.part_flops(learner, throughput.agent_of(config, tasks), windows)["whole update"]
 
 
 def show(record: dict[str, Any]) -> None:

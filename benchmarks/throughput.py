@@ -30,14 +30,16 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import agent as algorithm
 from mow_jax import build, command, logs, summary
-from mow_jax.agent import Agent
 from mow_jax.config import check
 from mow_jax.envs.suites import LISTS
 from mow_jax.learner import Learner
 from mow_jax.replay import Replay
-from mow_jax.types import BadInput, Batch, Task, TrainState
+from mow_jax.systems.mow import agent as algorithm
+from mow_jax.systems.mow import build as mow
+from mow_jax.systems.mow.agent import Agent
+from mow_jax.systems.mow.types import TrainState
+from mow_jax.types import BadInput, Batch, Task
 
 PARTS = ("world model", "imagination", "actor-critic")
 MATRIX = {"cpu": 2048}  # side of the measured matrix product, by platform; on accelerators:
@@ -48,7 +50,7 @@ def main(config: ConfigDict, rounds: int, seconds: float, output: str | None) ->
     """Measures, prints the table, writes the JSON."""
     check(config)
     tasks = tasks_of(config)
-    agent = build.agent(config, tasks)
+    agent = agent_of(config, tasks)
     logs.first_screen([("measuring", f"{len(tasks)} tasks, {agent.world.clusters} clusters, on {device()}")])
     with tempfile.TemporaryDirectory() as directory:
         results = measure(config, agent, tasks, Path(directory), rounds, seconds)
@@ -69,26 +71,31 @@ def tasks_of(config: ConfigDict) -> list[Task]:
     return [Task(name, "atari", True, 18, (True,) * 18, 27_000, None, None) for name in names]
 
 
+def agent_of(config: ConfigDict, tasks: list[Task]) -> Agent:
+    """MoW's own record, for the parts of its update."""
+    return mow.agent(config, tasks, build.plan(config))
+
+
 def measure(
     config: ConfigDict, agent: Agent, tasks: list[Task], directory: Path, rounds: int, seconds: float
 ) -> dict[str, Any]:
     """All numbers, for JSON."""
-    learner = Learner(agent, tasks, jax.local_devices()[:1])
+    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
     learner.initialise()
     replay = filled_replay(config, tasks, directory)
     windows = sample(config, learner, replay, 0)
-    learner.update(*windows)  # compiles, and fills the return scales
+    learner.update("training", *windows)  # compiles, and fills the return scales
     acting = learner.init_acting(config.train.envs)
     frames, first = (np.asarray(x[0][:, :1, 0]) for x in (windows[0].observation, windows[0].is_first))
     frames, first = frames.repeat(config.train.envs, 1), first.repeat(config.train.envs, 1)
-    state = {"acting": learner.act(acting, frames, first, 0)[1]}
+    state = {"acting": learner.act(acting, frames, first, 0, True)[2]}
 
-    calls = part_calls(learner, windows)
-    calls["whole update"] = lambda: learner.update(*windows)
+    calls = part_calls(learner, agent, windows)
+    calls["whole update"] = lambda: learner.update("training", *windows)
     calls["sampling"] = lambda: sample(config, learner, replay, 1)
 
     def act() -> Any:
-        action, state["acting"] = learner.act(state["acting"], frames, first, 1)
+        action, _, state["acting"] = learner.act(state["acting"], frames, first, 1, True)
         return action
 
     calls["acting"] = act
@@ -99,11 +106,11 @@ def measure(
         for name, call in calls.items():
             times[name].append(timed(call, repeats[name]))
     median = {name: statistics.median(values) for name, values in times.items()}
-    counted = part_flops(learner, windows)
-    return results(config, learner, median, times, counted, matrix_flop / median["matrix"])
+    counted = part_flops(learner, agent, windows)
+    return results(config, learner, agent, median, times, counted, matrix_flop / median["matrix"])
 
 
-def results(config: ConfigDict, learner: Learner, median, times, counted, rate) -> dict[str, Any]:
+def results(config: ConfigDict, learner: Learner, agent: Agent, median, times, counted, rate) -> dict[str, Any]:
     """The record that is written and shown."""
     updates = 1 / median["whole update"]
     joint = median["acting"] + config.train.ratio * (median["whole update"] + median["sampling"])
@@ -111,7 +118,7 @@ def results(config: ConfigDict, learner: Learner, median, times, counted, rate) 
         "device": device(),
         "versions": summary.versions(),
         "commit": summary.commit(),
-        "dtype": np.dtype(learner.agent.world.dtype).name,
+        "dtype": np.dtype(agent.world.dtype).name,
         "tasks": len(learner.mine),
         "milliseconds": {name: 1000 * value for name, value in median.items() if name != "matrix"},
         "spread": {name: [1000 * min(values), 1000 * max(values)] for name, values in times.items()},
@@ -125,9 +132,9 @@ def results(config: ConfigDict, learner: Learner, median, times, counted, rate) 
     }
 
 
-def part_calls(learner: Learner, windows: tuple[Batch, Batch]) -> dict[str, Callable]:
+def part_calls(learner: Learner, agent: Agent, windows: tuple[Batch, Batch]) -> dict[str, Callable]:
     """The parts as calls on the learner's state; nothing is donated, so that each can be repeated."""
-    programs = {name: learner.program(function) for name, function in part_functions(learner.agent).items()}
+    programs = {name: learner.program(function) for name, function in part_functions(agent).items()}
     batch, contexts = windows
     shard = learner._shard
     dream = programs["imagination"](learner.state, contexts, shard)
@@ -148,9 +155,9 @@ def part_functions(agent: Agent) -> dict[str, Callable]:
     return dict(zip(PARTS, (functools.partial(algorithm.learn_world, agent), imagination, behaviour), strict=True))
 
 
-def part_flops(learner: Learner, windows: tuple[Batch, Batch]) -> dict[str, int]:
+def part_flops(learner: Learner, agent: Agent, windows: tuple[Batch, Batch]) -> dict[str, int]:
     """FLOP of each part and of the whole."""
-    agent, shard = learner.agent, learner._shard
+    shard = learner._shard
     one = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
     state, batch, contexts, shapes = one(learner.state), one(windows[0]), one(windows[1]), one(shard)
     functions = {name: with_axis(function) for name, function in part_functions(agent).items()}

@@ -3,8 +3,8 @@
     python -m mow_jax.train --config=experiments/toy13.py --workdir=runs/toy13
     python -m mow_jax.train --config=experiments/toy13.py:one --workdir=runs/toy13_one     (one cluster, one expert)
 
-Hardware: one CPU core, 7 minutes for MoW beside other work.
-Measured: one seed of MoW, mean normalised score 0.82 (results/toy13); "one" not yet.
+Hardware: one CPU core; 4 to 7 minutes for MoW, 12 to 18 for "one".
+Measured: three seeds each, mean normalised score 0.863 for MoW and 0.885 for "one" (results/toy13).
 """
 
 import runpy

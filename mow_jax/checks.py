@@ -30,6 +30,20 @@ def choices(config: ConfigDict, allowed: dict[str, tuple]) -> None:
             raise BadInput(f"{key}={found!r} is not allowed: use one of {', '.join(map(str, values))}")
 
 
+def rows(config: ConfigDict, longest: int, shorter: str) -> None:
+    """Raises BadInput where the random rows or the replay's capacity hold no window of `longest` rows; `shorter` is the
+    key that shortens it."""
+    each = config.train.envs
+    rows = config.warmup.steps // each
+    if rows < longest:
+        raise BadInput(
+            f"warmup.steps={config.warmup.steps} leaves {rows} rows an environment, fewer than the longest window"
+            f" ({longest}): raise warmup.steps to {longest * each} or shorten {shorter}"
+        )
+    if config.replay.capacity and config.replay.capacity // each < longest:
+        raise BadInput(f"replay.capacity={config.replay.capacity} holds no window of {longest} steps: raise it")
+
+
 def value(config: ConfigDict, key: str) -> Any:
     """The value at a dotted key."""
     for part in key.split("."):

@@ -102,7 +102,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         fail(str(error))
     except _MISTAKES as error:
         text = str(error.args[0] if error.args else error).strip("'\"").replace("\\n", " ").replace("\n", ". ")
-        fail(f"{text} ({type(error).__name__}); see --help, and mow_jax/config.py for every --config key")
+        fail(f"{text} ({type(error).__name__}); see --help, and mow_jax/config/ for every --config key")
     if len(left) > 1:
         fail(f"{left[1]!r} is not understood: settings are given as --name=value, see --help")
     return left

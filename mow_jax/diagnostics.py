@@ -6,6 +6,7 @@ its own tasks. Called by evaluate. docs/protocol.md says how to read the numbers
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class Rows:
             self._open(row)
         assert self._window is not None
         place = self._seen % self._time
-        for column, new in zip(self._window, row, strict=True):
+        for column, new in zip(self._window[:5], row[:5], strict=True):  # the world model is asked about no extras
             column[:, :, place] = new
         self._open_sum += row.observation
         frames = row.observation.reshape(*self._begun.shape, -1)
@@ -57,7 +58,7 @@ class Rows:
 
     def _open(self, row: Batch) -> None:
         """Empty windows, and sums of pixels: of the open episodes, and of all that count."""
-        self._window = Batch(*(np.zeros((*x.shape[:2], self._time, *x.shape[2:]), x.dtype) for x in row))
+        self._window = Batch(*(np.zeros((*x.shape[:2], self._time, *x.shape[2:]), x.dtype) for x in row[:5]))
         self._begun = np.zeros(row.reward.shape, np.int64)  # first row of the open episode
         self._open_sum = np.zeros(row.observation.shape, np.int64)
         self._open_squares = np.zeros(row.reward.shape, np.int64)
@@ -195,15 +196,20 @@ class Recorder:
         return [(np.stack(frames), np.stack(actions)) for frames, actions in (zip(*r, strict=True) for r in self._rows)]
 
 
-def films(learner: Learner, clips: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays of frames.npz: of each task of this process the clip, its begin, that reconstructed, that imagined."""
-    time = min(SHOWN, learner.agent.world.max_length)
+def films(learner: Learner, clips: list[tuple[np.ndarray, np.ndarray]], longest: int) -> dict[str, np.ndarray]:
+    """Arrays of frames.npz: of each task of this process the clip, its begin, that reconstructed, that imagined; the
+    last two where the system has such films. `longest`: rows of a window."""
+    if learner.system.open_loop is None:
+        clip_of = {f"episode/{place}": clip for place, (clip, _) in zip(learner.mine, clips, strict=True)}
+        return {"imagined_from": np.array(0), **clip_of}
+    time = min(SHOWN, longest)
     shortest = min(processes.gather(min(time, *(len(frames) for frames, _ in clips))))
     context = min(CONTEXT, max(shortest // 3, 1))
     frames, actions = (np.stack([_fit(clip[part], time) for clip in clips])[:, None] for part in (0, 1))
     shape = (len(clips), 1, time)
     batch = Batch(frames, actions, np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool))
-    reconstructed, imagined = learner.open_loop(batch, context)
+    film = functools.partial(learner.system.open_loop, context=context)
+    reconstructed, imagined = learner.measure(film)(batch)
     found: dict[str, np.ndarray] = {"imagined_from": np.array(context)}
     for k, (place, (clip, _)) in enumerate(zip(learner.mine, clips, strict=True)):
         shown = slice(0, min(time, len(clip)))

@@ -1,4 +1,4 @@
-"""Evaluation: episodes of the sampled policy on fresh seeds, scores, and a look into the world model.
+"""Evaluation: episodes of the policy on fresh seeds, scores, and a look into the world model.
 
 `python -m mow_jax.evaluate --workdir=DIR` needs only the workdir; train calls `evaluate` during and after a run.
 """
@@ -20,7 +20,7 @@ from mow_jax.config import check
 from mow_jax.learner import Learner
 from mow_jax.report import scores, tables
 from mow_jax.seeding import generator, seed_of
-from mow_jax.types import BadInput, Task
+from mow_jax.types import BadInput, System, Task
 
 # Settings of evaluation: scores are never clipped; goals come in order, and an episode that has succeeded is over.
 DIFFERENT = {"clip_reward": False, "goal_order": "ordered", "end_on_success": True}
@@ -38,7 +38,8 @@ def evaluate(
     needs it.
     """
     mine = processes.share(tasks)
-    rows = diagnostics.Rows(learner.predictions, len(mine), window(config))
+    longest = window(learner.system)
+    rows = diagnostics.Rows(learner.predictions, len(mine), longest) if learner.predictions else None
     recorder = diagnostics.Recorder(len(mine)) if film else None
     episodes = play(config, learner, mine, rows, recorder)
     unknown = [t for t in mine if t.random_score is None and (random or t.reference_score is not None)]
@@ -47,15 +48,16 @@ def evaluate(
     for k, task in enumerate(mine):
         by_chance = [e for e in uniform if unknown[e.task] is task]
         played[task.name] = task_result(task, [e for e in episodes if e.task == k], by_chance)
-    results: dict[str, Any] = {"tasks": together(played, tasks), "protocol": protocol(config)}
+    results: dict[str, Any] = {"tasks": together(played, tasks), "protocol": protocol(config, learner.system.protocol)}
     results |= {"versions": summary.versions(), "commit": summary.commit()}
     normalised = {name: r["runs"] for name, r in results["tasks"].items() if r["runs"]}
     results["aggregate"] = scores.aggregate(normalised) if normalised else None
-    known = dict(zip((task.name for task in mine), rows.numbers(), strict=True))
-    results["diagnostics"] = together(known, tasks)
+    results["diagnostics"] = {}
+    if rows is not None:
+        results["diagnostics"] = together(dict(zip([task.name for task in mine], rows.numbers(), strict=True)), tasks)
     for result in results["tasks"].values():
         del result["runs"]
-    return results, diagnostics.films(learner, recorder.clips()) if recorder else {}
+    return results, diagnostics.films(learner, recorder.clips(), longest) if recorder else {}
 
 
 def together(own: dict[str, Any], tasks: list[Task]) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def play(
     config: ConfigDict,
     learner: Learner,
     tasks: list[Task],
-    rows: diagnostics.Rows,
+    rows: diagnostics.Rows | None,
     recorder: diagnostics.Recorder | None = None,
 ) -> list[Episode]:
     """`evaluation.episodes` episodes of every task; `rows` gets all that is played, `recorder` too. Where those are
@@ -113,17 +115,21 @@ def play(
         most = longest * int(open_share.max())
         # Far from the joint steps whose draws training has seen.
         first = step = seed_of(settings.seed, config.seed, "act") // 4
-        while open_share.any() or rows.counts.min() < settings.rows:
-            action, acting = learner.act(acting, environments.observation, environments.is_first, step)
+        wants_rows = lambda task=slice(None): rows is not None and rows.counts[task].min() < settings.rows
+        while open_share.any() or wants_rows():
+            seen = (environments.observation, environments.is_first, step)
+            action, _, acting = learner.act(acting, *seen, explore=False)
             row, episodes = environments.step(action)
             before = len(finished)
-            rows.add(row)
+            if rows is not None:
+                rows.add(row)
             if recorder is not None:
                 recorder.add(row)
             for episode in episodes:
                 counts = bool(open_share[episode.task, episode.env]) and not episode.lost
-                wanted = rows.counts[episode.task] < settings.rows and not episode.lost
-                rows.settle(episode.task, episode.env, counts or wanted)
+                if rows is not None:
+                    wanted = wants_rows(episode.task) and not episode.lost
+                    rows.settle(episode.task, episode.env, counts or wanted)
                 if counts:
                     open_share[episode.task, episode.env] -= 1
                     finished.append(episode)
@@ -133,9 +139,10 @@ def play(
     return sorted(finished, key=lambda e: (e.task, e.index * parallel + e.env))
 
 
-def window(config: ConfigDict) -> int:
+def window(system: System) -> int:
     """Rows that the world model is asked about at once: as many as in training, where its places were learned."""
-    return min(config.batch.length, diagnostics.LONGEST_WINDOW)
+    longest = max(window.length for window in system.updates["training"].windows.values())
+    return min(longest, diagnostics.LONGEST_WINDOW)
 
 
 def actors(config: ConfigDict, tasks: list[Task], parallel: int, name: str) -> Actors:
@@ -191,16 +198,16 @@ def task_result(task: Task, episodes: list[Episode], by_chance: list[Episode]) -
     return result
 
 
-def protocol(config: ConfigDict) -> dict[str, dict[str, Any]]:
-    """What a score depends on beside the weights, parts of the config apart: suite, evaluation, acting, training."""
+def protocol(config: ConfigDict, own: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What a score depends on beside the weights, parts of the config apart: suite, evaluation, training, and what is
+    the system's `own`."""
     settings = config.evaluation.to_dict()
     del settings["every"]
-    return {
-        "suite": {"name": config.suite.name, **env_settings(config)},
-        "evaluation": {**settings, "actions": "sampled"},
-        "agent": {key: config.agent[key] for key in ("act_context", "act_on", "unimix")},
-        "train": {"seed": config.seed, "steps": config.train.steps, "envs": config.train.envs},
-    }
+    train = {"seed": config.seed, "steps": config.train.steps, "envs": config.train.envs}
+    found = {"suite": {"name": config.suite.name, **env_settings(config)}, "evaluation": settings, "train": train}
+    for section, values in own.items():
+        found[section] = found.get(section, {}) | values
+    return found
 
 
 def env_settings(config: ConfigDict) -> dict[str, Any]:
@@ -223,6 +230,12 @@ def metrics(results: dict[str, Any]) -> dict[str, float]:
     return line | {f"evaluation/{name}": aggregate[name] for name in ("mean", "median", "iqm") if name in aggregate}
 
 
+def normalised(results: dict[str, Any]) -> np.ndarray:
+    """Normalised scores [K] float32, NaN where a task has none."""
+    found = (result["normalised"] for result in results["tasks"].values())
+    return np.array([np.nan if score is None else score for score in found], np.float32)
+
+
 def print_table(results: dict[str, Any], step: int) -> None:
     """The tables a person reads."""
     number = lambda x: "-" if x is None else f"{x:,.4g}"
@@ -232,8 +245,9 @@ def print_table(results: dict[str, Any], step: int) -> None:
         row = [name, number(np.mean(r["returns"])), *(number(r[key]) for key in ("random", "reference", "normalised"))]
         rows.append(row + [scores.success_text(r)] * succeeds)
     logs.table(f"evaluation at step {step:,}", columns + ["success [95%]"] * succeeds, rows)
-    known = [[name, *cells] for name, _, *cells in tables.knowledge(results["diagnostics"]).rows]  # no row counts
-    logs.table("what the world model knows", KNOWLEDGE, known)
+    if results["diagnostics"]:
+        known = [[name, *cells] for name, _, *cells in tables.knowledge(results["diagnostics"]).rows]  # no row counts
+        logs.table("what the world model knows", KNOWLEDGE, known)
     if results["aggregate"]:
         a = results["aggregate"]
         low, high = a["interval"]
@@ -253,28 +267,43 @@ def write_report(directory: Path) -> None:
     processes.wait("report written")  # jax leaves the last one only some seconds to end
 
 
-def main(directory: Path | None, episodes: int | None, step: int | None, random: bool) -> None:
-    """Evaluates a checkpoint: results.json and the table."""
-    if directory is None:
-        raise BadInput("give --workdir=DIR of a run")
-    if directory.is_file():
-        raise BadInput(f"--workdir={directory} is a file: results are written into a run's folder, give that")
-    workdir.try_writing(directory)
-    config, tasks, learner, found = load.restore(directory, step)
+def main(source: Path | None, out: Path | None, episodes: int | None, step: int | None, random: bool) -> None:
+    """Evaluates a checkpoint or an exported agent: results.json, frames.npz and the table."""
+    if source is None:
+        raise BadInput("give --workdir=DIR of a run, or a file of mow_jax.export")
+    directory = _place(source, out)
+    config, tasks, learner, found = load.restore(source, step)
     if episodes is not None:
         config.evaluation.episodes = episodes
         check(config)
     write(*evaluate(config, learner, tasks, film=True, random=random), found, tasks, directory)
 
 
+def _place(source: Path, out: Path | None) -> Path:
+    """The folder to write into, made if need be. Raises BadInput where that cannot be, or would cost results."""
+    if out is None and source.is_file():
+        raise BadInput(f"--workdir={source} is a file, which cannot hold results: give a folder as well, --out=DIR")
+    if out is not None and out != source and (out / "config.json").exists():
+        raise BadInput(f"--out={out} is the folder of a run, whose results would be lost: name another one")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"--out={out} cannot be made: {error.strerror}") from None
+    workdir.try_writing(out or source)
+    return out or source
+
+
 if __name__ == "__main__":
-    _DIRECTORY = flags.DEFINE_string("workdir", None, "Folder of the run.")
+    _SOURCE = flags.DEFINE_string("workdir", None, "Folder of the run, or a file of mow_jax.export.")
+    _OUT = flags.DEFINE_string("out", None, "Folder for results.json and frames.npz; default the run's own.")
     _EPISODES = flags.DEFINE_integer("episodes", None, "Episodes a task; default as configured.")
     _STEP = flags.DEFINE_integer("step", None, "Agent steps of the checkpoint; default the newest.")
     _RANDOM = flags.DEFINE_bool("random", False, "Play the uniform policy too, where its score is not known.")
 
     def run() -> None:
         """The command."""
-        main(Path(_DIRECTORY.value) if _DIRECTORY.value else None, _EPISODES.value, _STEP.value, _RANDOM.value)
+        source, out = (Path(flag.value) if flag.value else None for flag in (_SOURCE, _OUT))
+        main(source, out, _EPISODES.value, _STEP.value, _RANDOM.value)
 
     command.run(run)

@@ -1,4 +1,4 @@
-"""The one place that compiles: the pure functions of agent.py and inspection.py as pmapped programs with donated state.
+"""The one place that compiles: the pure functions of a system as pmapped programs with donated state.
 
 Replay batches and frames come in as numpy arrays [K, ...], metrics stay on the device until somebody reads them.
 Parameters are replicated over the devices of all processes, tasks are dealt out to them (padded to equal counts). A
@@ -9,26 +9,23 @@ train and evaluate.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mow_jax import agent as algorithm
-from mow_jax import inspection, processes
-from mow_jax.agent import Agent
-from mow_jax.models import imagination
-from mow_jax.types import ActState, Batch, Shard, Table, Task, TrainState
+from mow_jax import processes
+from mow_jax.types import Batch, Shard, System, Task
 
 
 class Learner:
-    """A TrainState on all local devices, and the compiled functions on it."""
+    """A system's state on all local devices, and the compiled functions on it."""
 
-    def __init__(self, agent: Agent, tasks: list[Task], devices: list[Any] | None = None):
+    def __init__(self, system: System, tasks: list[Task], devices: list[Any] | None = None):
         """Compiles nothing yet; `initialise` or `load` must set `state` before use."""
-        self.agent, self.devices = agent, devices or jax.local_devices()
+        self.system, self.devices = system, devices or jax.local_devices()
         apart, me, local = processes.count(), processes.index(), len(self.devices)
         self.mine = processes.share(range(len(tasks)))
         # Tasks are dealt like cards: to the first device of every process, then to the second of every process, ...
@@ -41,11 +38,16 @@ class Learner:
         shard = Shard(slots.astype(np.int32), self._valid.astype(np.float32), mask[slots])
         self._sharding = NamedSharding(Mesh(np.array(self.devices), ("device",)), PartitionSpec("device"))
         self._shard = self._put(shard)
-        self._update = self._agent_program(algorithm.update, (0, None), donate=0)
-        self._warmup_update = self._agent_program(algorithm.warmup_update, (0, None), donate=0)
-        self._act = self._agent_program(algorithm.act, 0, donate=1, alone=True)
-        self._predictions = self._agent_program(inspection.predictions, alone=True)
-        self.state: TrainState  # set by `initialise` or `load`
+        self._updates = {
+            name: self.program(update.function, (0, None), donate=0) for name, update in system.updates.items()
+        }
+        self._act = {
+            explore: self.program(functools.partial(system.act, explore=explore), donate=1, alone=True)
+            for explore in (True, False)
+        }
+        # What the world model says of the rows of windows, [K, B, T] each; None where the system has none.
+        self.predictions = self.measure(system.predictions) if system.predictions else None
+        self.state: Any  # set by `initialise` or `load`
 
     # State
 
@@ -53,83 +55,62 @@ class Learner:
         """The state of a new run."""
         # Random numbers take XLA's CPU compiler half a minute to optimise, for nothing: this runs once.
         options = {"xla_backend_optimization_level": 0} if self._on_cpu else None
-        self.load(jax.jit(functools.partial(algorithm.init, self.agent), compiler_options=options)())
+        self.load(jax.jit(self.system.init, compiler_options=options)())
 
-    def load(self, state: TrainState) -> None:
+    def load(self, state: Any) -> None:
         """Takes a single-copy state, e.g. a checkpoint's."""
         self.state = jax.tree.map(self.same, state)
 
-    def snapshot(self) -> TrainState:
+    def snapshot(self) -> Any:
         """A single copy of the state, on the host."""
-        return jax.tree.map(_first_copy, self.state)
+        return self.single(self.state)
 
-    def end_warmup(self, table: Table, copy_rows: bool) -> None:
-        """Sets the task table, copies warm rows, restarts the optimiser."""
-        table = Table(np.asarray(table.cluster, np.int32), np.asarray(table.experts, np.int32))
-        finish = functools.partial(algorithm.end_warmup, self.agent, copy_rows=copy_rows)
-        self.load(jax.jit(finish)(self.snapshot(), table))
+    def single(self, tree: Any) -> Any:
+        """A single copy of what is replicated over the devices, on the host."""
+        return jax.tree.map(_first_copy, tree)
 
-    @property
-    def table(self) -> Table:
-        """The task table in force, on the host."""
-        return jax.tree.map(_first_copy, self.state.table)
+    def change(self, function: Callable, *values: Any) -> None:
+        """The state becomes function(state, *values), by way of the host: for what is done now and then."""
+        self.load(jax.jit(function)(self.snapshot(), *values))
 
     # Compiled functions
 
-    def update(self, batch: Batch, contexts: Batch) -> dict[str, jax.Array]:
-        """One whole update from dealt windows [K, B, T] and contexts [K, N, C]; metrics stay on the device."""
-        self.state, metrics = self._update(self.state, batch, contexts, self._shard)
+    def update(self, name: str, *batches: Batch) -> dict[str, jax.Array]:
+        """One update of the system's updates[name] from dealt windows [K, B, T]; metrics stay on the device."""
+        self.state, metrics = self._updates[name](self.state, *batches, self._shard)
         return metrics
 
-    def warmup_update(self, batch: Batch) -> dict[str, jax.Array]:
-        """One update of the world model alone, from dealt windows [K, B, T]."""
-        self.state, metrics = self._warmup_update(self.state, batch, self._shard)
-        return metrics
-
-    def act(self, acting: ActState, observation: np.ndarray, is_first: np.ndarray, step: int):
-        """Actions [K, E] (or [K, E, A]) for frames [K, E, S, S, 3], and the new contexts (on the device)."""
+    def act(
+        self, acting: Any, observation: np.ndarray, is_first: np.ndarray, step: int, explore: bool
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], Any]:
+        """For frames [K, E, S, S, 3]: actions [K, E] (or [K, E, A]), extras of the rows {name: [K, E, ...]}, and the
+        new acting state (on the device). `explore`: as in training, else as scores are measured."""
         frames, first = self.deal((observation, is_first))
-        action, acting = self._act(self.state, acting, frames, first, self.same(np.int32(step)), self._shard)
-        return self._gather(action), acting
+        acted = self._act[explore](self.state, acting, frames, first, self.same(np.int32(step)), self._shard)
+        return self._gather(acted.action), jax.tree.map(self._gather, acted.extras), acted.acting
 
-    def init_acting(self, envs: int) -> ActState:
-        """Empty contexts for `envs` environments a task."""
-        make = functools.partial(imagination.init_acting, self.agent.imagination, self.agent.world)
-        return self.deal(jax.tree.map(np.asarray, make(len(self.mine), envs)))
+    def init_acting(self, envs: int) -> Any:
+        """The acting state of `envs` environments a task at their start."""
+        return self.deal(jax.tree.map(np.asarray, self.system.init_acting(len(self.mine), envs)))
 
-    def load_acting(self, acting: ActState) -> ActState:
-        """Contexts [K, E, ...] from the host, laid out on the devices."""
+    def load_acting(self, acting: Any) -> Any:
+        """An acting state [K, E, ...] from the host, laid out on the devices."""
         return self.deal(acting)
 
-    def save_acting(self, acting: ActState) -> ActState:
-        """Contexts [K, E, ...] on the host."""
+    def save_acting(self, acting: Any) -> Any:
+        """The acting state [K, E, ...] on the host."""
         return jax.tree.map(self._gather, acting)
 
-    def task_gradients(self, batches: Iterable[Batch], vector: str, size: int) -> dict[str, dict[str, np.ndarray]]:
-        """Per-task gradient vectors by part and layer, [K, V], mean over the batches, on the host."""
-        return self._mean(functools.partial(algorithm.task_gradients, vector=vector, size=size), batches)
+    def measure(self, function: Callable) -> Callable[..., Any]:
+        """`function(state, batch, *numbers, shard)` of one device as a function of a batch [K, B, ...] and numbers, its
+        results [K, ...] on the host; of this process's tasks alone."""
+        compute = self.program(function, alone=True)
 
-    def row_losses(self, batches: Iterable[Batch]) -> np.ndarray:
-        """L_k [K, N_m] of each task on every cluster row, mean over the batches; see inspection.row_losses."""
-        return self._mean(inspection.row_losses, batches)
+        def measured(batch: Batch, *numbers: int) -> Any:
+            places = (self.same(np.int32(number)) for number in numbers)
+            return jax.tree.map(self._gather, compute(self.state, self.deal(batch), *places, self._shard))
 
-    def _mean(self, function: Callable, batches: Iterable[Batch]) -> Any:
-        """The mean over batches of what a function says of each, [K, ...] on the host."""
-        compute = self._agent_program(function, alone=True)
-        draws = [
-            jax.tree.map(self._gather, compute(self.state, self.deal(batch), self.same(np.int32(i)), self._shard))
-            for i, batch in enumerate(batches)
-        ]
-        return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *draws)
-
-    def predictions(self, batch: Batch) -> dict[str, np.ndarray]:
-        """What the world model says of the rows of windows, [K, B, T] each; see inspection.predictions."""
-        return jax.tree.map(self._gather, self._predictions(self.state, self.deal(batch), self._shard))
-
-    def open_loop(self, batch: Batch, context: int) -> tuple[np.ndarray, np.ndarray]:
-        """Reconstructed and imagined frames [K, B, T, S, S, 3] uint8 of windows; see inspection.open_loop."""
-        compute = self._agent_program(functools.partial(inspection.open_loop, context=context), alone=True)
-        return jax.tree.map(self._gather, compute(self.state, self.deal(batch), self._shard))
+        return measured
 
     # Layout
 
@@ -146,10 +127,6 @@ class Learner:
         # On CPUs level 1 compiles in half the time of the default and runs as fast.
         options = {"xla_backend_optimization_level": 1} if self._on_cpu else None
         return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
-
-    def _agent_program(self, function: Callable, *arguments: Any, **options: Any) -> Callable:
-        """The same for a function of agent.py or inspection.py."""
-        return self.program(functools.partial(function, self.agent), *arguments, **options)
 
     def deal(self, tree: Any) -> Any:
         """Arrays [K, ...] dealt out to the devices as [devices, K', ...]."""
@@ -173,9 +150,9 @@ class Learner:
         return jax.device_put(leaf, self._sharding)
 
 
-def abstract_state(agent: Agent) -> TrainState:
-    """Shapes and dtypes of a single copy of an agent's state, without making one."""
-    return jax.eval_shape(functools.partial(algorithm.init, agent))
+def abstract_state(system: System) -> Any:
+    """Shapes and dtypes of a single copy of a system's state, without making one."""
+    return jax.eval_shape(system.init)
 
 
 def _first_copy(leaf: jax.Array) -> np.ndarray:

@@ -5,6 +5,9 @@ All take a run's workdir or a file of mow_jax.export. Nothing loaded is a pickle
 
 from __future__ import annotations
 
+import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mow_jax import build, envs, export, workdir
+from mow_jax import build, envs, workdir
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.config import check
 from mow_jax.learner import Learner, abstract_state
-from mow_jax.types import BadInput, Task
+from mow_jax.types import BadInput, System, Task
+
+FORMAT = 1  # of exported files, raised when one of a new version means something else to an old one
 
 
 def restore(directory: Path, step: int | None = None) -> tuple[ConfigDict, list[Task], Learner, int]:
@@ -25,15 +30,15 @@ def restore(directory: Path, step: int | None = None) -> tuple[ConfigDict, list[
     config = settings(directory)
     check(config)
     tasks = build.tasks(config)
-    learner = Learner(build.agent(config, tasks), tasks)
+    learner = Learner(build.system(config, tasks), tasks)
     if directory.is_file():
-        found, state = export.read(directory, abstract_state(learner.agent))
+        found, state = read(directory, learner.system)
         if step not in (None, found):
             raise BadInput(f"{directory} holds the agent of step {found}, not of {step}: leave the step out")
         learner.load(state)
         return config, tasks, learner, found
     try:
-        found, state, _ = Checkpoints(directory / "checkpoints", keep=1).load(step, abstract_state(learner.agent))
+        found, state, _ = Checkpoints(directory / "checkpoints", keep=1).load(step, abstract_state(learner.system))
     except FileNotFoundError:
         raise BadInput(f"{directory} has no checkpoint yet: train it first") from None
     learner.load(state)
@@ -42,7 +47,65 @@ def restore(directory: Path, step: int | None = None) -> tuple[ConfigDict, list[
 
 def settings(directory: Path) -> ConfigDict:
     """The config of a run or of an exported agent."""
-    return export.read_config(directory) if directory.is_file() else workdir.read(directory)
+    return read_config(directory) if directory.is_file() else workdir.read(directory)
+
+
+# --- The file that mow_jax.export writes ------------------------------------------------------------------------------
+
+
+def arrays(state: Any, system: System) -> dict[str, Any]:
+    """{"params['cluster']['prior']['kernel']": array, ...} of what a file holds of a state."""
+    wanted = system.exported or state._fields
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {_name(path): leaf for path, leaf in leaves if path[0].name in wanted}
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path).removeprefix(".")
+
+
+def read_config(path: Path) -> ConfigDict:
+    """The settings of an exported agent. Raises BadInput where the file is none, or is of a later version."""
+    header = json.loads(bytes(_read(path, ["header"])["header"]))
+    if header["format"] > FORMAT:
+        made = header["versions"].get("mow_jax", "later")
+        raise BadInput(f"{path} was written by mow_jax {made}, which this version cannot read: update mow_jax")
+    return workdir.from_saved(header["config"], path)
+
+
+def read(file: Path, system: System) -> tuple[int, Any]:
+    """Step and state of an exported agent; what the file does not hold (optimisers) is zero.
+
+    Raises BadInput where the file is damaged or of other shapes.
+    """
+    like = abstract_state(system)
+    wanted = arrays(like, system)
+    found = _read(file, ["header", *wanted])
+    for name, leaf in wanted.items():
+        if found[name].shape != leaf.shape or found[name].dtype != leaf.dtype:
+            raise BadInput(
+                f"{file} does not fit this version: {name} is {found[name].dtype} {found[name].shape} there and"
+                f" {leaf.dtype} {leaf.shape} here; export it anew from its workdir, or use the version that wrote it"
+            )
+    leaves = [
+        found.get(_name(path), np.zeros(leaf.shape, leaf.dtype))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(like)
+    ]
+    return int(json.loads(bytes(found["header"]))["step"]), jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _read(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """Arrays of the file by name; every byte is checked by the zip's own sums."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            return {name: held[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(
+            f"{path} is no exported agent, or a damaged one ({error}): write it with python -m mow_jax.export"
+        ) from None
+
+
+# --- Playing ----------------------------------------------------------------------------------------------------------
 
 
 class LoadedAgent:
@@ -52,7 +115,8 @@ class LoadedAgent:
         self.config, self.tasks, self._learner, self.step = restore(directory, step)
         self._names = [task.name for task in self.tasks]
         self._frames = np.zeros((len(self.tasks), 1, *[self.config.suite.image_size] * 2, 3), np.uint8)
-        self._acting = jax.tree.map(np.copy, self._learner.save_acting(self._learner.init_acting(1)))
+        self._start = self._learner.save_acting(self._learner.init_acting(1))
+        self._acting = jax.tree.map(np.copy, self._start)
         self._first = np.ones((len(self.tasks), 1), bool)
         self._clock = [0] * len(self.tasks)
 
@@ -60,7 +124,7 @@ class LoadedAgent:
         """Begins an episode of `task`; `seed` decides the sampled actions."""
         k = self._index(task)
         self._first[k] = True
-        self._acting.length[k] = 0  # under STORM's settings a first frame alone does not forget the episode before
+        self._keep(k, self._start)  # a first frame alone need not make a system forget the episode before
         self._clock[k] = seed * 1_000_003
 
     def act(self, observation: np.ndarray, task: str) -> Any:
@@ -74,14 +138,15 @@ class LoadedAgent:
             observation if same else cv2.resize(observation, (size, size), interpolation=cv2.INTER_AREA)
         )
         acting = self._learner.load_acting(self._acting)
-        action, acting = self._learner.act(acting, self._frames, self._first, self._clock[k] % 2**31)
+        seen = (self._frames, self._first, self._clock[k] % 2**31)
+        action, _, acting = self._learner.act(acting, *seen, explore=False)
         self._keep(k, self._learner.save_acting(acting))
         self._first[k], self._clock[k] = False, self._clock[k] + 1
         return int(action[k, 0]) if self.tasks[k].discrete else action[k, 0]
 
     def _keep(self, k: int, acting: Any) -> None:
-        """Takes over the contexts of task k, the one that has moved on."""
-        for mine, new in zip(self._acting, acting, strict=True):
+        """Takes over the acting state of task k, the one that has moved on."""
+        for mine, new in zip(jax.tree.leaves(self._acting), jax.tree.leaves(acting), strict=True):
             mine[k] = new[k]
 
     def _index(self, task: str) -> int:

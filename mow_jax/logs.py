@@ -164,17 +164,19 @@ class Window:
     def __init__(self, tasks: list[str]):
         """`tasks`: the K names, which label per-task metrics [K]."""
         self._tasks = tasks
-        self._pending: list[dict[str, Any]] = []
+        self._pending: list[tuple[dict[str, Any], bool]] = []
         self._sums: dict[str, np.ndarray] = {}
         self._updates = 0
+        self._others: dict[str, int] = {}  # how often what is no update has said something, by the metric's name
         self._episodes: dict[str, list[float]] = {}  # metric: values
         self.most_skipped = 0  # longest row of non-finite updates in the last line's window ...
         self._skipped = 0  # ... and in the one since
         self._last = ""
 
-    def add(self, metrics: dict[str, Any]) -> None:
-        """One update's metrics: scalars, [K] by task, or other vectors by index."""
-        self._pending.append(metrics)
+    def add(self, metrics: dict[str, Any], update: bool = True) -> None:
+        """One update's metrics: scalars, [K] by task, or vectors by index. `update` False: those of something else,
+        under names of its own, each averaged over its own number."""
+        self._pending.append((metrics, update))
 
     def add_episodes(self, episodes: Iterable[Any], tasks: list[str]) -> None:
         """Finished episodes of the named tasks; those cut by a lost worker are no results."""
@@ -194,10 +196,12 @@ class Window:
         line: dict[str, float] = {}
         for name, total in self._sums.items():
             # Switches are counted, so that none between two lines is lost; everything else is averaged.
-            line |= self._named(name, total / (1 if name == "router/switches" else self._updates))
+            count = self._others.get(name, self._updates)
+            line |= self._named(name, total / (1 if name.endswith("/switches") else count))
         line |= {name: float(np.mean(values)) for name, values in joined(gather(self._episodes)).items()}
-        self._last = f"loss {line['world/total']:.4g}" if "world/total" in line else ""
-        self._sums, self._updates, self._episodes = {}, 0, {}
+        losses = [name for name in line if name.count("/") == 1 and name.endswith("/total")]
+        self._last = f"loss {line[losses[0]]:.4g}" if losses else ""
+        self._sums, self._updates, self._others, self._episodes = {}, 0, {}, {}
         return line
 
     def text(self, update: int) -> str:
@@ -207,32 +211,36 @@ class Window:
     def state(self) -> dict:
         """What has not been written yet."""
         self._fold()
-        return {"sums": dict(self._sums), "updates": self._updates, "episodes": self._episodes, "last": self._last}
+        sums = {"sums": dict(self._sums), "updates": self._updates, "others": dict(self._others)}
+        return sums | {"episodes": self._episodes, "last": self._last}
 
     def restore(self, state: dict) -> None:
         """Goes on where `state` was taken."""
         self._pending, self._sums, self._updates = [], dict(state["sums"]), state["updates"]
+        self._others = dict(state.get("others", {}))  # older checkpoints have none
         self._episodes = {name: list(values) for name, values in state["episodes"].items()}
         self._last = state["last"]
 
     def _fold(self) -> None:
         """Adds the pending updates in order, one by one: a checkpoint in between leaves the same sums."""
-        rows = [int(np.asarray(metrics["train/skipped_in_row"])) for metrics in self._pending]
-        self._skipped = max([self._skipped, *rows])
-        for metrics in self._pending:
+        for metrics, update in self._pending:
+            if update:
+                self._skipped = max(self._skipped, int(np.asarray(metrics["train/skipped_in_row"])))
+                self._updates += 1
             for name, value in metrics.items():
                 self._sums[name] = self._sums.get(name, 0.0) + np.asarray(value, np.float64)
-        self._updates += len(self._pending)
+                if not update:
+                    self._others[name] = self._others.get(name, 0) + 1
         self._pending = []
 
     def _named(self, name: str, mean: np.ndarray) -> dict[str, float]:
+        """A scalar, or a vector: of the area `router` by index, else by task, with its mean where it is in an area."""
         if mean.ndim == 0:
             return {name: float(mean)}
-        if not name.startswith(("router/", "harmony")):
-            by_task = {f"{name}/{task}": float(x) for task, x in zip(self._tasks, mean, strict=True)}
-            return {name: float(mean.mean())} | by_task
-        labels = self._tasks if name == "harmony" else range(len(mean))
-        return {f"{name}/{label}": float(x) for label, x in zip(labels, mean, strict=True)}
+        if name.startswith("router/"):
+            return {f"{name}/{place}": float(x) for place, x in enumerate(mean)}
+        by_task = {f"{name}/{task}": float(x) for task, x in zip(self._tasks, mean, strict=True)}
+        return by_task if "/" not in name else {name: float(mean.mean())} | by_task
 
 
 def joined(parts: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:

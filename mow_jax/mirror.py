@@ -24,11 +24,8 @@ class Mirror:
     def __init__(self, learner: Learner, replay: Replay, envs: int, rows: int):
         """Room for `rows` rows of each stream; those already in the replay are copied."""
         self._learner = learner
-        side, tasks, model = learner.agent.world.image_size, len(learner.mine), learner.agent.world
-        shape = (tasks, envs, rows)
-        action = np.zeros(shape, np.int32) if model.discrete else np.zeros((*shape, model.action_size), np.float32)
-        flags = (np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool))
-        self._rows: Batch = learner.deal(Batch(np.zeros((*shape, side, side, 3), np.uint8), action, *flags))
+        tasks = len(learner.mine)
+        self._rows: Batch = learner.deal(replay.empty((tasks, envs, rows)))
         self._write = learner.program(_write, donate=0)
         self._count = 0
         for start in range(0, replay.rows, FILL):

@@ -9,7 +9,6 @@ other real frame. Experts can be exchanged while it runs. Serves localhost only.
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import json
 import threading
@@ -19,16 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from PIL import Image
 
 from mow_jax import command, load
-from mow_jax.agent import Agent
-from mow_jax.models import actor_critic, imagination, router, world_model
-from mow_jax.models.world_model import ROW_AXES, Rows
-from mow_jax.types import ActState, BadInput, Task, TrainState
+from mow_jax.types import BadInput, Task
 
 PAGE = Path(__file__).with_name("play.html")
 HOST = "127.0.0.1"
@@ -39,42 +34,6 @@ ATARI = ("NOOP", "FIRE", *_SIDES, *_CORNERS, *(side + "FIRE" for side in (*_SIDE
 NAMES = {"atari": ATARI, "toy": ("NOOP", "LEFT", "RIGHT", "UP", "DOWN")}
 
 
-# --- Pure functions of one task ---------------------------------------------------------------------------------------
-
-
-def task_rows(agent: Agent, state: TrainState, task: int) -> Rows:
-    """One task's rows of the parameters."""
-    scores = router.scores(agent.world.routing, state.params["shared"], state.update)
-    ids = jnp.array([task], jnp.int32)
-    rows = world_model.gather(agent.world, state.params, state.statistics, state.table, ids, scores)
-    alone = lambda part, axis: part if axis is None else jax.tree.map(lambda leaf: leaf[0], part)
-    return Rows(*map(alone, rows, ROW_AXES))
-
-
-def see(agent: Agent, rows: Rows, frame: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The latent [1, Z] of a real frame [S, S, 3], and what the decoder makes of it."""
-    posterior, _ = world_model.encode(agent.world, rows, frame[None, None], key)
-    return posterior.z[:, 0], picture(agent, rows, posterior.z[:, 0])
-
-
-def picture(agent: Agent, rows: Rows, z: jax.Array) -> jax.Array:
-    """The frame [S, S, 3] in 0..1 of a latent [1, Z]."""
-    return world_model.decode(agent.world, rows, z[:, None])[0][0, 0].clip(0, 1)
-
-
-def choose(agent: Agent, actor: Any, rows: Rows, z, hidden, mask, key) -> jax.Array:
-    """The actor's action for a latent [1, Z] and the hidden state [1, D] before it."""
-    features = actor_critic.features(z, hidden, rows.embedding)
-    pi = actor_critic.policy(agent.behaviour, actor, features, mask)
-    return actor_critic.executed(agent.behaviour, actor_critic.sample(agent.behaviour, key, pi, mask))[0]
-
-
-def move(agent: Agent, rows: Rows, acting: ActState, z, action, key):
-    """One step of the dream: context, latent, hidden state, reward, continuation, frame."""
-    made = imagination.dream_step(agent.world, rows, acting, z, action[None], key)
-    return *made, picture(agent, rows, made[1])
-
-
 # --- The two stages ---------------------------------------------------------------------------------------------------
 
 
@@ -82,39 +41,39 @@ class Stage:
     """A real episode and its dream; every method returns what the page shows."""
 
     def __init__(self, source: Path, name: str, seed: int):
-        """Raises BadInput for a source that is none, or a task that it does not know."""
+        """Raises BadInput for a source that is none, a task that it does not know, or a system without dreams."""
         self.environment = load.make_env(source, name)
         _, tasks, learner, self.trained = load.restore(source)
+        if learner.system.playable is None:
+            raise BadInput(f"{source} holds a run of {learner.system.name}, whose model cannot be played in")
         self.place = [task.name for task in tasks].index(name)
         self.task: Task = tasks[self.place]
-        self.agent, self.state, self.seed = learner.agent, learner.snapshot(), seed
+        self.world, self.state, self.seed = learner.system.playable, learner.snapshot(), seed
         self.names = action_names(self.task)
-        compiled = lambda function: jax.jit(functools.partial(function, self.agent))
-        self._rows, self._see, self._choose, self._move = map(compiled, (task_rows, see, choose, move))
-        self.experts(np.asarray(self.state.table.experts)[self.place].tolist())
+        pure = (self.world.rows, self.world.see, self.world.choose, self.world.move)
+        self._rows, self._see, self._choose, self._move = map(jax.jit, pure)
+        self.chosen = self.world.chosen(self.state, self.place) if self.world.chosen else []
+        self._own = self._rows(self.state, self.place)
         self.reset()
 
     def about(self) -> dict[str, Any]:
         """What does not change."""
-        routing = self.agent.world.routing
         known = [task for task, mask in zip(self.names, self.task.action_mask, strict=False) if mask]
         return {
             "task": self.task.name,
             "step": self.trained,
             "actions": known if self.task.discrete else None,
             "dimensions": self.task.action_size,
-            "experts": routing.experts,
+            "experts": self.world.experts,
         }
 
     def experts(self, chosen: list[int]) -> dict[str, Any]:
         """Lets the task use other experts from now on. Raises BadInput for ones that do not exist."""
-        count, active = self.agent.world.routing.experts, self.agent.world.routing.active
-        if len(chosen) != active or not all(isinstance(e, int) and 0 <= e < count for e in chosen):
-            raise BadInput(f"experts {chosen} are not possible: give {active} numbers from 0 to {count - 1}")
-        table = np.array(self.state.table.experts)
-        table[self.place] = chosen
-        self.state = self.state._replace(table=self.state.table._replace(experts=table))
-        self._own, self.chosen = self._rows(self.state, self.place), chosen
+        count = self.world.experts
+        if self.world.exchange is None or not all(isinstance(e, int) and 0 <= e < count for e in chosen):
+            raise BadInput(f"experts {chosen} are not possible: give numbers from 0 to {count - 1}")
+        self.state, self.chosen = self.world.exchange(self.state, self.place, chosen), chosen
+        self._own = self._rows(self.state, self.place)
         return {"chosen": chosen}
 
     def reset(self) -> dict[str, Any]:
@@ -122,10 +81,7 @@ class Stage:
         self.frame, self.time = self.environment.reset(self.seed), 0
         self.seed += 1
         self.totals = {"real": 0.0, "dream": 0.0}
-        self.z, imagined = self._see(self._own, self._small(self.frame), self._key(0))
-        self.acting = imagination.init_acting(self.agent.imagination, self.agent.world, 1, 1)
-        self.acting = jax.tree.map(lambda x: x[0], self.acting)
-        self.hidden = np.zeros((1, self.agent.world.width), np.float32)
+        self.dream, imagined = self._see(self._own, self.frame, self._key(0))
         self.ended = False
         return self._view(imagined, None, {"reward": 0.0}, {"reward": 0.0, "continuation": 1.0})
 
@@ -138,17 +94,16 @@ class Stage:
             return self.reset()
         mask = np.array(self.task.action_mask)
         if action is None:
-            chosen = np.asarray(self._choose(self.state.actor, self._own, self.z, self.hidden, mask, self._key(1)))
+            chosen = np.asarray(self._choose(self._own, self.dream, mask, self._key(1)))
         else:
             chosen = self._given(action)
         step = self.environment.step(int(chosen) if self.task.discrete else chosen)
-        made = self._move(self._own, self.acting, self.z, chosen, self._key(2))
-        self.acting, self.z, self.hidden, reward, continuation, imagined = made
+        self.dream, reward, continuation, imagined = self._move(self._own, self.dream, chosen, self._key(2))
         self.frame, self.time = step.observation, self.time + 1
         self.ended = step.terminated or step.truncated
         self.totals["real"] += float(step.reward)
-        self.totals["dream"] += float(reward[0])
-        dream = {"reward": float(reward[0]), "continuation": float(continuation[0])}
+        self.totals["dream"] += float(reward)
+        dream = {"reward": float(reward), "continuation": float(continuation)}
         return self._view(imagined, chosen, {"reward": float(step.reward)}, dream)
 
     def _given(self, action: Any) -> np.ndarray:
@@ -169,11 +124,6 @@ class Stage:
         pixels = (np.asarray(imagined, np.float32) * 255).round().astype(np.uint8)
         real |= {"frame": png(self.frame), "total": self.totals["real"]}
         return shown | {"real": real, "dream": dream | {"frame": png(pixels), "total": self.totals["dream"]}}
-
-    def _small(self, frame: np.ndarray) -> np.ndarray:
-        size = self.agent.world.image_size
-        assert frame.shape == (size, size, 3), frame.shape
-        return frame
 
     def _key(self, use: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.seed), 3 * self.time + use)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import mmap
 import os
 import resource
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote
 
 import numpy as np
@@ -38,11 +40,13 @@ class Replay:
         capacity: int,
         seed: int,
         names: Sequence[str] = (),
+        extras: Mapping[str, tuple[str, tuple[int, ...]]] = MappingProxyType({}),
     ):
         """Opens or creates `directory`, which has the tasks `names`, all of the run's; `tasks` are those kept here (by
         default all). Holds no rows until `restore`; the first `append` discards unrestored ones.
 
-        `capacity`: sample only the newest rows of a task (shared by its E streams); 0: all.
+        `capacity`: sample only the newest rows of a task (shared by its E streams); 0: all. `extras`: name -> dtype and
+        shape of what is stored beside the usual fields.
         Raises BadInput where the directory holds something else or cannot be used.
         """
         self.rows = 0
@@ -50,12 +54,12 @@ class Replay:
         self._envs = envs
         self._seed = seed
         self._newest = capacity // envs if capacity else None
-        self._image = (image_size, image_size, 3)
-        action = (np.int32,) if tasks[0].discrete else (np.float32, (tasks[0].action_size,))
-        fields = [("action", *action), ("reward", np.float32), ("termination", bool), ("is_first", bool)]
-        self._rest = np.dtype(fields)
-        self._names = self._rest.names or ()
+        fields = row_fields(tasks[0], image_size, extras)
+        self._image = fields.pop("observation")[1]
+        self._rest = np.dtype([(name, *kind) for name, kind in fields.items()])
+        self._extras = tuple(extras)
         self._pixels = image_size * image_size * 3
+        self._empty = functools.partial(empty, tasks[0], image_size, extras)
         self._directory = Path(directory)
         layout = {
             "tasks": list(names or self._tasks),
@@ -81,8 +85,10 @@ class Replay:
         records = np.empty((len(self._streams), self._pixels + self._rest.itemsize), np.uint8)
         records[:, : self._pixels] = row.observation.reshape(len(records), self._pixels)
         rest = np.empty(row.reward.shape, self._rest)
-        for field in self._names:
+        for field in FIELDS:
             rest[field] = getattr(row, field)
+        for name in self._extras:
+            rest[EXTRA + name] = row.extras[name]
         records[:, self._pixels :] = rest.view(np.uint8).reshape(len(records), -1)
         with _usable(self._directory):
             for stream, record in zip(self._streams, records, strict=True):
@@ -108,6 +114,15 @@ class Replay:
         env, start = np.divmod(np.stack(draws), starts)
         return np.stack([env, oldest + start], axis=-1).astype(np.int32)
 
+    def newest(self, length: int) -> np.ndarray:
+        """The newest `length` rows of every stream as windows: [K, E, 2] int32 (environment, start row)."""
+        streams = np.stack([np.arange(self._envs), np.full(self._envs, self.rows - length)], axis=-1)
+        return np.broadcast_to(streams.astype(np.int32), (len(self._tasks), self._envs, 2))
+
+    def empty(self, lead: tuple[int, ...]) -> Batch:
+        """Rows [*lead, ...] of zeros, read-only."""
+        return self._empty(lead)
+
     def gather(self, indices: np.ndarray, length: int) -> Batch:
         """Copies windows of `length` rows at `indices` [K, B, 2] (environment, start row): a Batch [K, B, T, ...]."""
         if indices[..., 1].min() < 0 or indices[..., 1].max() + length > self.rows:
@@ -120,7 +135,9 @@ class Replay:
             for window, (env, start) in enumerate(windows):
                 streams[env].read(start, pixels[task, window], rest[task, window])
         fields = rest.view(self._rest)[..., 0]
-        return Batch(pixels.reshape(*shape, *self._image), *(fields[field].copy() for field in self._names))
+        extras = {name: fields[EXTRA + name].copy() for name in self._extras}
+        found = {name: fields[name].copy() for name in FIELDS}
+        return Batch(pixels.reshape(*shape, *self._image), extras=extras, **found)
 
     def sample(self, batch: int, length: int, update: int, name: str) -> Batch:
         """The windows that `indices` draws: a Batch [K, batch, length, ...]."""
@@ -166,6 +183,27 @@ class Replay:
     def _oldest(self) -> int:
         """The first row of a stream that may be sampled."""
         return 0 if self._newest is None else max(0, self.rows - self._newest)
+
+
+FIELDS = ("action", "reward", "termination", "is_first")  # of a row, behind its frame
+EXTRA = "extra_"  # begins the names of other fields
+
+
+def row_fields(task: Task, image_size: int, extras: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple]:
+    """Dtype and shape of everything that is stored of a row, in its order."""
+    action = (np.int32, ()) if task.discrete else (np.float32, (task.action_size,))
+    flags = {"reward": (np.float32, ()), "termination": (bool, ()), "is_first": (bool, ())}
+    fields = {"observation": (np.uint8, (image_size, image_size, 3)), "action": action, **flags}
+    return fields | {EXTRA + name: kind for name, kind in extras.items()}
+
+
+def empty(
+    task: Task, image_size: int, extras: Mapping[str, tuple[str, tuple[int, ...]]], lead: tuple[int, ...]
+) -> Batch:
+    """Rows [*lead, ...] of zeros that take no memory, read-only."""
+    fields = row_fields(task, image_size, extras).items()
+    zeros = {name: np.broadcast_to(np.zeros((), dtype), (*lead, *shape)) for name, (dtype, shape) in fields}
+    return Batch(extras={name: zeros.pop(EXTRA + name) for name in extras}, **zeros)
 
 
 class _Stream:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from mow_jax import build, clustering, logs, processes, summary, transfer
+from mow_jax import build, logs, processes, summary, transfer
 from mow_jax.actors import Actors, Episode
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.learner import Learner, abstract_state
 from mow_jax.mirror import Mirror
 from mow_jax.replay import Replay
-from mow_jax.types import ActState, Batch
+from mow_jax.types import Batch, Window
 
 
 @dataclasses.dataclass
@@ -28,7 +29,8 @@ class Position:
 
     joint: int = 0  # joint steps taken
     update: int = 0  # updates done, warm-up included
-    warm: bool = False  # the warm-up is over and the table set
+    round: int = 0  # rounds of learning done, of systems that learn on-policy
+    warm: bool = False  # the warm-up is over
     saved: int = -1  # joint step of the last checkpoint
     evaluated: int = -1  # joint step of the last evaluation
 
@@ -42,20 +44,21 @@ class Run:
         self.tasks, self.plan = build.tasks(config), build.plan(config)
         self.names = [task.name for task in self.tasks]
         self.mine = processes.share(self.tasks)  # this process plays and stores its own tasks only
-        self.agent = build.agent(config, self.tasks)
+        self.system = build.system(config, self.tasks)
         if not processes.index():
-            logs.first_screen(summary.rows(config, self.agent, self.tasks, directory))
+            logs.first_screen(summary.rows(config, self.system, self.tasks, directory))
         suite = dict(envs=config.train.envs, seed=config.seed)
         self.actors = Actors(self.mine, build.env_settings(config), name="train", **suite, **config.actors.to_dict())
         rows = dict(chunk_rows=config.replay.chunk_rows, capacity=config.replay.capacity, names=self.names)
+        rows |= dict(image_size=config.suite.image_size, extras=self.system.extras)
         with processes.first_alone("replay opened"):
-            self.replay = Replay(directory / "replay", self.mine, image_size=config.suite.image_size, **suite, **rows)
+            self.replay = Replay(directory / "replay", self.mine, **suite, **rows)
         keep = dict(keep=config.checkpoint.keep, milestones=config.checkpoint.milestones)
         self.checkpoints = Checkpoints(directory / "checkpoints", **keep)
         logging = dict(tensorboard=config.log.tensorboard, wandb=config.log.wandb)
         self.metrics = None if processes.index() else logs.Metrics(directory, **logging)
         self.window = logs.Window(self.names)
-        self.learner, self.at = Learner(self.agent, self.tasks), Position()
+        self.learner, self.at = Learner(self.system, self.tasks), Position()
         self.stop, self.fault = "", ""  # the signal, or the fault in learning, for which the run should stop
         self._begin()
         mirror = (self.learner, self.replay, config.train.envs, self.plan.joint_steps)
@@ -66,18 +69,27 @@ class Run:
         """Agent steps a task."""
         return self.at.joint * self.config.train.envs
 
-    def append(self, row: Batch) -> None:
-        """A joint step's row [K, E, ...] into the replay."""
+    def append(self, row: Batch, extras: dict[str, np.ndarray]) -> None:
+        """A joint step's row [K, E, ...] into the replay, with the extras of acting (zeros where there are none)."""
+        row = row._replace(extras=self.replay.empty(row.reward.shape).extras | extras)
         self.replay.append(row)
         if self._mirror:
             self._mirror.append(row)
 
-    def sample(self, batch: int, length: int, name: str) -> Batch:
-        """This update's windows [K, batch, length] for the purpose `name`, dealt out to the devices."""
-        indices = self.replay.indices(batch, length, self.at.update, name)
+    def sample(self, window: Window, name: str) -> Batch:
+        """This update's windows [K, B, T] for the purpose `name`, dealt out to the devices."""
+        if window.batch:
+            indices = self.replay.indices(window.batch, window.length, self.at.update, name)
+        else:
+            indices = self.replay.newest(window.length)
         if self._mirror:
-            return self._mirror.gather(indices, length)
-        return self.learner.deal(self.replay.gather(indices, length))
+            return self._mirror.gather(indices, window.length)
+        return self.learner.deal(self.replay.gather(indices, window.length))
+
+    def update(self, name: str) -> dict[str, Any]:
+        """One update of the system, on the windows that it draws; metrics."""
+        draws = self.system.updates[name].windows.items()
+        return self.learner.update(name, *(self.sample(window, stream) for stream, window in draws))
 
     def add_episodes(self, episodes: list[Episode]) -> None:
         """This process's finished episodes, for the next line of metrics."""
@@ -108,9 +120,8 @@ class Run:
         if self.metrics:
             host["metrics"] = self.metrics.state()
         self.checkpoints.save(self.steps, self.learner.snapshot(), host)
-        table = self.directory / "clusters.json"
-        if self.at.warm and table.exists() and not processes.index():
-            clustering.write_experts(table, self.learner.table.experts)
+        if self.system.after_save and self.at.warm and not processes.index():
+            self.system.after_save(self.learner, self.directory)
         newest = self.config.replay.capacity // self.config.train.envs
         if newest:
             self.replay.prune(self.checkpoints.steps()[0] // self.config.train.envs - newest)
@@ -129,7 +140,7 @@ class Run:
         if found is None:
             self._begin_anew()
             return
-        step, state, parts = self.checkpoints.load(found, abstract_state(self.agent))
+        step, state, parts = self.checkpoints.load(found, abstract_state(self.system))
         self.learner.load(state)
         self.at = Position(**parts[0]["position"])
         self._restore_tasks(parts)
@@ -147,8 +158,9 @@ class Run:
         self.actors.restore({"deaths": deaths, "tasks": together("actors", "tasks")})
         self.replay.restore(parts[0]["replay"] | {"sums": together("replay", "sums")})
         acting = together("acting", "tasks")
-        rows = ([acting[task.name][key] for task in self.mine] for key in ActState._fields)
-        self.acting = self.learner.load_acting(ActState(*map(np.stack, rows)))
+        kind = type(self.system.init_acting(1, 1))
+        rows = ([acting[task.name][key] for task in self.mine] for key in kind._fields)
+        self.acting = self.learner.load_acting(kind(*map(np.stack, rows)))
         episodes = logs.joined(part["window"]["episodes"] for part in parts) if counted else {}
         self.window.restore(parts[0]["window"] | {"episodes": episodes})
 

@@ -14,15 +14,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mow_jax
-from mow_jax import agent as algorithm
-from mow_jax import build, logs
-from mow_jax.agent import Agent
+from mow_jax import build, logs, replay
 from mow_jax.envs.suites import MEMORY, MEMORY_OF_OTHERS
-from mow_jax.types import BadInput, Batch, Shard, Task
+from mow_jax.types import BadInput, Shard, System, Task
 
 PACKAGES = ("jax", "flax", "optax", "numpy", "ale-py", "gymnasium", "metaworld", "mujoco")
-STORM_PARAMETERS = 16_503_939 + 3_413_502  # of one published STORM model, slow critic included, without ...
-STORM_PER_ACTION = 512 + 513  # ... what each action adds
 
 
 def versions() -> dict[str, str]:
@@ -50,41 +46,29 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if changed else "") if head.returncode == 0 else "unknown"
 
 
-def parameters(agent: Agent) -> dict[str, int]:
-    """Parameters by component (slow critics included, batch-norm statistics not)."""
-    state = jax.eval_shape(functools.partial(algorithm.init, agent))
+def parameters(system: System) -> dict[str, int]:
+    """Parameters by component."""
+    components = system.components(jax.eval_shape(system.init))
     count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
-    cluster, shared = state.params["cluster"], state.params["shared"]
-    return {
-        "encoders and posteriors": count([cluster["encoder"], cluster["posterior"]]),
-        "decoders": count(cluster["decoder"]),
-        "priors, rewards, continuations": count([cluster[name] for name in ("prior", "reward", "continuation")]),
-        "mixers and expert Transformers": count(state.params["expert"]),
-        "shared Transformer": count(shared["dynamics"]),
-        "router, embeddings, task head": count(
-            [shared[n] for n in ("router", "embedding", "task_head") if n in shared]
-        ),
-        "actor": count(state.actor),
-        "critics and slow critics": count([state.critic, state.slow_critic]),
-    }
+    return {name: count(tree) for name, tree in components.items()}
 
 
-def rows(config: ConfigDict, agent: Agent, tasks: list[Task], workdir: Path) -> list[tuple[str, str]]:
+def rows(config: ConfigDict, system: System, tasks: list[Task], workdir: Path) -> list[tuple[str, str]]:
     """What every run shows before it starts."""
-    plan, sizes = build.plan(config), parameters(agent)
+    plan, sizes = build.plan(config), parameters(system)
     device = jax.local_devices()[0]
     names = ", ".join(task.name for task in tasks)
     return [
         ("mow_jax", f"{versions()['mow_jax']}, commit {commit()}, jax {jax.__version__}"),
-        ("devices", f"{jax.local_device_count()} x {device.device_kind}, {np.dtype(agent.world.dtype).name}"),
+        ("devices", f"{jax.local_device_count()} x {device.device_kind}"),
         ("tasks", f"{len(tasks)} of {config.suite.name}: {names}"),
         *pictures(tasks),
-        ("clusters", f"{agent.world.clusters} (configured: {config.clustering.clusters}), {config.clustering.method}"),
-        ("experts", f"{config.router.experts}, {config.router.active} active a task, router {config.router.mode}"),
+        ("system", system.name),
+        *system.facts(sum(sizes.values())),
         ("parameters", f"{sum(sizes.values()):,}"),
         *((f"  {name}", f"{count:,}") for name, count in sizes.items()),
-        ("replay", f"{size(replay_bytes(config, tasks))} in the end; free: {size(free_disk(workdir))} of disk"),
-        ("memory", f"{size(state_bytes(agent))} of training state; free: {size(free_memory())}"),
+        ("replay", f"{size(replay_bytes(config, system, tasks))} in the end; free: {size(free_disk(workdir))} of disk"),
+        ("memory", f"{size(state_bytes(system))} of training state; free: {size(free_memory())}"),
         ("environments", environments_text(config, tasks)),
         (
             "plan",
@@ -104,62 +88,47 @@ def pictures(tasks: list[Task]) -> list[tuple[str, str]]:
     return [("picture", f"{', '.join(names)}: {text}") for text, names in said.items()]
 
 
-def dry_run(config: ConfigDict, tasks: list[Task], agent: Agent, workdir: Path) -> int:
-    """Prints the first screen, the ratio to STORM and the memory of the compiled update; starts nothing."""
-    total = sum(parameters(agent).values())
-    single = sum(STORM_PARAMETERS + STORM_PER_ACTION * task.action_size for task in tasks)
-    more = [
-        ("against STORM", f"{total / single:.3f} of {len(tasks)} STORM models ({single:,} parameters)"),
-        ("compiled update", compiled_memory(config, agent, tasks)),
-    ]
-    logs.first_screen(rows(config, agent, tasks, workdir) + more)
-    refuse_too_large(config, agent, tasks, workdir)
+def dry_run(config: ConfigDict, tasks: list[Task], system: System, workdir: Path) -> int:
+    """Prints the first screen and the memory of the compiled update; starts nothing."""
+    more = [("compiled update", compiled_memory(config, system, tasks))]
+    logs.first_screen(rows(config, system, tasks, workdir) + more)
+    refuse_too_large(config, system, tasks, workdir)
     return 0
 
 
-def compiled_memory(config: ConfigDict, agent: Agent, tasks: list[Task]) -> str:
+def compiled_memory(config: ConfigDict, system: System, tasks: list[Task]) -> str:
     """Memory of the compiled update on this device, from shapes alone."""
-    state = jax.eval_shape(functools.partial(algorithm.init, agent))
-    count = len(tasks)
+    count, training = len(tasks), system.updates["training"]
     shard = Shard(_shape((count,), np.int32), _shape((count,)), _shape((count, tasks[0].action_size), bool))
-    windows = [
-        abstract_batch(agent, count, config.batch.sequences, config.batch.length),
-        abstract_batch(agent, count, config.agent.contexts, config.agent.context),
-    ]
+    drawn = lambda window: (count, window.batch or config.train.envs, window.length)
+    empty = functools.partial(replay.empty, tasks[0], config.suite.image_size, system.extras)
+    windows = [empty(drawn(window)) for window in training.windows.values()]
     lead = lambda tree: jax.tree.map(lambda leaf: _shape((1, *leaf.shape), leaf.dtype), tree)
-    devices = jax.local_devices()[:1]
-    program = jax.pmap(functools.partial(algorithm.update, agent), axis_name="device", devices=devices)
+    program = jax.pmap(training.function, axis_name="device", devices=jax.local_devices()[:1])
     update = jax.jit(program, donate_argnums=0)
     # How well the code is optimised changes nothing of the memory, and a lot of the time to compile.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    state = jax.eval_shape(system.init)
     compiled = update.lower(lead(state), *map(lead, windows), lead(shard)).compile(options)
     memory = compiled.memory_analysis()
     held, scratch = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return f"{size(held)} of state and batches, {size(scratch)} of scratch memory on {jax.default_backend()}"
 
 
-def abstract_batch(agent: Agent, tasks: int, sequences: int, length: int) -> Batch:
-    """Shapes of a Batch."""
-    lead, side = (tasks, sequences, length), agent.world.image_size
-    action = _shape(lead, np.int32) if agent.world.discrete else _shape((*lead, agent.world.action_size))
-    return Batch(_shape((*lead, side, side, 3), np.uint8), action, _shape(lead), _shape(lead, bool), _shape(lead, bool))
-
-
 def _shape(shape: tuple, dtype=np.float32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def replay_bytes(config: ConfigDict, tasks: list[Task]) -> int:
+def replay_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
     """Bytes of replay on disk at the end of the run."""
-    action = 4 if tasks[0].discrete else 4 * tasks[0].action_size
     kept = config.train.steps if not config.replay.capacity else min(config.train.steps, config.replay.capacity)
-    return len(tasks) * kept * (config.suite.image_size**2 * 3 + action + 6)
+    row = jax.tree.leaves(replay.empty(tasks[0], config.suite.image_size, system.extras, ()))
+    return len(tasks) * kept * sum(leaf.nbytes for leaf in row)
 
 
-def state_bytes(agent: Agent) -> int:
-    """Bytes of one TrainState."""
-    state = jax.eval_shape(functools.partial(algorithm.init, agent))
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+def state_bytes(system: System) -> int:
+    """Bytes of one state."""
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(system.init)))
 
 
 def environments_bytes(config: ConfigDict, tasks: list[Task]) -> tuple[int, int, int]:
@@ -179,20 +148,20 @@ def environments_text(config: ConfigDict, tasks: list[Task]) -> str:
     return f"{count} in {processes} worker processes, evaluation's included: up to {size(memory)} of memory"
 
 
-def refuse_too_large(config: ConfigDict, agent: Agent, tasks: list[Task], workdir: Path) -> None:
+def refuse_too_large(config: ConfigDict, system: System, tasks: list[Task], workdir: Path) -> None:
     """Raises BadInput where disk or memory cannot hold the run."""
-    checkpoints = (config.checkpoint.keep + 1 + len(config.checkpoint.milestones)) * state_bytes(agent)
-    replay, disk = replay_bytes(config, tasks), free_disk(workdir) + used(workdir)
+    checkpoints = (config.checkpoint.keep + 1 + len(config.checkpoint.milestones)) * state_bytes(system)
+    replay, disk = replay_bytes(config, system, tasks), free_disk(workdir) + used(workdir)
     if replay + checkpoints > disk:
         raise BadInput(
             f"the run needs {size(replay)} of replay and {size(checkpoints)} of checkpoints, {workdir} has"
             f" {size(disk)}: lower replay.capacity or checkpoint.keep, or choose a --workdir on a larger disk"
         )
-    state = state_bytes(agent) if jax.default_backend() == "cpu" else 0
+    state = state_bytes(system) if jax.default_backend() == "cpu" else 0
     if state > free_memory():
         raise BadInput(
             f"the training state takes {size(state)}, {size(free_memory())} of memory are free:"
-            " lower model.width, clustering.clusters or router.experts"
+            " lower model.width or other sizes of the model"
         )
     if environments_bytes(config, tasks)[-1] + state > free_memory():
         raise BadInput(

@@ -1,4 +1,4 @@
-"""The loop: collect at random, warm up and cluster, then act and learn.
+"""The loop: collect at random, warm up, then act and learn. What learns is the system that the config names.
 
 `python -m mow_jax.train --config=experiments/NAME.py --workdir=DIR`; the same command on the same workdir resumes.
 """
@@ -14,11 +14,11 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import clustering, command, evaluate, logs, preflight, processes, summary, warmup, workdir
+from mow_jax import command, evaluate, logs, preflight, processes, summary, workdir
 from mow_jax.actors import WorkersFailed, random_actions
 from mow_jax.run import Run
 from mow_jax.seeding import generator
-from mow_jax.types import BadInput, Batch
+from mow_jax.types import BadInput
 
 MOST_SKIPPED = 20  # non-finite updates in a row
 
@@ -47,42 +47,40 @@ def loop(run: Run) -> None:
 def collect(run: Run) -> None:
     """One joint step: every environment of every task. With train.overlap the learner learns from the steps before it
     meanwhile; either way the order of everything is fixed."""
+    extras: dict[str, np.ndarray] = {}
     if run.at.joint < run.plan.warmup_joint:
         draw = generator(run.config.seed, "random", run.at.joint)
         action = random_actions(draw, run.tasks, run.config.train.envs)[run.learner.mine]
     else:
-        action = policy_actions(run)
+        seen = (run.actors.observation, run.actors.is_first, run.at.joint)
+        action, extras, run.acting = run.learner.act(run.acting, *seen, explore=True)
     run.actors.send(action)
     if run.config.train.overlap:
         learn(run)
     row, episodes = run.actors.receive()
-    run.append(row)
+    run.append(row, extras)
     run.add_episodes(episodes)
     run.at.joint += 1
 
 
-def policy_actions(run: Run) -> np.ndarray:
-    """The actor's actions, its contexts moved on."""
-    action, run.acting = run.learner.act(run.acting, run.actors.observation, run.actors.is_first, run.at.joint)
-    return action
-
-
-def due_updates(run: Run) -> int:
-    """Updates that should be done by now: exact for fractional ratios, with nothing to remember."""
-    after = run.at.joint - run.plan.warmup_joint
-    return run.plan.warmup_updates + int(after * run.config.train.ratio + 1e-9) if run.at.warm else 0
+def due(run: Run) -> tuple[int, int]:
+    """Rounds of learning and updates that should be done by now: exact for fractional ratios."""
+    if not run.at.warm:
+        return 0, 0
+    rounds = (run.at.joint - run.plan.warmup_joint) // run.config.train.burst
+    after = int(rounds * run.config.train.burst * run.config.train.ratio + 1e-9)
+    return rounds, run.plan.warmup_updates + after
 
 
 def learn(run: Run) -> None:
-    """The due updates of world model, actor and critics."""
-    while run.at.update < due_updates(run):
-        contexts = run.sample(run.config.agent.contexts, run.config.agent.context, "imagine")
-        count_update(run, run.learner.update(world_batch(run), contexts))
-
-
-def world_batch(run: Run) -> Batch:
-    """This update's windows [K, B, T]."""
-    return run.sample(run.config.batch.sequences, run.config.batch.length, "world")
+    """What is due: a round on the newest rows, where the system has one, and the updates."""
+    rounds, updates = due(run)
+    if run.at.round < rounds:
+        if "on_policy" in run.system.updates:
+            run.window.add(run.update("on_policy"), update=False)
+        run.at.round = rounds
+    while run.at.update < updates:
+        count_update(run, run.update("training"))
 
 
 def count_update(run: Run, metrics: dict) -> None:
@@ -92,25 +90,23 @@ def count_update(run: Run, metrics: dict) -> None:
     if run.at.update % run.config.log.every == 0:
         run.write_window()
         if run.window.most_skipped >= MOST_SKIPPED:
-            run.fault = f"{MOST_SKIPPED} updates in a row were not finite: lower optimizer.world_lr or agent_lr"
+            run.fault = f"{MOST_SKIPPED} updates in a row were not finite: lower the learning rates (optimizer.*)"
 
 
 def warm_up(run: Run, progress: logs.Progress) -> None:
-    """Trains one shared set of rows on the random buffer, then sets the task table."""
+    """Learns from the random buffer, as far as the system does, and lets it prepare for what comes."""
     if run.at.saved < run.at.joint:
         run.save()
     last_save, total = time.monotonic(), run.plan.warmup_updates
     while run.at.update < total:
-        count_update(run, run.learner.warmup_update(world_batch(run)))
+        count_update(run, run.update("warmup"))
         progress.update(run.steps, f"warm-up {run.at.update:,}/{total:,}")
         check_stop(run)
         if processes.anywhere(time.monotonic() - last_save > 60 * run.config.checkpoint.minutes):
             run.save()
             last_save = time.monotonic()
-    clusters = warmup.make_table(run.config, run.names, run.learner, run.replay)
-    if not processes.index():
-        clustering.write(run.directory / "clusters.json", clusters)
-    run.learner.end_warmup(clusters.table, copy_rows=total > 0)
+    if run.system.after_warmup:
+        run.system.after_warmup(run.learner, run.replay, run.directory)
     run.at.warm = True
     run.save()
 
@@ -125,6 +121,8 @@ def evaluate_and_save(run: Run) -> None:
         results, films = evaluate.evaluate(run.config, run.learner, run.tasks, film=last)
         run.at.evaluated = run.at.joint  # only now: an evaluation that failed is still due when the run goes on
         run.write(evaluate.metrics(results))
+        if run.system.after_evaluation:
+            run.learner.change(run.system.after_evaluation, evaluate.normalised(results))
         if last:
             evaluate.write(results, films, run.steps, run.tasks, run.directory)
             run.save()
@@ -149,8 +147,8 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
     # With several processes a broken joint step leaves nothing that all could save together.
     saved = Stopped if processes.count() > 1 else (Stopped, WorkersFailed)
     agreed = workdir.agree(directory, config, allowed)
-    tasks, agent = preflight.check(agreed, directory)
-    summary.refuse_too_large(agreed, agent, processes.share(tasks), directory)
+    tasks, system = preflight.check(agreed, directory)
+    summary.refuse_too_large(agreed, system, processes.share(tasks), directory)
     with workdir.claim(directory, config, allowed) as config, contextlib.closing(Run(config, directory)) as run:
         workdir.write(directory, config)  # only now: a run that cannot begin leaves the folder to any other
         command.on_stop(lambda name: setattr(run, "stop", name))

@@ -4,13 +4,14 @@ Imports nothing of ours and no jax: environments, actors, replay and report rely
 
 Axis letters, used in every docstring and signature:
     K tasks      E environments a task   B sequences or rollouts   T time (a window)   H imagined steps
-    D width of the temporal module       A actions (or action dimensions)              Z latent size
-    N_m clusters                         N_e experts               n_k active experts a task
+    S side of a frame in pixels          A actions (or action dimensions)
+A K' stands for the tasks of one device. A system's own letters are in its folder.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # what the system says of a disk, a limit or a quota that is full
@@ -56,13 +57,7 @@ class Batch(NamedTuple):
     reward: Any  # [K, B, T] float32
     termination: Any  # [K, B, T] bool: the environment terminated or a life was lost (never a truncation)
     is_first: Any  # [K, B, T] bool: the frame is the first of its episode
-
-
-class Table(NamedTuple):
-    """The task table: which rows of the stacked parameters a task uses."""
-
-    cluster: Any  # [K] int32 in 0..N_m-1
-    experts: Any  # [K, n_k] int32 in 0..N_e-1
+    extras: Any = {}  # {name: [K, B, T, ...]}: what acting stored beside the row; zero where it stored nothing
 
 
 class Shard(NamedTuple):
@@ -73,37 +68,81 @@ class Shard(NamedTuple):
     mask: Any  # [K', A] bool, the actions that the task can use
 
 
-class Dream(NamedTuple):
-    """Imagined rollouts of one task (under vmap: leading [K'])."""
-
-    z: Any  # [B, H + 1, Z]
-    hidden: Any  # [B, H + 1, D], of the step before
-    action: Any  # [B, H] int32 or [B, H, A] float32, as drawn
-    reward: Any  # [B, H]
-    continuation: Any  # [B, H]
+# --- What runs a system -----------------------------------------------------------------------------------------------
 
 
-class ActState(NamedTuple):
-    """The context that acting attends to: the last L steps of each environment's episode, oldest first."""
+class Plan(NamedTuple):
+    """How long a run is."""
 
-    latent: Any  # [K, E, L, G] int32 class indices
-    action: Any  # [K, E, L] int32 or [K, E, L, A] float32
-    length: Any  # [K, E] int32, steps in use
+    joint_steps: int  # joint steps in all
+    warmup_joint: int  # of them at random
+    warmup_updates: int
+    updates: int  # after the warm-up
+    schedule_updates: int  # in all, as first planned: what schedules refer to
 
 
-class TrainState(NamedTuple):
-    """All that learning changes."""
+class Window(NamedTuple):
+    """The shape of one draw from the replay."""
 
-    update: Any  # [] updates done, warm-up included
-    params: Any  # world model: {"cluster": [N_m, ...], "expert": [N_e, ...], "shared"}
-    statistics: Any  # batch norm's running ones, [N_m, ...]
-    harmony: Any  # s [K], the harmonious weights are sigma = exp(s)
-    actor: Any
-    critic: Any  # [N_m, ...]
-    slow_critic: Any  # [N_m, ...]
-    return_scale: Any  # P [K]; NaN until a task's first return
-    table: Table
-    world_optimizer: Any
-    harmony_optimizer: Any
-    agent_optimizer: Any
-    skipped: Any  # [2] int32, non-finite updates: in all, in a row
+    batch: int  # B windows a task; 0: the newest rows of every environment, [K, E, T]
+    length: int  # T
+
+
+class Update(NamedTuple):
+    """One kind of learning: a pure function, run in a program over all devices with the named axis "device"."""
+
+    function: Callable[..., tuple[Any, dict]]  # (state, *batches, shard) -> (state, metrics), its batches in the order
+    windows: dict[str, Window]  # ... of these: what it draws, by the name of the random stream
+
+
+class Acted(NamedTuple):
+    """What acting gives back."""
+
+    action: Any  # [K', E] int32 or [K', E, A] float32
+    extras: dict[str, Any]  # {name: [K', E, ...]}, to be stored beside the row
+    acting: Any  # the environments' new acting state
+
+
+class Playable(NamedTuple):
+    """The world model of one task as a place to play in; a dream is any pytree. Pure functions of arrays."""
+
+    rows: Callable[..., Any]  # (state, task) -> what of the state the task needs
+    see: Callable[..., tuple]  # (rows, frame [S, S, 3] uint8, key) -> (dream, imagined frame [S, S, 3] in 0..1)
+    choose: Callable[..., Any]  # (rows, dream, mask [A], key) -> action
+    move: Callable[..., tuple]  # (rows, dream, action, key) -> (dream, reward, continuation, imagined frame)
+    experts: int = 0  # how many there are to choose from
+    chosen: Callable[..., list[int]] | None = None  # (state, task) -> those of a task
+    exchange: Callable[..., Any] | None = None  # (state, task, chosen) -> state
+
+
+class System(NamedTuple):
+    """All that the house knows of an algorithm. Functions are pure and closed over its settings; what a system
+    remembers lies in its state and its acting state.
+
+    `act`, updates, `predictions` and `open_loop` run in programs with the named axis "device", on one device's tasks;
+    the state, a NamedTuple, is the same on all devices. Metrics are scalars, [K], or in the area "router" vectors by
+    index; those of "training" and "warmup" have "train/skipped_in_row" [], the non-finite updates in a row.
+    """
+
+    name: str
+    init: Callable[[], Any]  # the state before the first update
+    init_acting: Callable[[int, int], Any]  # (tasks, environments) -> a NamedTuple of arrays [K, E, ...]
+    act: Callable[..., Acted]  # (state, acting, observation, is_first, step, shard, explore: bool); explore: to learn
+    updates: dict[str, Update]  # "training"; "warmup": on random rows; "on_policy": once a round, before those due
+    extras: dict[str, tuple[str, tuple[int, ...]]] = {}  # dtype and shape of what acting stores beside a row
+    # What people are told.
+    facts: Callable[[int], list[tuple[str, str]]] = lambda parameters: []  # lines of the first screen
+    protocol: dict[str, dict[str, Any]] = {}  # section -> key -> value: what acting depends on, for results.json
+    components: Callable[[Any], dict[str, Any]] = lambda state: {}  # state -> name: subtree, for the parameter table
+    # Weights that leave a run.
+    exported: tuple[str, ...] | None = None  # fields of the state that acting needs; None: all
+    carry_over: Callable[[Any, Any], Any] = lambda old, new: old  # (old, new state) -> new with the old one's weights
+    # Hooks, None where there is nothing to do.
+    check: Callable[[], None] | None = None  # raises BadInput for what only a new run reads
+    after_warmup: Callable[..., None] | None = None  # (learner, replay, directory), once
+    after_save: Callable[..., None] | None = None  # (learner, directory), after the warm-up, in process 0
+    after_evaluation: Callable[..., Any] | None = None  # (state, normalised [K], NaN: unknown) -> state
+    # Looking into a world model, None where there is none to look into.
+    predictions: Callable[..., dict] | None = None  # (state, batch, shard) -> reward, termination, error [K', B, T]
+    open_loop: Callable[..., tuple] | None = None  # (state, batch, shard, context) -> reconstructed, imagined frames
+    playable: Playable | None = None

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from mow_jax import checkpoint, processes
 from mow_jax.checks import flat
-from mow_jax.config import BEFORE, default
+from mow_jax.config import default, of_saved, of_system
 from mow_jax.types import BadInput
 
 FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")
@@ -101,7 +101,7 @@ def write(workdir: Path, config: ConfigDict) -> None:
 def differences(old: ConfigDict, new: ConfigDict, allowed: tuple[str, ...] = ()) -> list[str]:
     """Lines "key: old -> new" for the keys that a resumed run must not change, those under `allowed` left out."""
     before, after = flat(old), flat(new)
-    free = (*FREE_ON_RESUME, *allowed)
+    free = (*(key for key in FREE_ON_RESUME if key not in of_system(old.system).LOCKED), *allowed)
     locked = [k for k in sorted(before | after) if not any(k == f or k.startswith(f + ".") for f in free)]
     return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in locked if before.get(k) != after.get(k)]
 
@@ -121,12 +121,10 @@ def read(workdir: Path) -> ConfigDict:
 def from_saved(saved: Any, path: Path) -> ConfigDict:
     """The config that JSON out of the file `path` means. Raises BadInput where it is none of this version's."""
     try:
-        config = default()
-        config.update(BEFORE)
-        config.update(_tuples(saved))
+        config = of_saved(_tuples(saved))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} cannot be read ({error}); restore it or use another --workdir") from None
-    unknown = sorted(flat(config).keys() - flat(default()).keys())
+    unknown = sorted(flat(config).keys() - flat(default(config.system)).keys())
     if unknown:
         raise BadInput(f"{path} has keys that this version does not know: {', '.join(unknown)}")
     return config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import runpy
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from processes import ROOT, environment
 
-from mow_jax import agent, build
+from mow_jax import build
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import flops
@@ -82,7 +81,7 @@ def test_what_an_update_sends_is_read_from_its_program():
     assert [name.strip() for name, _ in sent] == ["gradient of world model", "gradient of agent"]
     config = runpy.run_path(str(ROOT / "tests/configs/tiny.py"))["get_config"]()
     tasks = build.tasks(config)
-    state = jax.eval_shape(functools.partial(agent.init, build.agent(config, tasks)))
+    state = jax.eval_shape(build.system(config, tasks).init)
     count = lambda *trees: sum(leaf.size for leaf in jax.tree.leaves(trees))
     expected = [4 * count(state.params), 4 * count(state.actor, state.critic)]
     assert [int(size.replace(",", "")) for _, size in sent] == expected

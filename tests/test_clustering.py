@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mow_jax import clustering
-from mow_jax.clustering import GRADIENT_METHODS
+from mow_jax.systems.mow import clustering
+from mow_jax.systems.mow.clustering import GRADIENT_METHODS
 from mow_jax.types import BadInput
 
 PLANTED = np.array([0, 1, 0, 2, 1, 2, 0, 2])

@@ -23,7 +23,7 @@ def test_every_experiment_imagines_and_acts_on_trained_positions_only(path: Path
     own, length = settings.agent, settings.batch.length
     known = own.context - (own.act_on == "posterior")
     assert known + own.horizon < length and own.act_context <= length
-    assert build.agent(settings, build.tasks(settings)).world.max_length == length
+    assert build.system(settings, build.tasks(settings)).updates["training"].windows["world"].length == length
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_both_variants_of_toy13_have_as_many_parameters():
     sizes = {}
     for variant in ("mow", "one"):
         settings = make(variant)
-        state = abstract_state(build.agent(settings, build.tasks(settings)))
+        state = abstract_state(build.system(settings, build.tasks(settings)))
         sizes[variant] = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.actor, state.critic)))
     assert sizes["one"] == pytest.approx(sizes["mow"], rel=0.01)
 

@@ -14,10 +14,11 @@ import pytest
 from processes import ROOT
 from test_replay_properties import flip
 
-from mow_jax import build, clustering, logs
+from mow_jax import build, logs
 from mow_jax import workdir as workdirs
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.replay import Replay
+from mow_jax.systems.mow import clustering
 from mow_jax.types import BadInput
 
 WORKDIR = ROOT / "tests" / "data" / "workdir-0.1.0-sums.tar.gz"

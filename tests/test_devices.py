@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from test_agent import quick_learner, random_batch, tiny_agent
 
-from mow_jax import agent as algorithm
-from mow_jax import clustering
-from mow_jax.types import Batch, Task, TrainState
+from mow_jax.systems.mow import agent as algorithm
+from mow_jax.systems.mow import clustering, inspection
+from mow_jax.systems.mow.types import TrainState
+from mow_jax.types import Batch, Task
 
 UPDATES = 5
 CASES = [(5, 4), (5, 2), (5, 8), (6, 2), (6, 4), (6, 8), (26, 2), (26, 4), (26, 8)]
@@ -38,8 +39,9 @@ def trained(tasks: int, devices: int) -> tuple[TrainState, clustering.Clusters]:
     learner.load(first_state(tasks))
     for seed in range(UPDATES):
         windows = batch_of(tasks, seed), batch_of(tasks, seed + 50, 3, 3)
-        learner.update(*map(learner.deal, windows))
-    layers = learner.task_gradients([batch_of(tasks, 99)], "layer_mean", 0)
+        learner.update("training", *map(learner.deal, windows))
+    gradients = functools.partial(inspection.task_gradients, agent, vector="layer_mean", size=0)
+    layers = learner.measure(gradients)(batch_of(tasks, 99), 0)
     names = [str(k) for k in range(tasks)]
     sizes = dict(clusters=agent.world.clusters, experts=agent.world.routing.experts, active=agent.world.routing.active)
     return learner.snapshot(), clustering.cluster_tasks(names, layers, method="agglomerative", seed=0, **sizes)

@@ -114,6 +114,22 @@ def test_an_exported_agent_plays_what_its_workdir_plays_and_a_damaged_one_is_ref
             mow_jax.load_agent(path)
 
 
+def test_an_exported_agent_is_evaluated_like_its_workdir_and_into_another_folder(finished, tmp_path):
+    path, out = tmp_path / "agent.npz", tmp_path / "new" / "out"
+    run("export", f"--workdir={finished}", f"--out={path}")
+    before = (finished / "results.json").read_bytes()
+    assert "give a folder as well, --out=DIR" in run("evaluate", f"--workdir={path}", code=2)
+    lost = run("evaluate", f"--workdir={path}", f"--out={finished}", code=2)
+    assert "is the folder of a run, whose results would be lost" in lost
+    run("evaluate", f"--workdir={path}", f"--out={out}")
+    assert json.loads((out / "results.json").read_text())["tasks"] == json.loads(before)["tasks"]
+    run("evaluate", f"--workdir={finished}", f"--out={out}", "--episodes=1")
+    assert (finished / "results.json").read_bytes() == before
+    assert {len(task["returns"]) for task in results(out)["tasks"].values()} == {1}
+    run("report", f"--workdir={out}")
+    assert "strips/" in (out / "report" / "index.html").read_text()
+
+
 def test_an_exported_agent_of_another_version_is_refused_with_a_hint(finished, tmp_path):
     path, later = tmp_path / "agent.npz", tmp_path / "later.npz"
     run("export", f"--workdir={finished}", f"--out={path}")

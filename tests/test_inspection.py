@@ -10,10 +10,9 @@ import pytest
 from test_agent import AGENT, BATCH, SHARD, TASKS, on_one_device, quick, quick_learner, rows_of
 from test_agent import state as state  # a fixture
 
-from mow_jax import agent as algorithm
-from mow_jax import inspection
-from mow_jax.models import world_model
-from mow_jax.models.blocks import causal_mask
+from mow_jax.ops.keys import task_keys
+from mow_jax.systems.mow import inspection, world_model
+from mow_jax.systems.mow.blocks import causal_mask
 from mow_jax.types import Batch
 
 TASK = 3
@@ -34,7 +33,7 @@ def test_predictions_are_what_the_losses_see(state, predict):
     said = predict(WINDOWS)
     assert {name: (x.shape, x.dtype) for name, x in said.items()} == dict.fromkeys(said, (FIRST.shape, np.float32))
     batch = jax.tree.map(lambda x: x[TASK], WINDOWS)
-    key = algorithm.task_keys(AGENT, 0, "predictions", SHARD)[TASK]
+    key = task_keys(AGENT.seed, 0, "predictions", SHARD)[TASK]
     rows = rows_of(state, TASK)
 
     @quick
@@ -58,7 +57,7 @@ def test_a_task_is_tried_on_every_cluster_row(state):
     program = on_one_device(functools.partial(inspection.row_losses, AGENT))
     made = program(state, BATCH, 7, SHARD)
     assert made.shape == (TASKS, AGENT.world.clusters)
-    key = algorithm.task_keys(AGENT, 7, "row_losses", SHARD)[TASK]
+    key = task_keys(AGENT.seed, 7, "row_losses", SHARD)[TASK]
 
     @quick
     def own(rows, batch):

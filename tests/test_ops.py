@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mow_jax.ops import distributions, returns, routing, twohot
+from mow_jax.ops import convolution, distributions, returns, routing, twohot
 from mow_jax.ops.convolution import downsample, upsample
 from mow_jax.ops.gradients import layer_vectors
 from mow_jax.types import Shard
@@ -216,6 +216,34 @@ def test_convolutions_equal_those_of_lax_with_their_gradients(ours, plain):
 
     for made, expected in zip(*map(jax.tree.leaves, map(value_and_gradients, (ours, plain))), strict=True):
         np.testing.assert_allclose(made, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("ours", "channels", "images"),
+    [(downsample, (3, 5), 6), (downsample, (2, 9), 5), (upsample, (9, 2), 6), (upsample, (3, 5), 5)],
+)
+def test_convolutions_in_groups_of_images_equal_those_of_all_at_once(monkeypatch, ours, channels, images):
+    x, kernel = normal(0, 2, images, 8, 6, channels[0]), normal(1, 2, 4, 4, *channels)
+
+    def value_and_gradients(group):
+        monkeypatch.setattr(convolution, "GROUP", group)
+        loops = str(jax.make_jaxpr(jax.grad(lambda *a: ours(*a).sum(), (0, 1)))(x[0], kernel[0])).count("scan[")
+        value = lambda x, kernel: (jnp.cos(ours(x, kernel)).sum(), ours(x, kernel))
+        return loops, quick(jax.vmap(jax.grad(value, (0, 1), has_aux=True)))(x, kernel)
+
+    (none, whole), (some, grouped) = value_and_gradients(10_000), value_and_gradients(40)
+    assert none == 0 and some > 0
+    for made, expected in zip(*map(jax.tree.leaves, (grouped, whole)), strict=True):
+        np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_images_go_to_blocks_and_back_and_each_is_the_others_derivative():
+    image, blocks = normal(0, 2, 8, 6, 3), normal(1, 2, 5, 4, 12)
+    np.testing.assert_array_equal(convolution.from_blocks(convolution.to_blocks(image)), image)
+    np.testing.assert_array_equal(convolution.to_blocks(image)[0, 1, 1], image[0, 1:3, 1:3].reshape(-1))
+    for function, x, y in ((convolution.to_blocks, image, blocks), (convolution.from_blocks, blocks, image)):
+        plain = jax.linear_transpose(function.fun, x)(y)[0]  # what autodiff would make of it
+        np.testing.assert_array_equal(jax.vjp(function, x)[1](y)[0], plain)
 
 
 # --- Routing ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import runpy
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mow_jax.types import BadInput
 
 TINY = Path(__file__).parent / "configs" / "tiny.py"
 # Texts that the suites or preflight judge, not a list of choices.
-FREE_TEXT = {"suite.name", "train.init_from", "clustering.table", "log.wandb", "suite.atari.protocol"}
+FREE_TEXT = {"system", "suite.name", "train.init_from", "clustering.table", "log.wandb", "suite.atari.protocol"}
 FREE_TEXT |= {f"suite.metaworld.{key}" for key in ("camera", "turn", "render_quality", "reward_version", "goal_order")}
 
 
@@ -32,17 +33,22 @@ def refused(changes: dict, directory: Path, parts: list[str]) -> None:
     assert not directory.exists()
 
 
-def test_every_number_has_one_range_and_every_text_its_choices():
-    ranged = " ".join(config.RANGES.values()).split()
+SYSTEMS = [module.name for module in pkgutil.iter_modules(config.__path__)]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_number_has_one_range_and_every_text_its_choices(system: str):
+    own = config.of_system(system)
+    ranged = " ".join([*config.RANGES.values(), *own.RANGES.values()]).split()
     assert len(ranged) == len(set(ranged))
     numbers, texts = set(), set()
-    for key, value in checks.flat(config.default()).items():
+    for key, value in checks.flat(config.default(system)).items():
         if isinstance(value, str):
             texts.add(key)
         elif not isinstance(value, bool) and key != "suite.tasks":
             numbers.add(key)
     assert numbers == set(ranged) | {"suite.image_size"}
-    assert texts == (set(config.CHOICES) | FREE_TEXT) - {"suite.image_size"}
+    assert texts - FREE_TEXT == (config.CHOICES | own.CHOICES).keys() - {"suite.image_size"}
 
 
 @pytest.mark.parametrize(

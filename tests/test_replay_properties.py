@@ -53,7 +53,7 @@ class ReplayMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 2 * CHUNK))
     def append(self, count: int) -> None:
         for _ in range(count):
-            self.replay.append(Batch(*(field[self.next] for field in ROWS)))
+            self.replay.append(Batch(*(field[self.next] for field in ROWS[:5])))
             self.held.append(self.next)
             self.next = (self.next + 1) % len(ROWS.reward)
 
@@ -93,7 +93,7 @@ class ReplayMachine(RuleBasedStateMachine):
         for task, windows in enumerate(indices.tolist()):
             for window, (env, start) in enumerate(windows):
                 rows = self.held[start : start + length]
-                for got, field in zip(batch, ROWS, strict=True):
+                for got, field in zip(batch[:5], ROWS[:5], strict=True):
                     np.testing.assert_array_equal(got[task, window], field[rows, task, env])
 
     @precondition(lambda self: self.saved[1])

@@ -17,15 +17,17 @@ import pytest
 import storm_fixture
 from storm_fixture import Recording
 
-from mow_jax import agent as algorithm
 from mow_jax import build, config
-from mow_jax.agent import Agent
-from mow_jax.models import actor_critic, world_model
-from mow_jax.models.blocks import causal_mask
-from mow_jax.models.vae import MAP
-from mow_jax.models.world_model import ROW_AXES, Rows
 from mow_jax.ops import distributions, returns, twohot
-from mow_jax.types import Batch, Dream, Shard, Task, TrainState
+from mow_jax.systems.mow import actor_critic, world_model
+from mow_jax.systems.mow import agent as algorithm
+from mow_jax.systems.mow import build as mow
+from mow_jax.systems.mow.agent import Agent
+from mow_jax.systems.mow.blocks import causal_mask
+from mow_jax.systems.mow.types import Dream, TrainState
+from mow_jax.systems.mow.vae import MAP
+from mow_jax.systems.mow.world_model import ROW_AXES, Rows
+from mow_jax.types import Batch, Shard, Task
 
 # --- STORM as a configuration of ours ---------------------------------------------------------------------------------
 
@@ -67,7 +69,7 @@ def storm_agent(recording: Recording) -> Agent:
     settings.agent.update(context=2, horizon=1, act_context=1)
     config.check(settings)
     task = Task("recorded", "recorded", True, sizes.actions, (True,) * sizes.actions, 1, None, None)
-    return build.agent(settings, [task])
+    return mow.agent(settings, [task], build.plan(settings))
 
 
 # --- PyTorch's parameters as our pytrees; linear, so that gradients come back in PyTorch's layout ---------------------

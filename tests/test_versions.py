@@ -29,8 +29,8 @@ def old(request, tmp_path) -> Path:
 def test_config_checkpoint_and_replay_are_read(old):
     config = workdirs.read(old)
     tasks = build.tasks(config)
-    agent = build.agent(config, tasks)
-    step, state, [host] = Checkpoints(old / "checkpoints", keep=1).load(None, abstract_state(agent))
+    system = build.system(config, tasks)
+    step, state, [host] = Checkpoints(old / "checkpoints", keep=1).load(None, abstract_state(system))
     assert step == config.train.steps == 32 and int(state.update) == host["position"]["update"] == 22
     sizes = dict(envs=1, image_size=16, chunk_rows=10, capacity=0, seed=0)
     replay = Replay(old / "replay", tasks, **sizes)

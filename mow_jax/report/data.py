@@ -103,9 +103,17 @@ def read(workdir: str) -> Run:
     clusters = _clusters(directory / "clusters.json") if "clusters.json" in present else None
     results = _results(directory / "results.json") if "results.json" in present else None
     frames = Frames(directory / "frames.npz") if "frames.npz" in present else None
-    missing = [f"{name}: {SOURCES[name].format(workdir=workdir)}" for name in SOURCES if name not in present]
+    wanted = [name for name in SOURCES if name != "clusters.json" or has(config, "clustering")]
+    missing = [f"{name}: {SOURCES[name].format(workdir=workdir)}" for name in wanted if name not in present]
     tasks = _tasks(metrics, clusters, results, frames)
     return Run(directory, tasks, config, metrics, clusters, results, frames, missing)
+
+
+def has(config: dict | None, section: str, key: str = "") -> bool:
+    """Whether a run's system has these settings, as far as is known."""
+    if config is None or "system" not in config:
+        return True
+    return section in config and (not key or key in config[section])
 
 
 def _tasks(metrics: dict, clusters: Clusters | None, results: dict | None, frames: Frames | None) -> list[str]:

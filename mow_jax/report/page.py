@@ -9,10 +9,11 @@ import re
 from pathlib import Path
 
 from mow_jax.report import curves, figures, knowledge, render, strips, tables
-from mow_jax.report.data import Frames, Run
+from mow_jax.report.data import Frames, Run, has
 from mow_jax.report.render import Picture, Section
 from mow_jax.types import BadInput
 
+# What a section is made of.
 NEEDS = {
     "Scores": "results.json",
     "Learning curves": "episode/<task>/return or evaluation/<task>/return in metrics.jsonl",
@@ -21,9 +22,16 @@ NEEDS = {
     "Clusters and experts": "clusters.json",
     "Use of the experts": "router/load/<expert> or router/switches in metrics.jsonl",
     "Harmonious weights": "harmony/<task> in metrics.jsonl",
-    "World model": "world/... in metrics.jsonl",
-    "Agent": "agent/... in metrics.jsonl",
+    "Losses": "metrics of updates in metrics.jsonl",
 }
+# Sections of runs whose config has such a key: others cannot have them.
+ONLY_WITH = {
+    "Clusters and experts": ("clustering", "table"),
+    "Use of the experts": ("router", "experts"),
+    "Harmonious weights": ("loss", "harmony"),
+}
+TITLES = {"world": "World model"}  # of areas of metrics, where the area's name is not enough
+ELSEWHERE = ("episode", "evaluation", "actors", "train", "router", "harmony")  # areas that other sections show
 
 
 def write(run: Run) -> Path:
@@ -62,13 +70,23 @@ def _sections(run: Run, directory: Path) -> list[Section]:
         _clusters(run, directory),
         _router(run, directory),
         _harmony(run, directory),
-        _losses(run, directory, "world", "World model"),
-        _losses(run, directory, "agent", "Agent"),
+        *(_losses(run, directory, area, TITLES.get(area, area.capitalize())) for area in _areas(run)),
         _protocol(run),
     ]
     made = {section.title: section for section in sections if section is not None}
-    unmade = [f"{title}: needs {what}" for title, what in NEEDS.items() if title not in made]
+    wanted = [title for title in NEEDS if title not in made and _could_have(run, title)]
+    unmade = [f"{title}: needs {NEEDS[title]}" for title in wanted if title != "Losses" or not _areas(run)]
     return [Section("Missing", run.missing + unmade)] * bool(run.missing or unmade) + list(made.values())
+
+
+def _areas(run: Run) -> list[str]:
+    """Areas of metrics that have a section of their own, in the order of metrics.jsonl."""
+    found = dict.fromkeys(name.partition("/")[0] for name in run.metrics if "/" in name)
+    return [area for area in found if area not in ELSEWHERE]
+
+
+def _could_have(run: Run, title: str) -> bool:
+    return title not in ONLY_WITH or has(run.config, *ONLY_WITH[title])
 
 
 def _scores(run: Run) -> Section | None:

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mow_jax.ops.convolution import downsample, upsample
+from mow_jax.ops import convolution
 
 Pool = Callable[[jax.Array], jax.Array]  # sums a statistic over the tasks that share this row of parameters
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values [B, L, heads, D / heads] of every block
@@ -45,17 +45,22 @@ class Linear(nn.Module):
 
 
 class Convolution(nn.Module):
-    """4x4, stride 2, padding 1, no bias: [N, H, W, C] to [N, H/2, W/2, features], or `transposed` to twice the size."""
+    """4x4, stride 2, padding 1, no bias: [N, H, W, C] to [N, H/2, W/2, features], or `transposed` to twice the size.
+
+    `to_blocks`: of a transposed one, the image in blocks; see ops/convolution.py.
+    """
 
     features: int
     transposed: bool = False
     dtype: Any = jnp.float32
+    to_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         fan = 16 * (self.features if self.transposed else x.shape[-1])  # PyTorch's rule for each kind
         kernel = self.param("kernel", uniform(1 / math.sqrt(fan)), (4, 4, x.shape[-1], self.features))
-        convolve = upsample if self.transposed else downsample
+        enlarge = convolution.upsample_blocks if self.to_blocks else convolution.upsample
+        convolve = enlarge if self.transposed else convolution.downsample
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype))
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mow_jax.models.blocks import Convolution, ConvolutionBlock, Linear, Pool, normalised_activation, uniform
+from mow_jax.systems.mow.blocks import Convolution, ConvolutionBlock, Linear, Pool, normalised_activation, uniform
 
 MAP = 4  # every encoder ends, every decoder starts at 4 x 4
 
@@ -39,7 +39,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [N, Z] and embeddings [N, E] to frames [N, S, S, 3], no output nonlinearity."""
+    """Latents [N, Z] and embeddings [N, E] to frames in blocks [N, S/2 + 1, S/2 + 1, 12], no output nonlinearity.
+
+    See ops/convolution.py; what lies outside of the frame has no meaning.
+    """
 
     image_size: int
     channels: int
@@ -59,6 +62,6 @@ class Decoder(nn.Module):
                 self.channels * 2**i, True, self.norm, self.activation, self.dtype, name=f"block_{i}"
             )
             x = block(x, train, pool)
-        x = Convolution(3, True, self.dtype, name="out")(x)
+        x = Convolution(3, True, self.dtype, to_blocks=True, name="out")(x)
         bias = self.param("bias", uniform(1 / math.sqrt(3 * 16)), (3,))
-        return x.astype(jnp.float32) + bias
+        return x.astype(jnp.float32) + jnp.tile(bias, 4)

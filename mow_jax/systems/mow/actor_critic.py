@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mow_jax.models.blocks import Head
 from mow_jax.ops import distributions, returns, twohot
-from mow_jax.types import Dream
+from mow_jax.systems.mow.blocks import Head
+from mow_jax.systems.mow.types import Dream
 
 
 @dataclasses.dataclass(frozen=True)

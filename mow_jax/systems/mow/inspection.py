@@ -1,6 +1,7 @@
-"""What the world model has learned, for whoever asks: its predictions on real windows, and films it makes up.
+"""What the world model has learned, for whoever asks: its predictions on real windows, the tasks' gradients and losses
+for the table, and films it makes up.
 
-Pure functions like those of agent.py, on the tasks of one device; nothing here trains. Called by learner.
+Pure functions like those of agent.py, on the tasks of one device; nothing here trains.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from mow_jax.agent import Agent, gather, task_keys, task_losses
-from mow_jax.models import world_model
-from mow_jax.models.blocks import causal_mask
-from mow_jax.models.world_model import ROW_AXES, Rows, WorldModel
 from mow_jax.ops.distributions import sample_latent
-from mow_jax.types import Batch, Shard, TrainState
+from mow_jax.ops.gradients import layer_vectors
+from mow_jax.ops.keys import task_keys
+from mow_jax.systems.mow import world_model
+from mow_jax.systems.mow.agent import Agent, gather, task_losses
+from mow_jax.systems.mow.blocks import causal_mask
+from mow_jax.systems.mow.types import TrainState
+from mow_jax.systems.mow.world_model import ROW_AXES, Rows, WorldModel
+from mow_jax.types import Batch, Shard
 
 
 def predictions(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
@@ -24,7 +28,7 @@ def predictions(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
 
     As in training, row t's predictions come from h_t, which has seen z_t and a_t, and no earlier episode.
     """
-    keys = task_keys(agent, 0, "predictions", shard)
+    keys = task_keys(agent.seed, 0, "predictions", shard)
     run = jax.vmap(functools.partial(_predictions, agent.world), in_axes=(ROW_AXES, 0, 0))
     return run(gather(agent, state, shard), batch, keys)
 
@@ -51,7 +55,7 @@ def _predictions(model: WorldModel, rows: Rows, batch: Batch, key: jax.Array) ->
 
 def row_losses(agent: Agent, state: TrainState, batch: Batch, draw: jax.Array, shard: Shard) -> jax.Array:
     """L_k [K', N_m] that each task would have on every cluster row, on windows [K', B, T]; `draw` [] numbers them."""
-    keys = task_keys(agent, draw, "row_losses", shard)
+    keys = task_keys(agent.seed, draw, "row_losses", shard)
 
     def on_row(row):
         here = state._replace(table=state.table._replace(cluster=jnp.full_like(state.table.cluster, row)))
@@ -61,10 +65,32 @@ def row_losses(agent: Agent, state: TrainState, batch: Batch, draw: jax.Array, s
     return jax.lax.map(on_row, jnp.arange(agent.world.clusters)).T
 
 
+def task_gradients(agent: Agent, state: TrainState, batch: Batch, draw, shard: Shard, vector: str, size: int) -> dict:
+    """Each task's gradient of L_k, as a vector a layer: {"cluster": {layer: [K', V]}, "experts": the same}.
+
+    `draw` [] numbers the batch, so that each has latent samples of its own.
+
+    Taken with respect to the gathered rows, so that one backward pass keeps the tasks' gradients apart. "cluster" are
+    the perceptual and predictor parameters, "experts" the mean over slots of the temporal ones. No dropout, and batch
+    norm on its running statistics.
+    """
+    rows, keys = gather(agent, state, shard), task_keys(agent.seed, draw, "gradients", shard)
+
+    def total(cluster, experts):
+        here = rows._replace(cluster=cluster, experts=experts)
+        terms, _ = task_losses(agent, here, batch, shard, state, keys, train=False)
+        return sum(scale * terms[name] for name, scale in agent.scales).sum()
+
+    cluster, experts = jax.grad(total, argnums=(0, 1))(rows.cluster, rows.experts)
+    experts = jax.tree.map(lambda leaf: leaf.mean(1), experts)
+    parts = {"cluster": cluster, "experts": experts}
+    return {name: layer_vectors(part, vector, size, agent.seed) for name, part in parts.items()}
+
+
 def open_loop(agent: Agent, state: TrainState, batch: Batch, shard: Shard, context: int) -> tuple[jax.Array, jax.Array]:
     """Frames [K', B, T, S, S, 3] uint8 of windows inside an episode: each reconstructed from its own posterior, and
     from `context` on imagined from the prior under the real actions (before it: reconstructed)."""
-    keys = task_keys(agent, 0, "open_loop", shard)
+    keys = task_keys(agent.seed, 0, "open_loop", shard)
     run = jax.vmap(functools.partial(_open_loop, agent.world, context=context), in_axes=(ROW_AXES, 0, 0))
     return run(gather(agent, state, shard), batch, keys)
 

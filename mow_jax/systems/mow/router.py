@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mow_jax.models.blocks import Linear
+from mow_jax.systems.mow.blocks import Linear
 
 
 @dataclasses.dataclass(frozen=True)

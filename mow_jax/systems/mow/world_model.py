@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mow_jax.models import router
-from mow_jax.models.blocks import Head, Linear, Pool, Transformer, causal_mask
-from mow_jax.models.dynamics import Dynamics, DynamicsCache, Expert, Shared
-from mow_jax.models.router import Routing
-from mow_jax.models.vae import Decoder, Encoder
-from mow_jax.ops import distributions, routing, twohot
-from mow_jax.types import Batch, Table
+from mow_jax.ops import convolution, distributions, routing, twohot
+from mow_jax.systems.mow import router
+from mow_jax.systems.mow.blocks import Head, Linear, Pool, Transformer, causal_mask
+from mow_jax.systems.mow.dynamics import Dynamics, DynamicsCache, Expert, Shared
+from mow_jax.systems.mow.router import Routing
+from mow_jax.systems.mow.types import Table
+from mow_jax.systems.mow.vae import Decoder, Encoder
+from mow_jax.types import Batch
 
 TERMS = ("reconstruction", "reward", "continuation", "task", "dyn", "rep")
 
@@ -204,10 +205,16 @@ def unimixed(model: WorldModel, logits: jax.Array) -> jax.Array:
 
 def decode(model: WorldModel, rows: Rows, z, train: bool = False, pool: Pool = _no_pool) -> tuple[jax.Array, Any]:
     """Frames [B, T, S, S, 3] in float32 of latents [B, T, Z], and the decoder's new running statistics."""
+    blocks, statistics = _decode_blocks(model, rows, z, train, pool)
+    frames = convolution.from_blocks(blocks)
+    return frames.reshape(*z.shape[:-1], *frames.shape[1:]), statistics
+
+
+def _decode_blocks(model: WorldModel, rows: Rows, z, train: bool, pool: Pool) -> tuple[jax.Array, Any]:
+    """The same with frames in blocks [B * T, ...]."""
     flat = z.reshape(-1, z.shape[-1])
     embedding = jnp.broadcast_to(rows.embedding, (flat.shape[0], rows.embedding.shape[-1]))
-    frames, statistics = _run(model, rows, "decoder", flat, embedding, train=train, pool=pool)
-    return frames.reshape(*z.shape[:-1], *frames.shape[1:]), statistics
+    return _run(model, rows, "decoder", flat, embedding, train=train, pool=pool)
 
 
 def prior(model: WorldModel, rows: Rows, hidden: jax.Array) -> jax.Array:
@@ -254,17 +261,16 @@ def losses(model: WorldModel, rows: Rows, batch: Batch, task: jax.Array, key, tr
     """
     key_latent, key_dropout = jax.random.split(key)
     posterior, encoder_statistics = encode(model, rows, batch.observation, key_latent, train, pool)
-    frames, decoder_statistics = decode(model, rows, posterior.z, train, pool)
+    blocks, decoder_statistics = _decode_blocks(model, rows, posterior.z, train, pool)
     segment = segments(model, batch.is_first)
     dropout_key = key_dropout if train and model.dropout else None
     hidden, _ = transition(model, rows, posterior.z, batch.action, causal_mask(segment), dropout_key=dropout_key)
 
-    squared = (frames - batch.observation.astype(jnp.float32) / 255) ** 2
     logit = termination_logit(model, rows, hidden)
     task_logits = model.task_head.apply({"params": rows.shared["task_head"]}, hidden).astype(jnp.float32)
     kl_dyn, kl_rep = _kl(posterior.log_p, prior(model, rows, hidden), segment)
     terms = {
-        "reconstruction": squared.sum((-3, -2, -1)).mean(),
+        "reconstruction": _squared_error(blocks, batch.observation).mean(),
         "reward": twohot.cross_entropy(head(model, rows, "reward", hidden), batch.reward).mean(),
         "continuation": (jax.nn.softplus(logit) - logit * batch.termination).mean(),
         "task": -jax.nn.log_softmax(task_logits)[..., task].mean(),
@@ -273,6 +279,14 @@ def losses(model: WorldModel, rows: Rows, batch: Batch, task: jax.Array, key, tr
     }
     statistics = {"encoder": encoder_statistics, "decoder": decoder_statistics}
     return terms, ({name: statistics[name] for name in rows.statistics}, kl_dyn)
+
+
+def _squared_error(blocks: jax.Array, frames: jax.Array) -> jax.Array:
+    """[B * T] summed over the pixels of uint8 frames [B, T, S, S, 3] and of their reconstructions in blocks."""
+    frames = frames.reshape(-1, *frames.shape[2:])
+    inside = convolution.to_blocks(jnp.ones((1, *frames.shape[1:])))
+    target = convolution.to_blocks(frames.astype(jnp.float32) / 255)
+    return ((blocks * inside - target) ** 2).sum((-3, -2, -1))
 
 
 def _kl(posterior: jax.Array, prior_: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mow_jax.models import actor_critic, world_model
-from mow_jax.models.actor_critic import ActorCritic
-from mow_jax.models.blocks import causal_mask
-from mow_jax.models.world_model import Rows, WorldModel
 from mow_jax.ops.distributions import sample_latent
-from mow_jax.types import ActState, Batch, Dream
+from mow_jax.systems.mow import actor_critic, world_model
+from mow_jax.systems.mow.actor_critic import ActorCritic
+from mow_jax.systems.mow.blocks import causal_mask
+from mow_jax.systems.mow.types import ActState, Dream
+from mow_jax.systems.mow.world_model import Rows, WorldModel
+from mow_jax.types import Batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mow_jax.models.blocks import Cache, Linear, Transformer
+from mow_jax.systems.mow.blocks import Cache, Linear, Transformer
 
 
 class Mixer(nn.Module):

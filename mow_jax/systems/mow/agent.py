@@ -1,4 +1,4 @@
-"""THE ALGORITHM in the paper's order: pure init, update, act, task_gradients.
+"""THE ALGORITHM in the paper's order: pure init, end_warmup, update, warmup_update, act.
 
 Everything but `init` and `end_warmup` runs inside a program with the named axis "device" (see learner.py): parameters
 are replicated, tasks are sharded. A device holds the tasks `shard.ids`; per-task state has all K rows everywhere.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import zlib
 from typing import Any
 
 import chex
@@ -17,13 +16,14 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from mow_jax.models import actor_critic, imagination, router, world_model
-from mow_jax.models.actor_critic import ActorCritic
-from mow_jax.models.imagination import Imagination
-from mow_jax.models.world_model import ROW_AXES, Rows, WorldModel
 from mow_jax.ops import routing
-from mow_jax.ops.gradients import layer_vectors
-from mow_jax.types import ActState, Batch, Dream, Shard, Table, TrainState
+from mow_jax.ops.keys import named_key, task_keys
+from mow_jax.systems.mow import actor_critic, imagination, router, world_model
+from mow_jax.systems.mow.actor_critic import ActorCritic
+from mow_jax.systems.mow.imagination import Imagination
+from mow_jax.systems.mow.types import ActState, Dream, Table, TrainState
+from mow_jax.systems.mow.world_model import ROW_AXES, Rows, WorldModel
+from mow_jax.types import Batch, Shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Agent:
 
 def init(agent: Agent) -> TrainState:
     """The state before the first update: every task on cluster row 0, experts by the router's first scores, evenly."""
-    key_world, key_behaviour = jax.random.split(named_key(agent, 0, "init"))
+    key_world, key_behaviour = jax.random.split(named_key(agent.seed, 0, "init"))
     params, statistics = world_model.init(agent.world, key_world)
     actor, critic = actor_critic.init(agent.behaviour, key_behaviour)
     rules, zeros = agent.world.routing, jnp.zeros(agent.world.routing.tasks)
@@ -108,17 +108,6 @@ def end_warmup(agent: Agent, state: TrainState, table: Table, copy_rows: bool) -
     return state._replace(params=params, statistics=statistics, table=table, world_optimizer=optimizer)
 
 
-def named_key(agent: Agent, update: jax.Array | int, name: str) -> jax.Array:
-    """The key of the stream `name` at an update (or joint step): folded from the seed, never stored."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(agent.seed), update), zlib.crc32(name.encode()))
-
-
-def task_keys(agent: Agent, update: jax.Array | int, name: str, shard: Shard) -> jax.Array:
-    """One key a task [K'], so that draws do not depend on which device holds it."""
-    key = named_key(agent, update, name)
-    return jax.vmap(lambda task: jax.random.fold_in(key, task))(shard.ids)
-
-
 # --- One update: world model, imagination, actor and critics ----------------------------------------------------------
 
 
@@ -155,7 +144,7 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
     chex.assert_rank([batch.observation, batch.reward, batch.is_first], [6, 3, 3])
     rules, old = agent.world.routing, state.table.experts
     scores = router.scores(rules, state.params["shared"], state.update)
-    experts = router.select(rules, scores, old, state.update, named_key(agent, state.update, "router"))
+    experts = router.select(rules, scores, old, state.update, named_key(agent.seed, state.update, "router"))
     experts = routing.of_first_device(experts)  # scores may differ in their last bits from one machine to another
     state = state._replace(table=state.table._replace(experts=experts))
 
@@ -188,7 +177,7 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
 def world_loss(agent: Agent, params: Any, harmony: jax.Array, state: TrainState, batch: Batch, shard: Shard):
     """This device's share of the loss; auxiliary: s [K] as used, new batch-norm statistics, metrics."""
     rows = gather(agent, state._replace(params=params), shard)
-    keys = task_keys(agent, state.update, "world", shard)
+    keys = task_keys(agent.seed, state.update, "world", shard)
     terms, (statistics, kl) = task_losses(agent, rows, batch, shard, state, keys, train=True)
     total = sum(scale * terms[name] for name, scale in agent.scales)
     spread = functools.partial(routing.everywhere, shard=shard, tasks=agent.world.routing.tasks)
@@ -235,7 +224,7 @@ def gather(agent: Agent, state: TrainState, shard: Shard) -> Rows:
 def imagine(agent: Agent, state: TrainState, rows: Rows, contexts: Batch, shard: Shard) -> Dream:
     """Rollouts [K', N, ...] of the actor from real contexts [K', N, C]."""
     run = functools.partial(imagination.imagine, agent.imagination, agent.world, agent.behaviour, state.actor)
-    keys = task_keys(agent, state.update, "imagine", shard)
+    keys = task_keys(agent.seed, state.update, "imagine", shard)
     return jax.vmap(run, in_axes=(ROW_AXES, 0, 0, 0))(rows, contexts, shard.mask, keys)
 
 
@@ -274,31 +263,6 @@ def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, d
 def act(agent: Agent, state: TrainState, acting: ActState, observation, is_first, step, shard: Shard):
     """Sampled actions [K', E] (or [K', E, A]) for frames [K', E, S, S, 3] at joint step `step`; the new contexts."""
     run = functools.partial(imagination.act, agent.imagination, agent.world, agent.behaviour, state.actor)
-    keys = task_keys(agent, step, "act", shard)
+    keys = task_keys(agent.seed, step, "act", shard)
     vmapped = jax.vmap(run, in_axes=(ROW_AXES, 0, 0, 0, 0, 0))
     return vmapped(gather(agent, state, shard), acting, observation, is_first, shard.mask, keys)
-
-
-# --- Gradients for clustering -----------------------------------------------------------------------------------------
-
-
-def task_gradients(agent: Agent, state: TrainState, batch: Batch, draw, shard: Shard, vector: str, size: int) -> dict:
-    """Each task's gradient of L_k, as a vector a layer: {"cluster": {layer: [K', V]}, "experts": the same}.
-
-    `draw` [] numbers the batch, so that each has latent samples of its own.
-
-    Taken with respect to the gathered rows, so that one backward pass keeps the tasks' gradients apart. "cluster" are
-    the perceptual and predictor parameters, "experts" the mean over slots of the temporal ones. No dropout, and batch
-    norm on its running statistics.
-    """
-    rows, keys = gather(agent, state, shard), task_keys(agent, draw, "gradients", shard)
-
-    def total(cluster, experts):
-        here = rows._replace(cluster=cluster, experts=experts)
-        terms, _ = task_losses(agent, here, batch, shard, state, keys, train=False)
-        return sum(scale * terms[name] for name, scale in agent.scales).sum()
-
-    cluster, experts = jax.grad(total, argnums=(0, 1))(rows.cluster, rows.experts)
-    experts = jax.tree.map(lambda leaf: leaf.mean(1), experts)
-    parts = {"cluster": cluster, "experts": experts}
-    return {name: layer_vectors(part, vector, size, agent.seed) for name, part in parts.items()}

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mow_jax.types import BadInput, Table
+from mow_jax.systems.mow.types import Table
+from mow_jax.types import BadInput
 
 METHODS = ("agglomerative", "kmeans", "spectral", "random", "single", "identity", "file")
 VECTORS = ("layer_mean", "layer_scalar", "projection")

@@ -1,0 +1,213 @@
+"""Every key of a run, its default and what it means: here those that all systems share, beside it a file a system.
+
+`default(system)` is the system's setting for 26 Atari games; experiment files change it; `check()` refuses what cannot
+work. Only train, evaluate, the systems' build files and the experiment files see the ConfigDict; everything below takes
+plain keyword arguments. A system's file has `add(config)`, `check(config)`, CHOICES, RANGES, BEFORE and LOCKED.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mow_jax import checks
+from mow_jax.types import BadInput
+
+FIRST = "mow"  # what experiment files that name no system mean, and runs from before there was a choice
+ATARI_PROTOCOLS = {
+    # Machado et al. 2018, as ALE v5 and STORM have it.
+    "sticky": dict(sticky=0.25, noop_max=0),
+    # IRIS, TWM, DreamerV3 on Atari 100k.
+    "noop": dict(sticky=0.0, noop_max=30),
+}
+
+
+def default(system: str = FIRST) -> ConfigDict:
+    """The full configuration of a system at the scale of Atari 100k, 26 games. Raises BadInput for one that is none."""
+    config = ConfigDict()
+    config.system = system  # what learns: a folder of mow_jax/systems; set here, as most keys depend on it
+    config.seed = 0  # root of every random stream
+    config.suite = _suite()
+    config.train = ConfigDict(
+        dict(
+            steps=100_000,  # agent steps a task in all, warm-up included
+            schedule_steps=0,  # steps that schedules refer to; 0: train.steps (a longer resumed run keeps the first)
+            ratio=1.0,  # updates for each joint step; fractions accumulate exactly
+            burst=1,  # joint steps collected before their updates are done
+            envs=1,  # environments a task (E); a joint step adds E agent steps to every task
+            overlap=True,  # learn while the environments step, from the joint steps before; False: one after the other
+            init_from="",  # workdir of a run whose weights to start from
+        )
+    )
+    config.replay = ConfigDict(
+        dict(
+            capacity=0,  # sample only the newest rows a task; 0: all of them
+            chunk_rows=2048,  # rows a file
+            device_mirror=False,  # keep a copy of the replay on the accelerator and gather windows there
+        )
+    )
+    config.warmup = ConfigDict(
+        dict(
+            steps=1024,  # random agent steps a task
+            updates=0,  # updates on that buffer before the policy acts, of systems that have such
+        )
+    )
+    config.actors = ConfigDict(
+        dict(
+            workers=-1,  # environment processes; -1: as many as cores, 0: in the learner's own process
+            timeout=60.0,  # seconds a worker may take for one joint step
+            max_deaths=10,  # workers lost in a run before it saves and stops
+        )
+    )
+    config.evaluation = ConfigDict(
+        dict(
+            episodes=20,  # a task
+            rows=2000,  # fewest rows a task that the world model is judged on, by more episodes where those are short
+            max_steps=0,  # longest evaluated episode in agent steps; 0: the task's own limit
+            every=0,  # agent steps a task between evaluations during training; 0: only at the end
+            parallel=5,  # environments a task
+            seed=1_000_003,  # root of evaluation seeds, apart from training's
+        )
+    )
+    config.checkpoint = ConfigDict(
+        dict(
+            every=2500,  # agent steps a task
+            minutes=10.0,  # between saves during the warm-up
+            keep=2,  # newest kept
+            milestones=(),  # agent steps whose checkpoint is never deleted
+        )
+    )
+    config.log = ConfigDict(
+        dict(
+            every=100,  # updates between lines of metrics.jsonl
+            tensorboard=True,
+            wandb="",  # a Weights & Biases project; empty: not used
+        )
+    )
+    of_system(system).add(config)
+    return config
+
+
+def _suite() -> ConfigDict:
+    suite = ConfigDict()
+    suite.name = "atari"  # or metaworld, toy, gymnasium
+    suite.tasks = ("atari26",)  # task names, or the name of a list of tasks in envs/suites.py
+    suite.image_size = 64  # pixels, a power of two from 16 to 128
+    suite.atari = ConfigDict(
+        dict(
+            protocol="",  # a named preset that overrides the fields it names: "sticky" or "noop"
+            sticky=0.25,  # probability, at every emulator frame, that the last action is repeated
+            frame_skip=4,  # emulator frames an agent step
+            max_pool=True,  # observe the pixel-wise maximum of the last two frames
+            noop_max=0,  # up to so many no-op steps at an episode's start
+            life_loss=True,  # a lost life ends the continuation (not the episode)
+            full_actions=False,  # True: every game may use all 18 actions
+            clip_reward=False,  # True: rewards become their sign
+            max_frames=108_000,  # emulator frames after which an episode is truncated
+        )
+    )
+    suite.metaworld = ConfigDict(
+        dict(
+            camera="corner2",
+            camera_position=(0.75, 0.075, 0.7),  # metres, where the camera is moved to; (): as the model has it
+            turn="upright",  # corner cameras hang upside down: "upright", "mirror" (top to bottom only) or "none"
+            render_quality="full",  # "fast": no shadows, reflections and multisampling
+            reward_version="v2",
+            action_repeat=1,  # simulated steps an agent step
+            horizon=500,  # agent steps after which an episode is truncated
+            goals=50,  # a task has
+            goal_seed=0,  # of the goals and their order
+            goal_order="shuffled",  # every goal once before any comes again; or "ordered", as evaluation does
+            end_on_success=False,  # as evaluation does
+        )
+    )
+    suite.gymnasium = ConfigDict(
+        dict(
+            max_steps=0,  # truncate after so many agent steps; 0: the environment's own limit, or 1000
+            action_repeat=1,
+        )
+    )
+    return suite
+
+
+# --- Systems ----------------------------------------------------------------------------------------------------------
+
+
+def of_system(name: str) -> ModuleType:
+    """The file with a system's own keys. Raises BadInput where there is none."""
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as missing:
+        if missing.name != f"{__name__}.{name}":
+            raise
+        known = ", ".join(module.name for module in pkgutil.iter_modules(__path__))
+        raise BadInput(f"config.system={name!r} is not allowed: use one of {known}") from None
+
+
+def of_saved(saved: dict[str, Any]) -> ConfigDict:
+    """What a run's config.json means, for keys that it lacks as at its time. Raises what ml_collections does."""
+    system = saved.get("system", FIRST)
+    config = default(system)
+    config.update(of_system(system).BEFORE)
+    config.update(saved)
+    return config
+
+
+# --- Checks -----------------------------------------------------------------------------------------------------------
+
+CHOICES = {"suite.image_size": (16, 32, 64, 128)}
+# Every number of a config has its interval, here or in the system's file: "[" and "]" take the end in, "(" and ")"
+# leave it out.
+RANGES = {
+    "[1, inf)": (
+        "train.steps train.envs train.burst replay.chunk_rows warmup.steps evaluation.episodes evaluation.parallel"
+        " checkpoint.every checkpoint.keep log.every suite.atari.frame_skip suite.atari.max_frames"
+        " suite.metaworld.action_repeat suite.metaworld.horizon suite.metaworld.goals suite.gymnasium.action_repeat"
+    ),
+    "[0, inf)": (
+        "train.schedule_steps train.ratio replay.capacity warmup.updates actors.max_deaths evaluation.rows"
+        " evaluation.max_steps evaluation.every checkpoint.minutes suite.atari.noop_max suite.gymnasium.max_steps"
+    ),
+    "(0, inf)": "actors.timeout",
+    "[0, 1]": "suite.atari.sticky",
+    "[-1, inf)": "actors.workers",
+    "[0, 2147483647]": "seed evaluation.seed suite.metaworld.goal_seed",
+    "(-inf, inf)": "suite.metaworld.camera_position",
+    "whole [1, inf)": "checkpoint.milestones",
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises BadInput for the first setting that cannot work."""
+    own = of_system(config.system)
+    if wrong := sorted(checks.flat(config).keys() ^ checks.flat(default(config.system)).keys()):
+        raise BadInput(
+            f"config.system={config.system!r} has other keys than this config ({wrong[0]}, ...): an experiment file"
+            f" chooses the system, with default({config.system!r})"
+        )
+    checks.choices(config, CHOICES | own.CHOICES)
+    checks.numbers(config, RANGES)
+    checks.numbers(config, own.RANGES)
+    if not all(isinstance(name, str) for name in config.suite.tasks):
+        raise BadInput(f"suite.tasks={config.suite.tasks!r} must be names, e.g. \"('Pong','Boxing')\"")
+    _check_lengths(config)
+    own.check(config)
+
+
+def _check_lengths(config: ConfigDict) -> None:
+    each = config.train.envs
+    for key in ("train.steps", "warmup.steps"):
+        steps = checks.value(config, key)
+        if steps % each:
+            near = steps // each * each
+            message = f"{key}={steps} is no multiple of train.envs={each}: use {near or each} or {near + each}"
+            raise BadInput(message)
+    if config.train.steps < config.warmup.steps:
+        raise BadInput(
+            f"train.steps={config.train.steps} includes the warm-up's warmup.steps={config.warmup.steps}:"
+            " raise the first or lower the second"
+        )

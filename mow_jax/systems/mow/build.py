@@ -1,0 +1,201 @@
+"""From a ConfigDict to MoW: the Agent with its parts, and the System record that the house knows it by."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from mow_jax.systems.mow import agent as algorithm
+from mow_jax.systems.mow import clustering, imagination, inspection, playing, warmup
+from mow_jax.systems.mow.actor_critic import ActorCritic
+from mow_jax.systems.mow.agent import Agent
+from mow_jax.systems.mow.imagination import Imagination
+from mow_jax.systems.mow.router import Routing
+from mow_jax.systems.mow.types import TrainState
+from mow_jax.systems.mow.world_model import WorldModel
+from mow_jax.types import Acted, Plan, Playable, System, Task, Update, Window
+
+BEHAVIOUR = ("width", "depth", "gamma", "lambda_", "entropy", "unimix", "return_decay", "bootstrap", "weights")
+FRESH = ("embedding", "task_head")  # of the shared part: they belong to the tasks
+STORM_PARAMETERS = 16_503_939 + 3_413_502  # of one published STORM model, slow critic included, without ...
+STORM_PER_ACTION = 512 + 513  # ... what each action adds
+
+
+def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
+    """The record of a checked config."""
+    return record(config, tasks, agent(config, tasks, plan))
+
+
+def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
+    """The record of an agent that has been made."""
+    batch, own, names = config.batch, config.agent, [task.name for task in tasks]
+    world, contexts = Window(batch.sequences, batch.length), Window(own.contexts, own.context)
+    bound = lambda function: functools.partial(function, made)
+    return System(
+        name=config.system,
+        init=bound(algorithm.init),
+        init_acting=functools.partial(imagination.init_acting, made.imagination, made.world),
+        act=bound(act),
+        updates={
+            "training": Update(bound(algorithm.update), {"world": world, "imagine": contexts}),
+            "warmup": Update(bound(algorithm.warmup_update), {"world": world}),
+        },
+        facts=functools.partial(facts, config, made, tasks),
+        protocol={
+            "evaluation": {"actions": "sampled"},
+            "agent": {key: own[key] for key in ("act_context", "act_on", "unimix")},
+        },
+        components=components,
+        exported=("params", "statistics", "harmony", "actor", "critic", "return_scale", "table"),
+        carry_over=carry_over,
+        check=functools.partial(warmup.check, config, names, made),
+        after_warmup=functools.partial(warmup.end, config, names, made),
+        after_save=after_save,
+        predictions=bound(inspection.predictions),
+        open_loop=bound(inspection.open_loop),
+        playable=Playable(
+            rows=bound(playing.rows),
+            see=bound(playing.see),
+            choose=bound(playing.choose),
+            move=bound(playing.move),
+            experts=config.router.experts,
+            chosen=playing.chosen,
+            exchange=playing.exchange,
+        ),
+    )
+
+
+def act(agent: Agent, state: TrainState, acting, observation, is_first, step, shard, explore: bool) -> Acted:
+    """The same sampled policy, whether to learn or to be scored; nothing is stored beside a row."""
+    del explore
+    action, acting = algorithm.act(agent, state, acting, observation, is_first, step, shard)
+    return Acted(action, {}, acting)
+
+
+def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
+    """The agent of a checked config."""
+    dtype = compute_dtype(config.model.compute_dtype)
+    model = config.model.to_dict() | {"dtype": dtype}
+    del model["compute_dtype"]
+    embedding = model.pop("embedding")
+    routing = config.router
+    rules = Routing(
+        tasks=len(tasks),
+        experts=routing.experts,
+        active=routing.active,
+        embedding=embedding,
+        mode=routing.mode,
+        margin=routing.margin,
+        noise=routing.noise,
+        gate=routing.gate,
+        freeze=routing.freeze,
+        tau_start=routing.tau_start,
+        tau_end=routing.tau_end,
+        anneal_updates=routing.anneal * plan.schedule_updates,
+    )
+    own = config.agent.to_dict()
+    imagination = Imagination(
+        **{key: own[key] for key in ("context", "horizon", "act_context", "act_on", "continuation")}
+    )
+    world = WorldModel(
+        image_size=config.suite.image_size,
+        action_size=tasks[0].action_size,
+        discrete=tasks[0].discrete,
+        clusters=clusters(config, len(tasks)),
+        routing=rules,
+        max_length=config.batch.length,
+        mask_boundaries=config.loss.mask_boundaries,
+        free_bits=config.loss.free_bits,
+        **model,
+    )
+    behaviour = ActorCritic(
+        features=world.latent + world.width + embedding,
+        action_size=world.action_size,
+        discrete=world.discrete,
+        clusters=world.clusters,
+        activation=world.activation,
+        zero_heads=world.zero_heads,
+        dtype=dtype,
+        **{key: own[key] for key in BEHAVIOUR},
+    )
+    loss = config.loss
+    scales = dict(reconstruction=1.0, reward=loss.reward, continuation=loss.continuation, task=loss.task)
+    return Agent(
+        world=world,
+        behaviour=behaviour,
+        imagination=imagination,
+        seed=config.seed,
+        scales=tuple((scales | dict(dyn=loss.dyn, rep=loss.rep)).items()),
+        balance=loss.balance,
+        harmony=loss.harmony,
+        return_init=own["return_init"],
+        slow_decay=own["slow_decay"],
+        **config.optimizer.to_dict(),
+    )
+
+
+def clusters(config: ConfigDict, tasks: int) -> int:
+    """N_m: as configured, at most one a task."""
+    methods = {"single": 1, "identity": tasks}
+    return methods.get(config.clustering.method, min(config.clustering.clusters, tasks))
+
+
+def compute_dtype(name: str) -> Any:
+    """The precision of matrix products."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name).type
+
+
+# --- What people are told ---------------------------------------------------------------------------------------------
+
+
+def facts(config: ConfigDict, agent: Agent, tasks: list[Task], parameters: int) -> list[tuple[str, str]]:
+    """MoW's lines of the first screen."""
+    single, router = sum(STORM_PARAMETERS + STORM_PER_ACTION * task.action_size for task in tasks), config.router
+    return [
+        ("precision", np.dtype(agent.world.dtype).name),
+        ("clusters", f"{agent.world.clusters} (configured: {config.clustering.clusters}), {config.clustering.method}"),
+        ("experts", f"{router.experts}, {router.active} active a task, router {router.mode}"),
+        ("against STORM", f"{parameters / single:.3f} of {len(tasks)} STORM models ({single:,} parameters)"),
+    ]
+
+
+def components(state: TrainState) -> dict[str, Any]:
+    """What has parameters (slow critics included, batch-norm statistics not)."""
+    cluster, shared = state.params["cluster"], state.params["shared"]
+    return {
+        "encoders and posteriors": [cluster["encoder"], cluster["posterior"]],
+        "decoders": cluster["decoder"],
+        "priors, rewards, continuations": [cluster[name] for name in ("prior", "reward", "continuation")],
+        "mixers and expert Transformers": state.params["expert"],
+        "shared Transformer": shared["dynamics"],
+        "router, embeddings, task head": [shared[n] for n in ("router", "embedding", "task_head") if n in shared],
+        "actor": state.actor,
+        "critics and slow critics": [state.critic, state.slow_critic],
+    }
+
+
+# --- Weights and files ------------------------------------------------------------------------------------------------
+
+
+def carry_over(old: TrainState, new: TrainState) -> TrainState:
+    """A new run's state with another run's weights; embeddings, task head, table, optimisers and return scales stay
+    new."""
+    known = {name: leaf for name, leaf in old.params["shared"].items() if name not in FRESH}
+    fresh = {name: leaf for name, leaf in new.params["shared"].items() if name in FRESH}
+    weights = dict(statistics=old.statistics, actor=old.actor, critic=old.critic, slow_critic=old.slow_critic)
+    return new._replace(params=old.params | {"shared": known | fresh}, **weights)
+
+
+def after_save(learner: Any, directory: Path) -> None:
+    """Keeps clusters.json up to date with the router's selection."""
+    path = directory / "clusters.json"
+    if path.exists():
+        clustering.write_experts(path, learner.single(learner.state.table).experts)

@@ -1,0 +1,249 @@
+"""The seam between the house and its systems: one record. A fake system goes through the whole of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from processes import ROOT, digests, metrics, replay_files
+
+from mow_jax import config as keys
+from mow_jax import evaluate, load, load_agent, train, workdir
+from mow_jax.report.__main__ import main as report
+from mow_jax.types import Acted, BadInput, System, Update, Window
+
+
+class State(NamedTuple):
+    update: Any
+    seen: Any  # [K] sum of all notes that updates have drawn
+    newest: Any  # [] sum of those that on-policy rounds have seen
+    best: Any  # [K] score of the last evaluation
+
+
+class Acting(NamedTuple):
+    age: Any  # [K, E]
+
+
+def fake(config: ConfigDict, tasks: list, plan) -> System:
+    """It walks to the right, numbers the steps of an episode, and learns to add those numbers up."""
+    count = len(tasks)
+
+    def act(state, acting, observation, is_first, step, shard, explore):
+        age = jnp.where(is_first, 1.0, acting.age + 1)
+        return Acted(jnp.full(is_first.shape, 1 + explore, jnp.int32), {"age": age}, Acting(age))
+
+    def learn(state, batch, shard):
+        own = jnp.zeros(count).at[shard.ids].add(shard.valid * batch.extras["age"].sum((1, 2)))
+        seen = state.seen + jax.lax.psum(own, "device")
+        total = {"sum/total": seen, "train/skipped_in_row": jnp.int32(0)}
+        return state._replace(update=state.update + 1, seen=seen), total
+
+    def fresh(state, batch, shard):
+        own = (shard.valid[:, None, None] * batch.extras["age"]).sum()
+        newest = state.newest + jax.lax.psum(own, "device")
+        return state._replace(newest=newest), {"fresh/rows": newest}
+
+    return System(
+        name=config.system,
+        init=lambda: State(jnp.int32(0), jnp.zeros(count), jnp.zeros(()), jnp.zeros(count)),
+        init_acting=lambda tasks, envs: Acting(jnp.zeros((tasks, envs))),
+        act=act,
+        updates={
+            "training": Update(learn, {"sums": Window(config.rows.batch, 4)}),
+            "on_policy": Update(fresh, {"fresh": Window(0, config.train.burst)}),
+        },
+        extras={"age": ("float32", ())},
+        after_evaluation=lambda state, normalised: state._replace(best=normalised),
+    )
+
+
+def add(config: ConfigDict) -> None:
+    config.rows = ConfigDict(dict(batch=2))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _installed():
+    """The fake stands where a system's folder and its keys would."""
+    own = dict(add=add, CHOICES={}, RANGES={"[1, inf)": "rows.batch"}, check=lambda config: None, BEFORE={})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "mow_jax.config.fake", SimpleNamespace(**own, LOCKED=("evaluation",)))
+        patch.setitem(sys.modules, "mow_jax.systems.fake", SimpleNamespace())
+        patch.setitem(sys.modules, "mow_jax.systems.fake.build", SimpleNamespace(system=fake))
+        yield
+
+
+def settings(**training: Any) -> ConfigDict:
+    config = keys.default("fake")
+    config.suite.update(name="toy", tasks=("catch", "grid"), image_size=16)
+    config.train.update(dict(steps=48, envs=2, burst=4) | training)
+    config.warmup.steps = 16
+    config.evaluation.update(episodes=2, parallel=2, max_steps=10, every=20)
+    config.actors.workers = 0
+    config.checkpoint.update(every=8, keep=9)
+    config.replay.chunk_rows = 10
+    config.log.update(every=4, tensorboard=False)
+    return config
+
+
+def trained(directory: Path, config: ConfigDict) -> Path:
+    assert train.train(config, directory) == 0
+    return directory
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, _installed):
+    """A run of the fake from begin to end."""
+    return trained(tmp_path_factory.mktemp("fake") / "whole", settings())
+
+
+def test_a_system_trains_evaluates_and_is_loaded_by_its_record_alone(whole, capsys):
+    config, _, learner, step = load.restore(whole)
+    state = learner.snapshot()
+    assert (config.system, step, int(state.update)) == ("fake", 48, 16)
+    written = [name for line in metrics(whole) for name in line]
+    assert {"sum/total", "sum/total/catch", "fresh/rows"} <= set(written)
+    results = json.loads((whole / "results.json").read_text())
+    assert state.best.tolist() == pytest.approx([task["normalised"] for task in results["tasks"].values()])
+    assert results["diagnostics"] == {}
+    agent = load_agent(whole)
+    agent.reset("grid")
+    assert agent.act(np.zeros((16, 16, 3), np.uint8), "grid") == 1, "to be scored it does not explore"
+    evaluate.main(whole, None, 3, None, random=False)
+    assert "evaluation at step 48" in capsys.readouterr().out
+    assert report([f"--workdir={whole}"]) == 0
+    page = (whole / "report" / "report.md").read_text()
+    assert "Sum" in page and "Harmonious" not in page and "clusters.json" not in page
+
+
+def rows_of(directory: Path) -> dict[str, np.ndarray]:
+    """{stream: [rows] of what acting has stored}, from the files."""
+    record = np.dtype((np.void, 16 * 16 * 3 + 4 + 4 + 1 + 1 + 4))
+    found: dict[str, list] = {}
+    for name, content in replay_files(directory).items():
+        rows = np.frombuffer(content, record).view(np.uint8).reshape(-1, record.itemsize)
+        found.setdefault(name.rpartition("/")[0], []).append(rows[:, -4:].copy().view(np.float32)[:, 0])
+    return {stream: np.concatenate(parts)[:24] for stream, parts in found.items()}
+
+
+def test_extras_come_back_from_replay_and_are_zero_where_nothing_acted(whole):
+    for stream, ages in rows_of(whole).items():
+        assert not ages[:8].any(), f"random rows of {stream} have extras"
+        assert ages[8] == 1 or stream.startswith("grid"), "acting begins with an age of its own"
+        assert (ages[8:] > 0).all() and set(np.diff(ages[8:])) <= {1.0, *(1 - ages[8:])}
+
+
+def test_rounds_see_every_row_after_the_warm_up_once(whole):
+    _, _, learner, _ = load.restore(whole)
+    last = 8 + (24 - 8) // 4 * 4
+    assert float(learner.snapshot().newest) == sum(ages[8:last].sum() for ages in rows_of(whole).values())
+
+
+def test_it_goes_on_exactly_where_it_was_stopped(whole, tmp_path):
+    assert train.train(settings(steps=32), tmp_path / "run") == 0
+    changed = settings()
+    changed.evaluation.episodes = 3
+    with pytest.raises(BadInput, match="evaluation.episodes: 2 -> 3"):
+        train.train(changed, tmp_path / "run")
+    trained(tmp_path / "run", settings())
+    assert replay_files(tmp_path / "run") == replay_files(whole)
+    one, other = (load.restore(path)[2].snapshot() for path in (whole, tmp_path / "run"))
+    assert all((a == b).all() for a, b in zip(one, other, strict=True))
+    assert digests(tmp_path / "run").keys() == digests(whole).keys()
+
+
+def test_the_copy_on_the_device_has_the_extras_too(whole, tmp_path):
+    config = settings()
+    config.replay.device_mirror = True
+    trained(tmp_path / "run", config)
+    assert all(metrics(tmp_path / "run")[i] == line for i, line in enumerate(metrics(whole)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda config: config.update(system="nothing"), r"system='nothing' is not allowed: use one of mow"),
+        (lambda config: config.update(system="mow"), r"default\('mow'\)"),
+        (lambda config: config.warmup.update(updates=3), "warmup.updates=3: fake"),
+        (lambda config: config.train.update(burst=0), "train.burst=0"),
+        (lambda config: config.rows.update(batch=0), "rows.batch=0"),
+    ],
+)
+def test_what_a_system_does_not_have_is_refused(tmp_path, change, said: str):
+    config = settings()
+    change(config)
+    with pytest.raises(BadInput, match=said):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_before_there_was_a_choice_is_the_first_systems(tmp_path):
+    saved = keys.default().to_dict()
+    del saved["system"]
+    (tmp_path / "config.json").write_text(json.dumps(saved, default=list))
+    assert workdir.read(tmp_path).system == keys.FIRST
+
+
+def test_weights_start_runs_of_the_same_system_only(whole, tmp_path):
+    config = settings(init_from=str(whole), steps=16)
+    trained(tmp_path / "run", config)
+    assert float(load.restore(tmp_path / "run")[2].snapshot().newest) > 0
+    other = keys.default()
+    other.suite.update(name="toy", tasks=("catch",), image_size=16)
+    other.train.init_from = str(whole)
+    with pytest.raises(BadInput, match="a run of fake, this is one of mow"):
+        train.train(other, tmp_path / "other")
+
+
+# --- The rules that keep it so ----------------------------------------------------------------------------------------
+
+NAMES = sorted(path.stem for path in (ROOT / "mow_jax" / "config").glob("*.py") if path.stem != "__init__")
+HOUSE = [
+    path
+    for path in sorted((ROOT / "mow_jax").rglob("*.py"))
+    if path.relative_to(ROOT / "mow_jax").parts[0] not in ("systems", "config")
+]
+
+
+def test_every_system_has_a_folder_and_a_file_of_keys():
+    folders = {path.name for path in (ROOT / "mow_jax" / "systems").iterdir() if (path / "build.py").exists()}
+    assert folders == set(NAMES) and NAMES
+
+
+def named(source: str) -> list[str]:
+    """Systems that a source text names: in quotes, or by importing their folder or keys."""
+    return [
+        name
+        for name in NAMES
+        if re.search(rf"""["']{name}["']|(systems|config)(\.| import ){name}\b|\bsystem *== *["']""", source)
+    ]
+
+
+@pytest.mark.parametrize("path", HOUSE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_house_names_no_system(path: Path):
+    assert named(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'if config.system == "mow":',
+        "x = 'mow'",
+        "from mow_jax.systems.mow import agent",
+        "from mow_jax.config import mow",
+    ],
+)
+def test_a_name_would_be_seen(source: str):
+    assert named(source) == ["mow"]
+
+
+def test_the_record_stays_small():
+    assert len(System._fields) <= 18 and len(System._fields) - len(System._field_defaults) == 5
