@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from mow_jax import build as house
 from mow_jax import checks
+from mow_jax.config import scalezero as config
 from mow_jax.systems.scalezero import agent as algorithm
-from mow_jax.systems.scalezero import build, config
+from mow_jax.systems.scalezero import build
 from mow_jax.types import BadInput, Task
 
 

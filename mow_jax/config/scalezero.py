@@ -1,4 +1,4 @@
-"""ScaleZero's keys: their defaults are the released setting for 26 Atari games. Imports no jax."""
+"""ScaleZero's keys: their defaults are the released setting for 26 Atari games."""
 
 from __future__ import annotations
 
@@ -6,21 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from mow_jax import checks
 from mow_jax.types import BadInput
-
-# Changes of the defaults, for ConfigDict.update.
-DYNAMIC: dict[str, Any] = dict(stages=dict(count=5), model=dict(layers=4))  # ScaleZero-DPS
-TOY: dict[str, Any] = dict(  # pictures of 16 pixels on two cores
-    train=dict(envs=4, burst=8, ratio=1.0, steps=11_000),
-    warmup=dict(steps=200),
-    batch=dict(windows=8, unroll=6, steps=3),
-    model=dict(width=64, layers=2, heads=4, experts=4, dropout=0.0)
-    | dict(patch=4, vit_width=64, vit_layers=2, vit_heads=4, vit_head_width=16, vit_hidden=128),
-    search=dict(simulations=12, context=5, gamma=0.97, temperature_start=1.0, temperature_updates=5000),
-    loss=dict(entropy=1e-2, smoothing=0.0),
-    optimizer=dict(lr=1e-3),
-)
-
 
 def add(config: ConfigDict) -> None:
     """Puts them beside the common ones."""
@@ -132,6 +119,7 @@ RANGES = {
         "search.c2 search.value_range search.alpha search.temperature search.temperature_start optimizer.lr"
         " optimizer.clip stages.alpha"
     ),
+    "(-inf, inf)": "stages.target",
 }
 
 
@@ -151,7 +139,10 @@ def check(config: ConfigDict) -> None:
         raise BadInput(f"suite.image_size={size} does not divide by model.patch={model.patch}: choose a divisor")
     if not model.bins % 2:
         raise BadInput(f"model.bins={model.bins} has no middle: use an odd number, such as {model.bins + 1}")
+    checks.rows(config, config.batch.unroll + config.batch.steps, "batch.unroll or batch.steps")
 
+
+# --- Older runs -------------------------------------------------------------------------------------------------------
 
 # Keys that older runs' config.json lack, and the values that those runs had.
 BEFORE: dict[str, dict[str, Any]] = {}
