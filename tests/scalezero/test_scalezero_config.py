@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import functools
 import math
+import runpy
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from processes import ROOT
 
-from mow_jax import build as house
-from mow_jax import checks
+from mow_jax.config import default
 from mow_jax.config import scalezero as config
 from mow_jax.systems.scalezero import agent as algorithm
 from mow_jax.systems.scalezero import build
 from mow_jax.types import BadInput, Task
 
 
-def settings(*presets: dict, **changes) -> ConfigDict:
-    made = ConfigDict(dict(seed=0, train={}, warmup={}, suite=dict(image_size=64)))
-    config.add(made)
-    for preset in presets:
-        made.update(preset)
+def settings(**changes) -> ConfigDict:
+    made = default("scalezero")
     made.update(changes)
     return made
+
+
+def experiment(name: str, *variant: str) -> ConfigDict:
+    return runpy.run_path(str(ROOT / "experiments" / name))["get_config"](*variant)
 
 
 def tasks(count: int, discrete: bool = True) -> list[Task]:
@@ -48,14 +50,13 @@ def test_the_defaults_have_the_published_size():
 
 
 def test_the_dynamic_variant_has_the_published_size():
-    parts = build.components(abstract(settings(config.DYNAMIC), 2))
+    parts = build.components(abstract(experiment("atari26_scalezero.py", "stages"), 2))
     assert count(parts["Transformer and experts"]) == pytest.approx(255e6, rel=0.01)
     assert count(parts["adapters"]) == pytest.approx(101e6, rel=0.01)  # 4 of 6.3 M a layer
 
 
-def test_the_toy_preset_builds_and_carries_its_weights_over():
-    made = settings(config.TOY, suite=dict(image_size=16))
-    config.check(made)
+def test_the_toy_experiment_builds_and_carries_its_weights_over():
+    made = experiment("toy.py", "scalezero")
     state = abstract(made, 5)
     assert 2e5 < count(state.params) < 2e6
     old, new = (jax.tree.map(lambda leaf, fill=fill: np.full(leaf.shape, fill), state) for fill in (1, 2))
@@ -74,21 +75,13 @@ def test_the_toy_preset_builds_and_carries_its_weights_over():
         (dict(model=dict(active=9)), "model.active=9"),
         (dict(model=dict(patch=7)), "model.patch=7"),
         (dict(model=dict(bins=100)), "model.bins=100"),
+        (dict(batch=dict(steps=11)), "the longest window .21.: raise warmup.steps to 168 or shorten batch.unroll"),
+        (dict(replay=dict(capacity=112)), "replay.capacity=112"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(changes: dict, words: str):
     with pytest.raises(BadInput, match=words):
-        config.check(settings(changes))
-
-
-def test_every_key_has_its_check_and_the_defaults_pass():
-    made = settings()
-    checks.choices(made, config.CHOICES)
-    checks.numbers(made, config.RANGES)
-    config.check(made)
-    named = {*config.CHOICES, *" ".join(config.RANGES.values()).split()}
-    own = {key for key in checks.flat(made) if key.partition(".")[0] not in ("seed", "train", "warmup", "suite")}
-    assert own - named == {"stages.target"} and named <= own
+        config.check(settings(**changes))
 
 
 def test_continuous_actions_are_refused():
