@@ -86,7 +86,14 @@ def _areas(run: Run) -> list[str]:
 
 
 def _could_have(run: Run, title: str) -> bool:
+    if title == "What the world model knows" and run.frames is not None:
+        return _paints(run.frames)
     return title not in ONLY_WITH or has(run.config, *ONLY_WITH[title])
+
+
+def _paints(frames: Frames) -> bool:
+    """Whether the run's world model can be looked into: else only what was really seen has been kept."""
+    return any(frames.get("imagined", task) is not None for task in frames.names)
 
 
 def _scores(run: Run) -> Section | None:
@@ -149,10 +156,10 @@ def _frames(run: Run, directory: Path) -> Section | None:
         "For each task: what was seen, what the autoencoder makes of it, and what the world model imagines from the "
         "given actions alone, once the context has ended. Context frames are faded; +1 is the first imagined frame."
     )
-    if not any(run.frames.get("imagined", task) is not None for task in run.frames.names):
+    if not _paints(run.frames):
         text = (
-            "This system's world model paints no pictures: nothing is reconstructed or imagined that could be shown. "
-            "For each task an evaluation episode as it was."
+            "This system's world model paints no pictures: there is nothing reconstructed or imagined to show. For each "
+            "task an evaluation episode as it was."
         )
     galleries = [_pictures(run.frames, task, number, directory) for number, task in enumerate(run.frames.names)]
     return Section("What the world model sees", [text], galleries=[gallery for gallery in galleries if gallery])
