@@ -12,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from processes import ROOT
 
+from mow_jax.build import plan
 from mow_jax.config import default
 from mow_jax.config import scalezero as config
 from mow_jax.systems.scalezero import agent as algorithm
@@ -87,3 +88,11 @@ def test_what_cannot_work_is_refused_by_name(changes: dict, words: str):
 def test_continuous_actions_are_refused():
     with pytest.raises(BadInput, match="task0 has continuous actions"):
         build.agent(settings(), tasks(1, discrete=False))
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_only_stages_take_solved_tasks_out_of_the_loss(stages: int):
+    """A toy run of one stage lost both tasks that had reached their references at its first evaluation."""
+    made = settings(stages=dict(count=stages))
+    record = build.system(made, tasks(2), plan(made))
+    assert (record.after_evaluation is not None) == (stages > 1)

@@ -36,7 +36,8 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
         components=components,
         exported=("update", "params", "stage"),
         carry_over=carry_over,
-        after_evaluation=bound(algorithm.after_evaluation),
+        # A solved task leaves the loss and is forgotten where all goes on learning: only stages ask for that.
+        after_evaluation=bound(algorithm.after_evaluation) if config.stages.count > 1 else None,
     )
 
 
