@@ -12,8 +12,7 @@ from mow_jax.config import default
 
 
 def get_config(variant="mow"):
-    """The toy suite at toy size; "one": all tasks on one set of rows and one expert, of the same sizes; "scalezero": tree
-    search."""
+    """The toy suite at toy size; "one": all tasks on one set of rows and one expert; "scalezero": tree search."""
     config = default("scalezero" if variant == "scalezero" else "mow")
     config.suite.name = "toy"
     config.suite.tasks = ("toy5",)

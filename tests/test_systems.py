@@ -170,7 +170,10 @@ def test_the_copy_on_the_device_has_the_extras_too(whole, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda config: config.update(system="nothing"), r"system='nothing' is not allowed: use one of mow, scalezero$"),
+        (
+            lambda config: config.update(system="nothing"),
+            r"system='nothing' is not allowed: use one of mow, scalezero$",
+        ),
         (lambda config: config.update(system="mow"), r"default\('mow'\)"),
         (lambda config: config.warmup.update(updates=3), "warmup.updates=3: fake"),
         (lambda config: config.train.update(burst=0), "train.burst=0"),

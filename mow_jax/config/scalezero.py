@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from mow_jax import checks
 from mow_jax.types import BadInput
 
+
 def add(config: ConfigDict) -> None:
     """Puts them beside the common ones."""
     config.train.update(

@@ -158,8 +158,8 @@ def _frames(run: Run, directory: Path) -> Section | None:
     )
     if not _paints(run.frames):
         text = (
-            "This system's world model paints no pictures: there is nothing reconstructed or imagined to show. For each "
-            "task an evaluation episode as it was."
+            "This system's world model paints no pictures: there is nothing reconstructed or imagined to show. For "
+            "each task an evaluation episode as it was."
         )
     galleries = [_pictures(run.frames, task, number, directory) for number, task in enumerate(run.frames.names)]
     return Section("What the world model sees", [text], galleries=[gallery for gallery in galleries if gallery])
