@@ -3,7 +3,8 @@
     python -m mow_jax.train --config=experiments/atari26_scalezero.py --workdir=runs/atari26_scalezero
     python -m mow_jax.train --config=experiments/atari26_scalezero.py:stages --workdir=...     (a backbone that grows)
 
-Hardware: an estimate, not measured: one accelerator with 80 GB. --dry_run says what it takes.
+Hardware: not measured: 239 GB of scratch memory for an update on one device in float32 (--dry_run), so several
+accelerators of 80 GB, which share the tasks; 129 GB of replay on disk.
 Not yet run at this scale; no score is claimed.
 """
 

@@ -2,7 +2,8 @@
 
     python -m mow_jax.train --config=experiments/atari8_scalezero.py --workdir=runs/atari8_scalezero
 
-Hardware: an estimate, not measured: one accelerator with 80 GB. --dry_run says what it takes.
+Hardware: not measured: 248 GB of scratch memory for an update on one device in float32 (--dry_run), so several
+accelerators of 80 GB, which share the tasks; 40 GB of replay on disk.
 Not yet run at this scale; no score is claimed.
 """
 
