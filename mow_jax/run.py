@@ -38,9 +38,10 @@ class Position:
 class Run:
     """The objects of one run in a locked workdir."""
 
-    def __init__(self, config: ConfigDict, directory: Path):
-        """Prints the first screen, then begins or resumes. Raises BadInput where something cannot work."""
-        self.config, self.directory = config, directory
+    def __init__(self, config: ConfigDict, directory: Path, signals: list[str]):
+        """Prints the first screen, then begins or resumes. `signals`: where those that ask the run to stop are added.
+        Raises BadInput where something cannot work."""
+        self.config, self.directory, self.signals = config, directory, signals
         self.tasks, self.plan = build.tasks(config), build.plan(config)
         self.names = [task.name for task in self.tasks]
         self.mine = processes.share(self.tasks)  # this process plays and stores its own tasks only
@@ -59,7 +60,7 @@ class Run:
         self.metrics = None if processes.index() else logs.Metrics(directory, **logging)
         self.window = logs.Window(self.names)
         self.learner, self.at = Learner(self.system, self.tasks), Position()
-        self.stop, self.fault = "", ""  # the signal, or the fault in learning, for which the run should stop
+        self.fault = ""  # in learning, for which the run should stop
         self._begin()
         mirror = (self.learner, self.replay, config.train.envs, self.plan.joint_steps)
         self._mirror = Mirror(*mirror) if config.replay.device_mirror else None

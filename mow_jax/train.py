@@ -135,8 +135,8 @@ def falls_due(run: Run, every: int) -> bool:
 
 def check_stop(run: Run) -> None:
     """Raises Stopped once a signal to any process has asked for it, or learning cannot go on."""
-    if processes.anywhere(bool(run.stop or run.fault)):
-        raise Stopped(run.stop or run.fault or "another process was asked to stop")
+    if processes.anywhere(bool(run.signals or run.fault)):
+        raise Stopped(next(iter(run.signals), run.fault) or "another process was asked to stop")
 
 
 def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), preempted_exit_code: int = 0) -> int:
@@ -149,9 +149,10 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
     agreed = workdir.agree(directory, config, allowed)
     tasks, system = preflight.check(agreed, directory)
     summary.refuse_too_large(agreed, system, processes.share(tasks), directory)
-    with workdir.claim(directory, config, allowed) as config, contextlib.closing(Run(config, directory)) as run:
+    heard: list[str] = []
+    command.on_stop(heard.append)  # before the run is there: a signal that comes while it begins is not lost
+    with workdir.claim(directory, config, allowed) as config, contextlib.closing(Run(config, directory, heard)) as run:
         workdir.write(directory, config)  # only now: a run that cannot begin leaves the folder to any other
-        command.on_stop(lambda name: setattr(run, "stop", name))
         try:
             loop(run)
         except saved as reason:

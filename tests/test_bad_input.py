@@ -96,7 +96,7 @@ def test_a_table_that_does_not_fit_is_refused(finished, tmp_path):
 
 def test_weights_of_other_sizes_are_refused_before_anything_runs(finished, tmp_path):
     output = train(tmp_path / "run", f"--config.train.init_from={finished}", "--config.model.width=32", code=2)
-    refused(output, [str(finished), "does not fit", " there, ", "set model"])
+    refused(output, [str(finished), "does not fit", " there, ", "the sizes of that one"])
     assert "steps " not in output and not (tmp_path / "run").exists()
 
 

@@ -91,7 +91,7 @@ def test_an_update_sends_one_gradient_an_optimiser_and_never_calls_the_host():
     learner = quick_learner(jax.devices()[:4], agent, task_list)
     learner.load(first_state(5))
     windows = learner.deal(batch_of(5, 0)), learner.deal(batch_of(5, 50, 3, 3))
-    text = learner._update.lower(learner.state, *windows, learner._shard).compile().as_text()
+    text = learner._updates["training"].lower(learner.state, *windows, learner._shard).compile().as_text()
     sent = [
         math.prod(int(size) for size in shape.split(",") if size)
         for results in re.findall(r"= (.*?) all-reduce(?:-start)?\(", text)

@@ -117,6 +117,7 @@ def test_an_exported_agent_plays_what_its_workdir_plays_and_a_damaged_one_is_ref
 def test_an_exported_agent_is_evaluated_like_its_workdir_and_into_another_folder(finished, tmp_path):
     path, out = tmp_path / "agent.npz", tmp_path / "new" / "out"
     run("export", f"--workdir={finished}", f"--out={path}")
+    run("evaluate", f"--workdir={finished}")
     before = (finished / "results.json").read_bytes()
     assert "give a folder as well, --out=DIR" in run("evaluate", f"--workdir={path}", code=2)
     lost = run("evaluate", f"--workdir={path}", f"--out={finished}", code=2)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mow_jax.ops import convolution
 from mow_jax.systems.mow.blocks import Convolution, ConvolutionBlock, Linear, Pool, normalised_activation, uniform
 
 MAP = 4  # every encoder ends, every decoder starts at 4 x 4
@@ -65,3 +66,11 @@ class Decoder(nn.Module):
         x = Convolution(3, True, self.dtype, to_blocks=True, name="out")(x)
         bias = self.param("bias", uniform(1 / math.sqrt(3 * 16)), (3,))
         return x.astype(jnp.float32) + jnp.tile(bias, 4)
+
+
+def squared_error(blocks: jax.Array, frames: jax.Array) -> jax.Array:
+    """[B * T] summed over the pixels of uint8 frames [B, T, S, S, 3] and of their reconstructions in blocks."""
+    frames = frames.reshape(-1, *frames.shape[2:])
+    inside = convolution.to_blocks(jnp.ones((1, *frames.shape[1:])))
+    target = convolution.to_blocks(frames.astype(jnp.float32) / 255)
+    return ((blocks * inside - target) ** 2).sum((-3, -2, -1))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mow_jax.ops import convolution, distributions, routing, twohot
-from mow_jax.systems.mow import router
+from mow_jax.systems.mow import router, vae
 from mow_jax.systems.mow.blocks import Head, Linear, Pool, Transformer, causal_mask
 from mow_jax.systems.mow.dynamics import Dynamics, DynamicsCache, Expert, Shared
 from mow_jax.systems.mow.router import Routing
@@ -270,7 +270,7 @@ def losses(model: WorldModel, rows: Rows, batch: Batch, task: jax.Array, key, tr
     task_logits = model.task_head.apply({"params": rows.shared["task_head"]}, hidden).astype(jnp.float32)
     kl_dyn, kl_rep = _kl(posterior.log_p, prior(model, rows, hidden), segment)
     terms = {
-        "reconstruction": _squared_error(blocks, batch.observation).mean(),
+        "reconstruction": vae.squared_error(blocks, batch.observation).mean(),
         "reward": twohot.cross_entropy(head(model, rows, "reward", hidden), batch.reward).mean(),
         "continuation": (jax.nn.softplus(logit) - logit * batch.termination).mean(),
         "task": -jax.nn.log_softmax(task_logits)[..., task].mean(),
@@ -279,14 +279,6 @@ def losses(model: WorldModel, rows: Rows, batch: Batch, task: jax.Array, key, tr
     }
     statistics = {"encoder": encoder_statistics, "decoder": decoder_statistics}
     return terms, ({name: statistics[name] for name in rows.statistics}, kl_dyn)
-
-
-def _squared_error(blocks: jax.Array, frames: jax.Array) -> jax.Array:
-    """[B * T] summed over the pixels of uint8 frames [B, T, S, S, 3] and of their reconstructions in blocks."""
-    frames = frames.reshape(-1, *frames.shape[2:])
-    inside = convolution.to_blocks(jnp.ones((1, *frames.shape[1:])))
-    target = convolution.to_blocks(frames.astype(jnp.float32) / 255)
-    return ((blocks * inside - target) ** 2).sum((-3, -2, -1))
 
 
 def _kl(posterior: jax.Array, prior_: jax.Array, segment: jax.Array) -> tuple[jax.Array, jax.Array]:
