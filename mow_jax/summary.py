@@ -18,7 +18,7 @@ from mow_jax import build, logs, replay
 from mow_jax.envs.suites import MEMORY, MEMORY_OF_OTHERS
 from mow_jax.types import BadInput, Shard, System, Task
 
-PACKAGES = ("jax", "flax", "optax", "numpy", "ale-py", "gymnasium", "metaworld", "mujoco")
+PACKAGES = ("jax", "flax", "optax", "mctx", "numpy", "ale-py", "gymnasium", "metaworld", "mujoco")
 
 
 def versions() -> dict[str, str]:

@@ -93,6 +93,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert metrics(one) == metrics(other)
     assert digests(one) == digests(other)
     assert replay_files(one) == replay_files(other)
-    assert (one / "clusters.json").read_bytes() == (other / "clusters.json").read_bytes()
+    tables = [run / "clusters.json" for run in (one, other)]  # of systems that have such
+    assert len({path.read_bytes() if path.exists() else b"" for path in tables}) == 1
     results = [json.loads((run / "results.json").read_text()) for run in (one, other)]
     assert results[0] == results[1]

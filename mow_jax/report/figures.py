@@ -136,7 +136,7 @@ def _heat(figure: Figure, axes: Axes, load: dict[int, Series]) -> None:
     axes.invert_yaxis()
     axes.grid(False)
     axes.set_ylabel("expert")
-    axes.set_title("share of the tasks that use each expert")
+    axes.set_title("share of the tasks, or tokens, that use each expert")
     axes.xaxis.set_major_formatter(FuncFormatter(compact))
     figure.colorbar(mesh, ax=axes, pad=0.01, aspect=15)
 

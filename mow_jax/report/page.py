@@ -86,7 +86,14 @@ def _areas(run: Run) -> list[str]:
 
 
 def _could_have(run: Run, title: str) -> bool:
+    if title == "What the world model knows" and run.frames is not None:
+        return _paints(run.frames)
     return title not in ONLY_WITH or has(run.config, *ONLY_WITH[title])
+
+
+def _paints(frames: Frames) -> bool:
+    """Whether the run's world model can be looked into: else only what was really seen has been kept."""
+    return any(frames.get("imagined", task) is not None for task in frames.names)
 
 
 def _scores(run: Run) -> Section | None:
@@ -149,6 +156,11 @@ def _frames(run: Run, directory: Path) -> Section | None:
         "For each task: what was seen, what the autoencoder makes of it, and what the world model imagines from the "
         "given actions alone, once the context has ended. Context frames are faded; +1 is the first imagined frame."
     )
+    if not _paints(run.frames):
+        text = (
+            "This system's world model paints no pictures: there is nothing reconstructed or imagined to show. For "
+            "each task an evaluation episode as it was."
+        )
     galleries = [_pictures(run.frames, task, number, directory) for number, task in enumerate(run.frames.names)]
     return Section("What the world model sees", [text], galleries=[gallery for gallery in galleries if gallery])
 
@@ -196,8 +208,9 @@ def _router(run: Run, directory: Path) -> Section | None:
     if not figures.expert_use(run.metrics, directory / "expert_use.png"):
         return None
     text = (
-        "How large a share of the tasks has each expert among its own, and how often the selection changed. Dark rows "
-        "over pale ones mean that few experts do all the work; switches should fade out as the router cools."
+        "How large a share of the tasks (of the tokens, where experts are chosen token by token) has each expert among "
+        "its own, and how often a selection that lasts has changed. Dark rows over pale ones mean that few experts do "
+        "all the work; switches should fade out as the router cools."
     )
     return Section("Use of the experts", [text], pictures=[Picture("expert_use.png", "Expert use over training")])
 

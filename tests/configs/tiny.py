@@ -1,10 +1,13 @@
-"""The smallest run with every phase, on toys; tiny.py:atari has two games, tiny.py:metaworld two robot tasks."""
+"""The smallest run with every phase, on toys; tiny.py:atari has two games, tiny.py:metaworld two robot tasks;
+tiny.py:scalezero is the smallest ScaleZero."""
 
 from mow_jax.config import default
 
 
 def get_config(variant="toy"):
     """Two tasks, two clusters, two experts."""
+    if variant == "scalezero":
+        return scalezero()
     config = default()
     config.suite.name = variant
     tasks = {"toy": ("catch", "grid"), "atari": ("Pong", "Boxing"), "metaworld": ("reach-v3", "drawer-close-v3")}
@@ -22,6 +25,25 @@ def get_config(variant="toy"):
     config.agent.update(contexts=4, context=3, horizon=3, act_context=4, width=16)
     config.actors.workers = 0
     config.evaluation.update(episodes=2, parallel=2, rows=0, every=0 if variant == "metaworld" else 40, max_steps=20)
+    config.checkpoint.update(every=16, minutes=0.0)
+    config.replay.chunk_rows = 10
+    config.log.every = 3
+    return config
+
+
+def scalezero():
+    """Two toys, two stages, few simulations; "stages" switch by their budget."""
+    config = default("scalezero")
+    config.suite.update(name="toy", tasks=("catch", "grid"), image_size=16)
+    config.train.update(steps=64, envs=2, burst=2, ratio=1.0, overlap=True)
+    config.warmup.steps = 24
+    config.batch.update(windows=2, unroll=4, steps=2)
+    config.model.update(width=16, layers=1, heads=2, experts=2, dropout=0.1, bins=21, patch=8)
+    config.model.update(vit_width=16, vit_layers=1, vit_heads=2, vit_head_width=8, vit_hidden=16)
+    config.search.update(simulations=4, context=3)
+    config.stages.update(count=2, rank=2, first=8, every=8)
+    config.actors.workers = 0
+    config.evaluation.update(episodes=2, parallel=2, every=40, max_steps=20)
     config.checkpoint.update(every=16, minutes=0.0)
     config.replay.chunk_rows = 10
     config.log.every = 3

@@ -1,0 +1,124 @@
+"""From a ConfigDict to ScaleZero: the Agent with its parts, and the System record that the house knows it by."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from mow_jax.systems.scalezero import agent as algorithm
+from mow_jax.systems.scalezero.agent import Agent
+from mow_jax.systems.scalezero.search import Search
+from mow_jax.systems.scalezero.stages import Stages
+from mow_jax.systems.scalezero.types import ActState, State
+from mow_jax.systems.scalezero.world_model import WorldModel
+from mow_jax.types import Acted, BadInput, Batch, Plan, Shard, System, Task, Update, Window
+
+
+def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
+    """The record of a checked config. Raises BadInput for tasks whose actions are not choices."""
+    del plan  # schedules are in updates, not in shares of the run
+    made, batch = agent(config, tasks), config.batch
+    bound = lambda function: functools.partial(function, made)
+    return System(
+        name=config.system,
+        init=bound(algorithm.init),
+        init_acting=bound(algorithm.init_acting),
+        act=bound(act),
+        updates={"training": Update(bound(update), {"windows": Window(batch.windows, batch.unroll + batch.steps)})},
+        extras={"policy": ("float32", (made.world.action_size,))},
+        facts=functools.partial(facts, config, made),
+        protocol={"evaluation": {"actions": "best of the search"}, "search": config.search.to_dict()},
+        components=components,
+        exported=("update", "params", "stage"),
+        carry_over=carry_over,
+        # A solved task leaves the loss and is forgotten where all goes on learning: only stages ask for that.
+        after_evaluation=bound(algorithm.after_evaluation) if config.stages.count > 1 else None,
+    )
+
+
+def act(agent: Agent, state: State, acting: ActState, observation, is_first, step, shard: Shard, explore: bool):
+    """Searches; what the search says of the actions is stored beside the row."""
+    return Acted(*algorithm.act(agent, state, acting, observation, is_first, step, shard, explore))
+
+
+def update(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[State, dict]:
+    """Learns from windows and from the searches stored with them."""
+    return algorithm.update(agent, state, batch, batch.extras["policy"], shard)
+
+
+def agent(config: ConfigDict, tasks: list[Task]) -> Agent:
+    """The agent of a checked config. Raises BadInput for tasks whose actions are not choices."""
+    for task in tasks:
+        if not task.discrete:
+            raise BadInput(
+                f"{task.name} has continuous actions, and {config.system} searches among choices: name tasks that have"
+                " some, or use an experiment file of another system"
+            )
+    sizes, look = config.model.to_dict(), config.search.to_dict()
+    dtype = compute_dtype(sizes.pop("compute_dtype"))
+    loss = config.loss.to_dict()
+    smoothing = loss.pop("smoothing")
+    loss["entropy"] *= -1  # a bonus
+    world = WorldModel(
+        image_size=config.suite.image_size,
+        tasks=len(tasks),
+        action_size=tasks[0].action_size,
+        unroll=config.batch.unroll,
+        context=look.pop("context"),
+        dtype=dtype,
+        **sizes,
+    )
+    return Agent(
+        world=world,
+        search=Search(**look),
+        stages=Stages(**config.stages.to_dict()),
+        seed=config.seed,
+        scales=tuple(loss.items()),
+        steps=config.batch.steps,
+        smoothing=smoothing,
+        **config.optimizer.to_dict(),
+    )
+
+
+def compute_dtype(name: str) -> Any:
+    """The precision of matrix products."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name).type
+
+
+# --- What people are told ---------------------------------------------------------------------------------------------
+
+
+def facts(config: ConfigDict, agent: Agent, parameters: int) -> list[tuple[str, str]]:
+    """ScaleZero's lines of the first screen."""
+    del parameters
+    model, search, stages = config.model, config.search, config.stages
+    mixture = f"{model.experts} a layer, {model.active} active a token, {model.shared} always on"
+    return [
+        ("precision", np.dtype(agent.world.dtype).name),
+        ("experts", mixture if model.feed_forward == "mixture" else "none, dense layers"),
+        ("search", f"{search.simulations} simulations an action ({search.method})"),
+        ("stages", f"{stages.count}, adapters of rank {stages.rank}" if stages.count > 1 else "1, no adapters"),
+    ]
+
+
+def components(state: State) -> dict[str, Any]:
+    """What has parameters, but for the moving average of all of it."""
+    names = dict(encoder="encoder", tokens="positions and actions", backbone="Transformer and experts", heads="heads")
+    names |= dict(adapters="adapters")
+    return {says: state.params[name] for name, says in names.items() if name in state.params}
+
+
+# --- Weights ----------------------------------------------------------------------------------------------------------
+
+
+def carry_over(old: State, new: State) -> State:
+    """A new run's state with another run's weights; heads, which belong to the tasks, optimiser and stages stay new."""
+    shared = lambda params, start: {name: start[name] if name == "heads" else part for name, part in params.items()}
+    return new._replace(params=shared(old.params, new.params), target=shared(old.target, new.target))

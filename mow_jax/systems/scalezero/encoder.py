@@ -1,0 +1,89 @@
+"""Frames to latents, shared by all tasks: a vision Transformer, or the convolution stack of MoW's encoder with norms.
+
+Both end in a linear map to D and a LayerNorm. Used by world_model.py.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mow_jax.ops.convolution import downsample
+from mow_jax.systems.scalezero.mixture import XAVIER
+from mow_jax.systems.scalezero.transformer import drop
+
+MAP = 4  # the convolution stack ends at 4 x 4
+
+
+class VisionTransformer(nn.Module):
+    """Frames [N, S, S, 3] in [0, 1] to latents [N, D]: the class token of pre-norm blocks over square patches."""
+
+    features: int  # D
+    patch: int  # pixels of a patch's side
+    width: int
+    layers: int
+    heads: int
+    head_width: int
+    hidden: int  # of the feed-forward layers
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, frames: jax.Array, keys=None) -> jax.Array:
+        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=XAVIER, name=name)
+        x = norm("patch_norm")(patches(frames.astype(self.dtype), self.patch))
+        x = norm("token_norm")(dense(self.width, "patches")(x))
+        first = self.param("class_token", nn.initializers.normal(1.0), (1, self.width))
+        x = jnp.concatenate([jnp.broadcast_to(first.astype(x.dtype), (len(x), 1, self.width)), x], axis=1)
+        x = x + self.param("positions", nn.initializers.normal(1.0), x.shape[1:]).astype(x.dtype)
+        x = drop(x, keys, self.dropout, self.path)
+        for i in range(self.layers):
+            x = x + self._attention(norm(f"norm_{i}")(x), keys, f"attention_{i}")
+            y = nn.gelu(dense(self.hidden, f"in_{i}")(norm(f"second_norm_{i}")(x)), approximate=False)
+            y = dense(self.width, f"out_{i}")(drop(y, keys, self.dropout, (*self.path, f"in_{i}")))
+            x = x + drop(y, keys, self.dropout, (*self.path, f"out_{i}"))
+        x = dense(self.features, "last")(norm("last_norm")(x)[:, 0])
+        return norm("latent_norm")(x)
+
+    def _attention(self, x: jax.Array, keys, name: str) -> jax.Array:
+        """Attention of all tokens [N, P, width] to all, its projections without biases but the last."""
+        shape = (*x.shape[:-1], 3, self.heads, self.head_width)
+        project = nn.Dense(math.prod(shape[2:]), False, self.dtype, kernel_init=XAVIER, name=f"{name}_qkv")
+        query, key, value = jnp.moveaxis(project(x).reshape(shape), 2, 0)
+        score = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(self.head_width), key).astype(jnp.float32)
+        weight = drop(jax.nn.softmax(score).astype(self.dtype), keys, self.dropout, (*self.path, name, "weight"))
+        y = jnp.einsum("bhqk,bkhd->bqhd", weight, value).reshape(*x.shape[:-1], -1)
+        y = nn.Dense(self.width, dtype=self.dtype, kernel_init=XAVIER, name=f"{name}_out")(y)
+        return drop(y, keys, self.dropout, (*self.path, name))
+
+
+def patches(frames: jax.Array, size: int) -> jax.Array:
+    """[N, S, S, C] as rows of square patches [N, (S / size)^2, size^2 C], pixels row by row, channels last."""
+    n, side, _, channels = frames.shape
+    x = frames.reshape(n, side // size, size, side // size, size, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, (side // size) ** 2, size * size * channels)
+
+
+class Convolutions(nn.Module):
+    """Frames [N, S, S, 3] in [0, 1] to latents [N, D]: 4 x 4 convolutions of stride 2, each with norm and GELU."""
+
+    features: int  # D
+    channels: int  # of the first block; twice as many in every further one
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, frames: jax.Array, keys=None) -> jax.Array:
+        del keys  # no dropout here
+        x = frames.astype(self.dtype)
+        for i in range(int(math.log2(frames.shape[1] // MAP))):
+            shape = (4, 4, x.shape[-1], self.channels * 2**i)
+            kernel = self.param(f"kernel_{i}", nn.initializers.he_normal(), shape)
+            x = downsample(x, kernel.astype(self.dtype))
+            x = nn.gelu(nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=f"norm_{i}")(x))
+        x = nn.Dense(self.features, dtype=self.dtype, kernel_init=XAVIER, name="last")(x.reshape(len(x), -1))
+        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="latent_norm")(x)

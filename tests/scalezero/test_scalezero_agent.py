@@ -1,0 +1,238 @@
+"""update and act as programs over devices: what moves, what rests, what is drawn, and that a loss falls."""
+
+from __future__ import annotations
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from drawing import parameters
+
+from mow_jax.systems.scalezero import agent as algorithm
+from mow_jax.systems.scalezero.agent import Agent
+from mow_jax.systems.scalezero.search import Search
+from mow_jax.systems.scalezero.stages import Stages
+from mow_jax.systems.scalezero.world_model import WorldModel
+from mow_jax.types import Batch, Shard
+
+TASKS, ACTIONS, UNROLL, STEPS, ENVS, WINDOWS = 2, 3, 4, 2, 2, 3
+MASK = np.array([[True, True, True], [True, False, True]])
+
+
+def agent(count: int = 3, **changes) -> Agent:
+    """A tiny one."""
+    sizes = dict(context=2, width=8, layers=1, heads=2, experts=3, encoder="convolution", channels=4, dropout=0.0)
+    return Agent(
+        world=WorldModel(8, TASKS, ACTIONS, UNROLL, **(sizes | changes)),
+        search=Search(simulations=6, temperature=1.0),
+        stages=Stages(count=count, rank=2, first=1000, target=0.9),
+        seed=0,
+        scales=(("latent", 10.0), ("reward", 1.0), ("value", 0.5), ("policy", 1.0), ("entropy", -1e-4)),
+        steps=STEPS,
+        smoothing=0.0,
+        lr=3e-3,
+        decay=1e-2,
+        clip=5.0,
+        target_rate=0.05,
+    )
+
+
+def draws() -> tuple[Batch, np.ndarray]:
+    """Windows [K, B, H + n] and the policies stored with them."""
+    rng = np.random.default_rng(6)
+    shape = (TASKS, WINDOWS, UNROLL + STEPS)
+    frames = rng.integers(0, 256, size=(*shape, 8, 8, 3)).astype(np.uint8)
+    action = rng.integers(0, 2, size=shape).astype(np.int32) * 2
+    reward = rng.normal(size=shape).astype(np.float32)
+    policy = rng.dirichlet(np.ones(ACTIONS), size=shape).astype(np.float32) * MASK[:, None, None]
+    policy[:, 0] = 0  # a window of random rows
+    return Batch(frames, action, reward, rng.random(shape) < 0.1, rng.random(shape) < 0.1), policy
+
+
+def program(function, devices: int, **options):
+    """A function of one device's arrays as the learner compiles it, on tasks dealt to `devices`."""
+    mapped = jax.pmap(function, axis_name="device", devices=jax.devices()[:devices], **options)
+    return jax.jit(mapped, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def dealt(tree, devices: int):
+    """[K, ...] as [devices, K', ...]."""
+    return jax.tree.map(lambda x: np.reshape(x, (devices, TASKS // devices, *np.shape(x)[1:])), tree)
+
+
+def same(tree, devices: int):
+    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (devices, *np.shape(x))), tree)
+
+
+def shard(devices: int) -> Shard:
+    return dealt(Shard(np.arange(TASKS, dtype=np.int32), np.ones(TASKS, np.float32), MASK), devices)
+
+
+def first(tree):
+    return jax.tree.map(lambda x: np.asarray(x)[0], tree)
+
+
+@functools.cache
+def started(count: int = 3) -> algorithm.State:
+    state = jax.eval_shape(lambda: algorithm.init(agent(count)))
+    params = parameters(lambda: algorithm.init(agent(count)).params)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
+    return zeros._replace(params=params, target=params)
+
+
+@functools.cache
+def updating(devices: int = 1, count: int = 3):
+    compiled = program(functools.partial(algorithm.update, agent(count)), devices, out_axes=(0, None))
+
+    def run(state, batch, policy):
+        state, metrics = compiled(same(state, devices), *dealt((batch, policy), devices), shard(devices))
+        return first(state), jax.tree.map(np.asarray, metrics)
+
+    return run
+
+
+@functools.cache
+def acting(explore: bool):
+    compiled = program(functools.partial(algorithm.act, agent(), explore=explore), 1)
+
+    def run(state, context, frames, is_first, step):
+        context, frames, is_first = dealt((context, frames, is_first), 1)
+        return first(compiled(same(state, 1), context, frames, is_first, same(np.int32(step), 1), shard(1)))
+
+    return run
+
+
+def test_a_loss_falls_and_every_part_learns():
+    batch, policy = draws()
+    state, seen = started(), []
+    for _ in range(25):
+        state, metrics = updating()(state, batch, policy)
+        seen.append(metrics["world/total"].sum())
+    assert seen[-1] < 0.8 * seen[0]
+    assert state.update == 25 and state.skipped.tolist() == [0, 0]
+    for path, (old, new) in by_path(started().params, state.params).items():
+        assert np.any(old != new) == ("adapters" not in path), path  # the gate, too: by weight decay alone
+    assert np.all(np.isfinite(ravel(state.target)))
+    assert metrics["router/load"].sum() == pytest.approx(1, abs=1e-5) and 0 <= metrics["world/dormant"] <= 1
+
+
+def by_path(*trees) -> dict:
+    flat = [jax.tree_util.tree_leaves_with_path(tree) for tree in trees]
+    return {jax.tree_util.keystr(row[0][0]): tuple(leaf for _, leaf in row) for row in zip(*flat, strict=True)}
+
+
+def ravel(tree) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def test_frozen_leaves_do_not_move_with_decay_on_and_optimiser_full():
+    state, _ = updating()(started(), *draws())
+    later, metrics = updating()(state._replace(stage=np.int32(2)), *draws())
+    assert metrics["stages/stage"] == 2
+    for path, (old, new) in by_path(state.params, later.params).items():
+        if "backbone" in path:
+            np.testing.assert_array_equal(old, new, err_msg=path)
+        elif "'down'" in path or "'up'" in path:
+            np.testing.assert_array_equal(old[..., 0, :, :], new[..., 0, :, :], err_msg=path)
+            # "down" gets no gradient while "up" is zero, but decays as every matrix.
+            assert np.any(old[..., 1, :, :] != new[..., 1, :, :]), path
+        elif "adapters" in path:
+            np.testing.assert_array_equal(old[..., 2:], new[..., 2:], err_msg=path)
+            assert np.any(old[..., 0] != new[..., 0]), path
+    assert np.any(
+        state.params["heads"]["value"]["Dense_1"]["bias"] != later.params["heads"]["value"]["Dense_1"]["bias"]
+    )
+
+
+def test_a_solved_task_leaves_the_loss_and_stays_solved():
+    state = algorithm.after_evaluation(agent(), started(), np.array([np.nan, 0.95]))
+    state = algorithm.after_evaluation(agent(), state, np.array([0.5, 0.1]))
+    assert state.solved.tolist() == [False, True]
+    new, metrics = updating()(jax.tree.map(np.asarray, state), *draws())
+    assert metrics["stages/solved"] == 1
+    for path, (old, leaf) in by_path(state.params["heads"], new.params["heads"]).items():
+        if path.endswith("'bias']"):  # not decayed
+            np.testing.assert_array_equal(old[1], leaf[1], err_msg=path)
+    old, leaf = (x.params["heads"]["reward"]["Dense_1"]["bias"][0] for x in (state, new))
+    assert np.any(old != leaf)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count():
+    batch, policy = draws()
+    broken = batch._replace(reward=np.full_like(batch.reward, np.nan))
+    state, _ = updating()(started(), broken, policy)
+    chex.assert_trees_all_equal(state.params, started().params)
+    assert state.skipped.tolist() == [1, 1] and state.update == 1
+
+
+def test_acting_follows_the_mask_stores_what_it_found_and_keeps_the_episode_s_context():
+    rng, context = np.random.default_rng(7), no_context()
+    for step in range(3):
+        frames = rng.integers(0, 256, size=(TASKS, ENVS, 8, 8, 3)).astype(np.uint8)
+        is_first = np.array([[step == 0, step == 0], [step == 0, True]])
+        action, stored, after = acting(True)(started(), context, frames, is_first, step)
+        assert not (action[1] == 1).any()
+        np.testing.assert_allclose(stored["policy"].sum(-1), 1, rtol=1e-5)
+        assert not stored["policy"][1, :, 1].any()
+        assert after.length.tolist() == [[min(step + 1, 2)] * 2, [min(step + 1, 2), 1]]
+        np.testing.assert_array_equal(after.action[..., -1], action)
+        np.testing.assert_array_equal(after.latent[..., 0, :], context.latent[..., 1, :])
+        context = after
+
+
+def no_context():
+    shapes = jax.eval_shape(lambda: algorithm.init_acting(agent(), TASKS, ENVS))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+@pytest.mark.slow
+def test_without_exploring_nothing_is_drawn():
+    frames = np.random.default_rng(8).integers(0, 256, size=(TASKS, ENVS, 8, 8, 3)).astype(np.uint8)
+    inputs = started(), no_context(), frames, np.ones((TASKS, ENVS), bool)
+    chex.assert_trees_all_equal(acting(False)(*inputs, 0), acting(False)(*inputs, 100))
+    one, two = acting(True)(*inputs, 0), acting(True)(*inputs, 100)
+    assert np.any(one[1]["policy"] != two[1]["policy"])
+
+
+@pytest.mark.slow
+def test_two_devices_do_what_one_does():
+    one, metrics = updating(1)(started(), *draws())
+    two, others = updating(2)(started(), *draws())
+    chex.assert_trees_all_close(metrics, others, atol=1e-4, rtol=1e-4)
+    # A key's bias changes no output: its gradient is rounding, of which Adam's first step makes up to the rate.
+    for path, (a, b) in by_path(one.params, two.params).items():
+        if not path.endswith("['key']['bias']"):
+            np.testing.assert_allclose(a, b, atol=1e-5, err_msg=path)
+
+
+@pytest.mark.slow
+def test_the_first_stage_learns_what_an_agent_without_stages_learns():
+    plain = started(1)._replace(params={n: p for n, p in started().params.items() if n != "adapters"})
+    plain = plain._replace(target=plain.params)
+    alone, staged = plain, started()
+    for _ in range(3):
+        alone, _ = updating(1, 1)(alone, *draws())
+        staged, _ = updating()(staged, *draws())
+    parts = {name: part for name, part in staged.params.items() if name != "adapters"}
+    # Three steps move by up to 9e-3; where a gradient is nothing but rounding (a key's bias), Adam makes much of it.
+    chex.assert_trees_all_close(alone.params, parts, atol=5e-4)
+    chex.assert_trees_all_equal(staged.params["adapters"], started().params["adapters"])
+
+
+@pytest.mark.slow
+def test_dropout_and_the_vision_transformer_in_an_update():
+    small = dict(patch=4, vit_width=8, vit_layers=1, vit_heads=2, vit_head_width=4, vit_hidden=8)
+    setup = agent(1, encoder="vit", dropout=0.1, feed_forward="dense", **small)
+    state = jax.jit(lambda: algorithm.init(setup))()
+    heads = state.params["heads"]
+    assert not any(np.any(head["Dense_1"]["kernel"]) for head in heads.values()), "heads say nothing at first"
+    run = lambda devices: program(functools.partial(algorithm.update, setup), devices, out_axes=(0, None))(
+        same(state, devices), *dealt(draws(), devices), shard(devices)
+    )
+    (one, metrics), (two, _) = run(1), run(2)
+    assert "router/load" not in metrics
+    chex.assert_trees_all_close(first(one).params, first(two).params, atol=1e-5)
+    assert np.any(ravel(first(one).params) != ravel(jax.tree.map(jnp.asarray, state.params)))

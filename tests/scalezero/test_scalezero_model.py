@@ -1,0 +1,184 @@
+"""The mixture against a dense oracle, targets against loops, and one model read as a window and step by step."""
+
+from __future__ import annotations
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from drawing import parameters as drawn
+
+from mow_jax.systems.scalezero import mixture, targets, world_model
+from mow_jax.systems.scalezero.world_model import WorldModel
+
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # each runs once
+
+# --- The mixture ------------------------------------------------------------------------------------------------------
+
+TOKENS, WIDTH, EXPERTS = 12, 6, 4
+
+
+def inputs() -> dict[str, jax.Array]:
+    """Tokens, gate and experts; no token's gate is ever largest for the last expert."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    x = draw(TOKENS, WIDTH)
+    x[:, 0] = 3.0
+    gate = draw(WIDTH, EXPERTS)
+    gate[0, -1] = -10.0
+    w1, w3, w2 = draw(EXPERTS, WIDTH, 8), draw(EXPERTS, WIDTH, 8), draw(EXPERTS, 8, WIDTH)
+    return dict(x=x, gate=gate, w1=w1, w2=w2, w3=w3)
+
+
+def ours(p: dict, active: int, gate_norm: str) -> jax.Array:
+    weight, index = mixture.select(p["x"] @ p["gate"], active, gate_norm)
+    return mixture.mix(p["x"], weight, index, p["w1"], p["w2"], p["w3"])
+
+
+def oracle(p: dict, active: int, gate_norm: str) -> jax.Array:
+    """Every expert on every token, then the weights."""
+    logits = p["x"] @ p["gate"]
+    chosen = logits >= jnp.sort(logits, axis=-1)[:, -active][:, None]
+    e = jnp.exp(logits - logits.max(-1, keepdims=True))
+    among = (e * chosen) if gate_norm == "topk" else e
+    weight = chosen * e / among.sum(-1, keepdims=True)
+    hidden = jnp.einsum("nd,edf->enf", p["x"], p["w1"])
+    hidden = hidden / (1 + jnp.exp(-hidden)) * jnp.einsum("nd,edf->enf", p["x"], p["w3"])
+    return jnp.einsum("enf,efd,ne->nd", hidden, p["w2"], weight)
+
+
+@functools.cache
+def mixed(active: int, gate_norm: str):
+    """Values and gradients of ours and the oracle's."""
+
+    @compiled
+    def both(p, r):
+        made = {}
+        for name, function in (("ours", ours), ("oracle", oracle)):
+            y, back = jax.vjp(lambda p, f=function: f(p, active, gate_norm), p)
+            made[name] = y, back(r)[0]
+        return made
+
+    r = np.random.default_rng(1).normal(size=(TOKENS, WIDTH)).astype(np.float32)
+    return jax.tree.map(np.asarray, both(inputs(), r))
+
+
+@pytest.mark.parametrize(("active", "gate_norm"), [(1, "topk"), (2, "topk"), (1, "all")])
+def test_the_mixture_is_the_dense_one_in_values_and_gradients(active: int, gate_norm: str):
+    made = mixed(active, gate_norm)
+    chex.assert_trees_all_close(made["ours"], made["oracle"], atol=1e-4, rtol=1e-4)
+
+
+def test_an_expert_that_no_token_chose_has_no_gradient():
+    _, gradient = mixed(1, "topk")["ours"]
+    for name in ("w1", "w2", "w3"):
+        assert np.any(gradient[name][:-1]) and not np.any(gradient[name][-1]), name
+
+
+def test_the_gate_learns_from_the_task_only_where_its_softmax_sees_more_than_one():
+    gradient = {(k, norm): mixed(k, norm)["ours"][1]["gate"] for k, norm in [(1, "topk"), (1, "all"), (2, "topk")]}
+    assert not np.any(gradient[1, "topk"])
+    assert np.abs(gradient[1, "all"]).max() > 1e-3 and np.abs(gradient[2, "topk"]).max() > 1e-3
+
+
+# --- Targets ----------------------------------------------------------------------------------------------------------
+
+
+def test_n_step_targets_are_those_of_a_loop_over_rows():
+    rng, gamma, steps, length = np.random.default_rng(2), 0.9, 3, 6
+    shape = (200, length + steps)
+    reward, value = rng.normal(size=shape), rng.normal(size=shape)
+    termination, is_first = rng.random(shape) < 0.15, rng.random(shape) < 0.2  # a life lost is no new episode, too
+    expected, weights = np.zeros((200, length)), np.ones((200, length))
+    for window, t in np.ndindex(200, length):
+        for i in range(steps + 1):
+            row = t + i
+            new_next = row + 1 < shape[1] and is_first[window, row + 1]
+            if i == steps or (new_next and not termination[window, row]):
+                expected[window, t] += gamma**i * value[window, row]
+                weights[window, t] = float(i > 0 and row >= steps)
+                break
+            expected[window, t] += gamma**i * reward[window, row]
+            if termination[window, row]:
+                break
+    run = compiled(functools.partial(targets.n_step, gamma=gamma, steps=steps))
+    target, weight = run(*(np.float32(x) for x in (reward, value[:, steps:])), termination, is_first)
+    np.testing.assert_array_equal(weight, weights)
+    assert 0.5 < weights.mean() < 1
+    np.testing.assert_allclose(target * weight, expected * weights, atol=1e-5)
+
+
+def test_scalars_survive_their_categories():
+    x = np.array([0, 1, -1, 0.37, 1000, -2000, 123.4], np.float32)
+    coded, back = compiled(lambda x: ((c := targets.categories(x, 101)), targets.scalar(jnp.log(c + 1e-12))))(x)
+    np.testing.assert_allclose(coded.sum(-1), 1, rtol=1e-6)
+    assert ((coded > 0).sum(-1) <= 2).all()
+    np.testing.assert_allclose(back, x, rtol=1e-3, atol=1e-3)
+
+
+# --- The world model --------------------------------------------------------------------------------------------------
+
+MODEL = WorldModel(16, 2, 3, 4, context=3, width=8, layers=1, heads=2, experts=3, encoder="convolution", channels=4)
+MASK = jnp.array([[True, True, True], [True, False, True]])
+
+
+PARAMETERS = drawn(lambda: world_model.init(MODEL, jax.random.key(0)))
+
+
+def windows():
+    rng = np.random.default_rng(4)
+    z, action = rng.normal(size=(2, 4, 8)).astype(np.float32), np.array([[0, 2, 1, 1], [2, 0, 0, 2]], np.int32)
+    return z, action, np.zeros((2, 4), bool)
+
+
+def whole(params, z, action, is_first):
+    rows = world_model.task_heads(params, jnp.arange(2))
+    return world_model.unroll(MODEL, params, rows, z, action, is_first, MASK)[0]
+
+
+def test_a_walk_through_the_tree_is_the_window_read_at_once():
+    z, action, is_first = windows()
+
+    @compiled
+    def start(params, first):
+        rows = world_model.task_heads(params, jnp.arange(2))
+        return world_model.start(MODEL, params, rows, world_model.empty_context(MODEL, 2), first, MASK)
+
+    @compiled
+    def follow(params, node, action):
+        return world_model.follow(MODEL, params, world_model.task_heads(params, jnp.arange(2)), node, action, MASK)
+
+    prediction, node = start(PARAMETERS, z[:, 0])
+    seen, rewards, latents = [prediction], [], [z[:, 0]]
+    for t in range(3):
+        reward, prediction, node = follow(PARAMETERS, node, action[:, t])
+        rewards, latents, seen = [*rewards, reward], [*latents, node.latent], [*seen, prediction]
+    stack = lambda parts: jax.tree.map(lambda *x: np.stack(x, 1), *parts)
+    seen, rewards, latents = stack(seen), stack(rewards), stack(latents)
+    outputs = compiled(whole)(PARAMETERS, latents, action, is_first)
+    chex.assert_trees_all_close(seen, outputs.prediction, atol=1e-5)
+    np.testing.assert_allclose(latents[:, 1:], outputs.latent[:, :-1], atol=1e-5)
+    np.testing.assert_allclose(rewards, compiled(targets.scalar)(outputs.reward[:, :-1]), atol=1e-4)
+    assert np.abs(np.diff(seen.value, axis=1)).min(-1).max() > 1e-6, "steps must differ to say anything"
+
+
+def test_no_output_depends_on_later_steps_other_episodes_or_other_tasks():
+    z, action, is_first = windows()
+    is_first[0, 2] = True  # a new episode in the first task's window
+
+    @compiled
+    def influence(params, z):
+        """[t, N, T]: how much the outputs of the first window at t depend on each latent."""
+        said = lambda z: [x[0].astype(jnp.float32) for x in jax.tree.leaves(whole(params, z, action, is_first))]
+        total = lambda z: sum((jnp.where(x < -1e8, 0, x) ** 2).sum(-1) for x in said(z))
+        one = lambda t: jnp.abs(jax.grad(lambda z: total(z)[t])(z)).sum(-1)
+        return jax.lax.map(one, jnp.arange(4))  # not jacrev: the experts' products have no vmap
+
+    matrix = influence(PARAMETERS, z)
+    assert not matrix[:, 1].any(), "the other task"
+    allowed = np.tril(np.ones((4, 4), bool))
+    allowed[2:, :2] = False  # the episode before
+    np.testing.assert_array_equal(np.asarray(matrix[:, 0]) > 0, allowed)

@@ -1,0 +1,129 @@
+"""ScaleZero through the house alone: it trains, is killed, goes on, is evaluated, loaded, exported; and is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+from processes import TINY, assert_same_run, kill_when, metrics, refused, replay_files, run, train
+
+import mow_jax
+from mow_jax import load
+
+pytestmark = pytest.mark.slow
+CONFIG = f"{TINY}:scalezero"
+MOMENTS = {
+    "collection": lambda w: any((w / "replay").rglob("*.rows")),
+    "a save": lambda w: any((w / "checkpoints").glob("temporary-*")),
+    "training": lambda w: any(line["update"] > 5 for line in metrics(w)),
+    "the second stage": lambda w: any(line.get("stages/stage") == 1 for line in metrics(w)),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("scalezero") / "run"
+    output = train(workdir, config=CONFIG)
+    assert "4 simulations an action (puct)" in output and "adapters of rank 2" in output
+    return workdir
+
+
+def test_a_run_leaves_what_its_users_expect(whole):
+    lines = metrics(whole)
+    names = {name for line in lines for name in line}
+    wanted = {"world/latent/catch", "world/policy/grid", "world/dormant", "router/load/1", "train/skipped_in_row"}
+    assert wanted | {"episode/catch/return", "evaluation/grid/return", "evaluation/mean"} <= names
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert [line["stages/stage"] for line in lines if "stages/stage" in line][-1] == 1
+    results = json.loads((whole / "results.json").read_text())
+    assert results["protocol"]["search"]["simulations"] == 4 and "mctx" in results["versions"]
+    page = (whole / "report" / "report.md").read_text()
+    assert "paints no pictures" in page and "strips/" not in page and "episodes/" in page
+    assert "Use of the experts" in page and "Harmonious" not in page and "Missing" not in page
+
+
+def test_searched_policies_lie_beside_the_rows_that_were_acted(whole):
+    record = np.dtype([("pixels", np.void, 16 * 16 * 3), ("action", "i4"), ("reward", "f4"), ("flags", "u1", 2)])
+    record = np.dtype([*record.descr, ("policy", "f4", 5)])
+    streams: dict[str, list[np.ndarray]] = {}
+    for name, content in replay_files(whole).items():
+        streams.setdefault(name.rpartition("/")[0], []).append(np.frombuffer(content, record))
+    assert len(streams) == 4
+    for name, parts in streams.items():
+        rows = np.concatenate(parts)[:32]
+        assert not rows["policy"][:12].any(), "random rows have none"
+        assert np.allclose(rows["policy"][12:].sum(-1), 1)
+        assert (np.take_along_axis(rows["policy"], rows["action"][:, None], 1)[12:] > 0).all(), "what was searched"
+        forbidden = slice(3, 5) if name.startswith("catch") else slice(0, 1)
+        assert not rows["policy"][:, forbidden].any()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_run_ends_like_an_uninterrupted_one(whole, moment, tmp_path):
+    workdir = tmp_path / "killed"
+    kill_when(lambda: MOMENTS[moment](workdir), workdir, CONFIG)
+    output = train(workdir, config=CONFIG)
+    assert "resumed from step" in output or moment in ("collection", "a save")
+    assert_same_run(whole, workdir)
+
+
+def test_it_is_evaluated_loaded_and_exported(whole, tmp_path):
+    before, file = json.loads((whole / "results.json").read_text()), tmp_path / "agent.npz"
+    assert "2 tasks, step 64" in run("export", f"--workdir={whole}", f"--out={file}")
+    for source, out in ((whole, "one"), (file, "other")):
+        run("evaluate", f"--workdir={source}", f"--out={tmp_path / out}")
+        assert json.loads((tmp_path / out / "results.json").read_text())["tasks"] == before["tasks"]
+    played = []
+    for source, _ in itertools.product((whole, file), range(2)):
+        agent, env = mow_jax.load_agent(source), mow_jax.make_env(source, "grid")
+        agent.reset("grid", seed=5)
+        frame, actions = env.reset(5), []
+        for _ in range(8):
+            actions.append(agent.act(frame, "grid"))
+            frame = env.step(actions[-1]).observation
+        played.append(actions)
+    assert played.count(played[0]) == 4 and 0 not in played[0], "the same, and nothing that grid does not have"
+    state = load.restore(file)[2].snapshot()
+    assert int(state.stage) == 1 and not any(np.any(x) for x in state.target["encoder"].values() if np.ndim(x))
+
+
+def test_other_tasks_start_from_its_weights(whole, tmp_path):
+    names = "--config.suite.tasks=('cue','wall','catch')"
+    train(tmp_path / "run", names, f"--config.train.init_from={whole}", "--config.train.steps=24", config=CONFIG)
+    new, old = (load.restore(path)[2].snapshot() for path in (tmp_path / "run", whole))
+    assert all((new.params["tokens"][name] == old.params["tokens"][name]).all() for name in ("action", "positions"))
+    assert len(new.params["heads"]["value"]["Dense_0"]["kernel"]) == 3 and int(new.stage) == 0
+
+
+def test_there_is_no_dream_to_play_in(whole):
+    assert "a run of scalezero, whose model cannot be played in" in refused(
+        "play", f"--workdir={whole}", "--task=catch"
+    )
+
+
+REFUSED = {
+    "continuous": (["--config.suite.tasks=('slide',)"], ["slide has continuous actions", "scalezero searches among"]),
+    "key of others": (["--config.router.active=1"], ["router"]),
+    "choice": (["--config.search.method=mcts"], ["search.method='mcts'", "puct, gumbel"]),
+    "range": (["--config.search.simulations=0"], ["search.simulations=0", "[1, inf)"]),
+    "positions": (["--config.search.context=4"], ["search.context=4", "batch.unroll=4", "at most 3"]),
+    "warm-up": (["--config.warmup.updates=2"], ["warmup.updates=2", "scalezero learns nothing in a warm-up"]),
+    "windows": (["--config.batch.steps=9"], ["warmup.steps=24", "raise warmup.steps to 26", "batch.steps"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_work_is_one_message(case: str, tmp_path):
+    overrides, parts = REFUSED[case]
+    output = refused("train", f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", *overrides)
+    assert all(part in output for part in parts), output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_keeps_its_evaluations_as_stages_depend_on_them(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    output = train(tmp_path / "run", "--config.evaluation.episodes=3", config=CONFIG, code=2)
+    assert "evaluation.episodes: 2 -> 3" in output

@@ -1,0 +1,134 @@
+"""The search on table models: best action and Q by exhaustive search, masks at every depth, place in the batch."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mow_jax.systems.scalezero import search
+from mow_jax.systems.scalezero.search import Noise, Search
+
+ROOTS, WIDE, DEPTH, ACTIONS, GAMMA = 8, 6, 3, 3, 0.9
+SIMULATIONS = {"puct": 600, "gumbel": 24}
+FORBIDDEN = 1000.0  # the reward of an action that does not exist: one visit of it shows in every Q above
+
+
+def table() -> tuple[np.ndarray, np.ndarray]:
+    """Next state and reward [S, A]: DEPTH layers of WIDE states, then an end that leads to itself and gives nothing."""
+    rng = np.random.default_rng(5)
+    following = np.full((DEPTH * WIDE + 1, ACTIONS), DEPTH * WIDE)
+    reward = np.zeros((DEPTH * WIDE + 1, ACTIONS), np.float32)
+    for layer in range(DEPTH):
+        rows = slice(layer * WIDE, (layer + 1) * WIDE)
+        reward[rows] = rng.normal(size=(WIDE, ACTIONS))
+        if layer < DEPTH - 1:
+            following[rows] = (layer + 1) * WIDE + rng.integers(WIDE, size=(WIDE, ACTIONS))
+    return following, reward
+
+
+FOLLOWING, REWARD = table()
+MASK = np.array([[True] * 3] * 4 + [[True, True, False]] * 2 + [[False, True, True]] * 2)
+STATES = np.array([0, 1, 2, 3, 4, 5, 0, 1], np.int32)
+
+
+def exhaustive(state: int, mask: np.ndarray, depth: int = DEPTH) -> np.ndarray:
+    """Q [A] of the best play for `depth` steps."""
+    if depth == 0:
+        return np.zeros(ACTIONS)
+    after = [exhaustive(FOLLOWING[state, a], mask, depth - 1)[mask].max() for a in range(ACTIONS)]
+    return np.where(mask, REWARD[state] + GAMMA * np.array(after), -np.inf)
+
+
+# [ROOTS, S, A] Q of every state by that, under the root's mask.
+QS = np.array([[exhaustive(s, mask, DEPTH - s // WIDE) for s in range(DEPTH * WIDE + 1)] for mask in MASK])
+
+
+@functools.cache
+def searching(method: str):
+    """One program for all tests."""
+    setup = Search(simulations=SIMULATIONS[method], method=method, gamma=GAMMA, considered=ACTIONS)
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+    def run(states, mask, noise, logits, values):
+        def follow(action, node):
+            reward = jnp.where(mask[jnp.arange(len(mask)), action], jnp.array(REWARD)[node, action], FORBIDDEN)
+            node = jnp.array(FOLLOWING)[node, action]
+            at = jnp.arange(len(node)), node
+            return reward, logits[at], values[at], node
+
+        start = jnp.zeros((len(states), ACTIONS)), jnp.zeros(len(states)), states
+        return search.search(setup, follow, *start, mask, noise, 1.0)
+
+    def given(*inputs, informed: bool = False):
+        """The model's policy and values below the root say nothing, or they are those of the best play."""
+        qs = QS if informed else np.zeros_like(QS)
+        known = np.float32(np.maximum(10 * qs, -1e9)), np.float32(qs.max(-1))
+        return jax.tree.map(np.asarray, run(*inputs, *known))
+
+    return given
+
+
+def drawn(seed: int) -> Noise:
+    """Noise [ROOTS, A]."""
+    draw = jax.jit(jax.vmap(lambda key, mask: search.noise(Search(), key, mask, 1)))
+    return jax.tree.map(lambda x: np.asarray(x)[:, 0], draw(jax.random.split(jax.random.key(seed), ROOTS), MASK))
+
+
+@pytest.mark.parametrize("method", ["puct", "gumbel"])
+def test_the_best_action_and_its_q_are_those_of_exhaustive_search(method: str):
+    """PUCT with a model that knows nothing, 600 simulations: Q is a mean over visits, the first of which go elsewhere,
+    and within 0.3 of the best (rewards deviate by 1). Gumbel, which trusts its model, with one that knows all below the
+    root, 24 simulations: its action may be one whose Q is 0.15 less.
+    """
+    quiet = jax.tree.map(np.zeros_like, drawn(0))
+    found = searching(method)(STATES, MASK, quiet, informed=method == "gumbel")
+    best = np.array([exhaustive(state, mask) for state, mask in zip(STATES, MASK, strict=True)])
+    of = lambda action: np.take_along_axis(best, action[:, None], -1)[:, 0]
+    assert (of(found.action) >= best.max(-1) - {"puct": 0, "gumbel": 0.15}[method]).all()
+    np.testing.assert_array_equal(found.policy.argmax(-1), found.action)
+    np.testing.assert_allclose(found.policy.sum(-1), 1, rtol=1e-5)
+    q = np.take_along_axis(found.q, found.action[:, None], -1)[:, 0]
+    np.testing.assert_allclose(q, best.max(-1), atol=0.3)
+
+
+@pytest.mark.parametrize("method", ["puct", "gumbel"])
+def test_actions_that_do_not_exist_are_never_visited_at_any_depth(method: str):
+    found = searching(method)(STATES, MASK, drawn(1))
+    assert not found.visits[~MASK].any() and not found.policy[~MASK].any()
+    assert found.visits.sum(-1).tolist() == [SIMULATIONS[method]] * ROOTS
+    assert np.take_along_axis(MASK, found.action[:, None], -1).all()
+    assert found.q.max() < 10 and found.value.max() < 10  # below the root one visit would bring in hundreds
+
+
+@pytest.mark.parametrize("method", ["puct", "gumbel"])
+def test_visits_do_not_depend_on_the_place_in_the_batch_nor_on_who_else_is_in_it(method: str):
+    run, noise = searching(method), drawn(2)
+    found = run(STATES, MASK, noise)
+    turned = lambda tree: jax.tree.map(lambda x: x[::-1].copy(), tree)
+    again = run(*(turned(x) for x in (STATES, MASK, noise)))
+    jax.tree.map(np.testing.assert_array_equal, turned(again), found)
+    # Half of the roots are replaced by others.
+    half = lambda x, y: np.concatenate([x[:4], y[4:]])
+    other = drawn(3)
+    mixed = run(half(STATES, STATES[::-1]), MASK, jax.tree.map(half, noise, other))
+    first = lambda tree: jax.tree.map(lambda x: x[:4], tree)
+    jax.tree.map(np.testing.assert_array_equal, first(mixed), first(found))
+    different = run(STATES, MASK, other)
+    assert (different.visits != found.visits).any(), "noise must matter"
+
+
+def test_noise_is_a_distribution_over_what_exists():
+    noise = drawn(4)
+    np.testing.assert_allclose(noise.dirichlet.sum(-1), 1, rtol=1e-5)
+    assert not noise.dirichlet[~MASK].any() and (noise.ties < 1).all()
+
+
+def test_the_temperature_falls_in_a_line():
+    setup = Search(temperature=0.25, temperature_start=1.0, temperature_updates=100)
+    at = [float(search.temperature(setup, update)) for update in (0, 50, 100, 1000)]
+    np.testing.assert_allclose(at, [1.0, 0.625, 0.25, 0.25])
+    assert float(search.temperature(Search(), 0)) == 0.25
