@@ -30,6 +30,15 @@ VARIANTS = {
     "positions_large": {"model.position_scale": 1.0},
     "router_gated": {"router.gate": "straight_through"},
     "router_table": {"router.mode": "table"},
+    "together": {
+        "batch.sequences": 4,
+        "batch.length": 16,
+        "loss.reward": 10.0,
+        "agent.contexts": 32,
+        "agent.context": 3,
+        "optimizer.world_lr": 1e-3,
+        "optimizer.agent_lr": 5e-4,
+    },
     "one": {"clustering.method": "single", "router.experts": 1},
 }
 
