@@ -9,6 +9,15 @@ Measured: not yet.
 
 from mow_jax.config import default
 
+TOGETHER = {
+    "batch.sequences": 4,
+    "batch.length": 16,
+    "loss.reward": 10.0,
+    "agent.contexts": 32,
+    "agent.context": 3,
+    "optimizer.world_lr": 1e-3,
+    "optimizer.agent_lr": 5e-4,
+}
 # What each variant changes. Prediction and outcome of every one: results/atari_cpu.
 VARIANTS = {
     "baseline": {},
@@ -30,15 +39,8 @@ VARIANTS = {
     "positions_large": {"model.position_scale": 1.0},
     "router_gated": {"router.gate": "straight_through"},
     "router_table": {"router.mode": "table"},
-    "together": {
-        "batch.sequences": 4,
-        "batch.length": 16,
-        "loss.reward": 10.0,
-        "agent.contexts": 32,
-        "agent.context": 3,
-        "optimizer.world_lr": 1e-3,
-        "optimizer.agent_lr": 5e-4,
-    },
+    "together": TOGETHER,
+    "together_mean": TOGETHER | {"model.reward": "mean", "agent.entropy": 5e-3},
     "one": {"clustering.method": "single", "router.experts": 1},
 }
 

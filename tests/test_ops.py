@@ -73,6 +73,17 @@ def test_two_hot_decoding_inverts_the_coding():
     np.testing.assert_allclose(decoded[2:], values, rtol=1e-3, atol=1e-4)
 
 
+def test_the_mean_of_two_hot_logits_is_an_expectation():
+    values = [-21.0, -0.3, 0.0, 0.7, 5000.0]
+    codings = np.array([coding_of(value) for value in values])
+    seldom = 0.99 * coding_of(0.0) + 0.01 * codings[[0, 4]]
+    logits = np.log(np.maximum(np.concatenate([codings, seldom, np.full((1, twohot.BINS), 1 / twohot.BINS)]), 1e-30))
+    mean = quick(twohot.mean)(logits.astype(np.float32))
+    np.testing.assert_allclose(mean[:5], values, rtol=4e-3, atol=4e-3)  # neighbouring bins are mixed in symlog space
+    np.testing.assert_allclose(mean[5:7], [-0.21, 50.0], rtol=4e-3)  # where `decode` says -0.03 and 0.09
+    assert mean[7] == 0
+
+
 # --- Returns ----------------------------------------------------------------------------------------------------------
 
 

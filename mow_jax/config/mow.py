@@ -84,6 +84,7 @@ def _model() -> ConfigDict:
             dropout=0.1,  # in world-model updates only
             position_scale=0.1,  # deviation of the initial position vectors; at STORM's 1 they drown what is remembered
             head_width=512,  # hidden layers of reward, continuation and task heads
+            reward="symlog",  # how a predicted one is read: symexp of the mean bin (STORM), or "mean": expectation
             zero_heads=False,  # start reward, continuation, actor and critic outputs at zero
         )
     )
@@ -124,6 +125,7 @@ CHOICES = {
     "model.compute_dtype": ("auto", "float32", "bfloat16"),
     "model.norm": ("batch", "rms", "none"),
     "model.activation": ("relu", "silu"),
+    "model.reward": ("symlog", "mean"),
     "agent.act_on": ("posterior", "prior"),
     "agent.return_init": ("first", "zero"),
     "agent.bootstrap": ("next", "current"),

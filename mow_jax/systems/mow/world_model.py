@@ -71,6 +71,7 @@ class WorldModel:
     position_scale: float = 1.0
     head_width: int = 512
     zero_heads: bool = False
+    reward: str = "symlog"
     mask_boundaries: bool = True
     free_bits: float = 1.0
     dtype: Any = jnp.float32
@@ -246,7 +247,8 @@ def segments(model: WorldModel, is_first: jax.Array) -> jax.Array:
 
 def predicted_reward(model: WorldModel, rows: Rows, hidden: jax.Array) -> jax.Array:
     """Decoded rewards [...] of hidden states [..., D]."""
-    return twohot.decode(head(model, rows, "reward", hidden))
+    decode = twohot.mean if model.reward == "mean" else twohot.decode
+    return decode(head(model, rows, "reward", hidden))
 
 
 def termination_logit(model: WorldModel, rows: Rows, hidden: jax.Array) -> jax.Array:
