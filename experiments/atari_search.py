@@ -18,6 +18,7 @@ TOGETHER = {
     "optimizer.world_lr": 1e-3,
     "optimizer.agent_lr": 5e-4,
 }
+MEAN = TOGETHER | {"model.reward": "mean", "agent.entropy": 5e-3}
 # What each variant changes. Prediction and outcome of every one: results/atari_cpu.
 VARIANTS = {
     "baseline": {},
@@ -40,7 +41,8 @@ VARIANTS = {
     "router_gated": {"router.gate": "straight_through"},
     "router_table": {"router.mode": "table"},
     "together": TOGETHER,
-    "together_mean": TOGETHER | {"model.reward": "mean", "agent.entropy": 5e-3},
+    "together_mean": MEAN,
+    "apart": MEAN | {"clustering.method": "identity", "router.experts": 4, "router.active": 2},
     "one": {"clustering.method": "single", "router.experts": 1},
 }
 
