@@ -85,3 +85,22 @@ def test_what_an_update_sends_is_read_from_its_program():
     count = lambda *trees: sum(leaf.size for leaf in jax.tree.leaves(trees))
     expected = [4 * count(state.params), 4 * count(state.actor, state.critic)]
     assert [int(size.replace(",", "")) for _, size in sent] == expected
+
+
+@pytest.mark.slow
+def test_a_world_model_alone_learns_and_is_measured_on_steps_it_has_not_seen(tmp_path):
+    found = tmp_path / "found.json"
+    config = ["--config=tests/configs/tiny.py", "--config.optimizer.world_lr=3e-3"]
+    command = [sys.executable, "benchmarks/world_model.py", *config, f"--output={found}"]
+    sizes = ["--steps=60", "--held_out=40", "--updates=400", "--marks=4", "--config.batch.length=12"]
+    run = subprocess.run(
+        [*command, *sizes], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    first, *_, last = json.loads(found.read_text())["lines"]
+    assert (first["updates"], last["updates"]) == (100, 400)
+    assert all(last["tasks"][name]["ratio"] < first["tasks"][name]["ratio"] for name in first["tasks"])
+    bad = subprocess.run(
+        [*command, "--held_out=3"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert bad.returncode == 2 and "--held_out=3" in bad.stderr
