@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from mow_jax.report import curves, figures, knowledge, render, strips, tables
-from mow_jax.report.data import Frames, Run, has
+from mow_jax.report.data import Frames, Run, has, pictured
 from mow_jax.report.render import Picture, Section
 from mow_jax.types import BadInput
 
@@ -30,6 +30,7 @@ ONLY_WITH = {
     "Use of the experts": ("router", "experts"),
     "Harmonious weights": ("loss", "harmony"),
 }
+OF_PICTURES = ("What the world model knows", "What the world model sees")  # no sections of runs that saw vectors
 TITLES = {"world": "World model"}  # of areas of metrics, where the area's name is not enough
 ELSEWHERE = ("episode", "evaluation", "actors", "train", "router", "harmony")  # areas that other sections show
 
@@ -86,6 +87,8 @@ def _areas(run: Run) -> list[str]:
 
 
 def _could_have(run: Run, title: str) -> bool:
+    if title in OF_PICTURES and not pictured(run.config):
+        return False
     if title == "What the world model knows" and run.frames is not None:
         return _paints(run.frames)
     return title not in ONLY_WITH or has(run.config, *ONLY_WITH[title])
