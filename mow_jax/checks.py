@@ -48,8 +48,8 @@ def pixels(config: ConfigDict) -> None:
     """Raises BadInput where something else than pixels is to be seen: for systems whose models are of pixels."""
     if config.suite.observation != "pixels":
         raise BadInput(
-            f"suite.observation={config.suite.observation!r}: {config.system} learns from pixels; set it to 'pixels', or"
-            " use an experiment file of a system that learns from vectors"
+            f"suite.observation={config.suite.observation!r}: {config.system} learns from pixels; set it to 'pixels',"
+            " or use an experiment file of a system that learns from vectors"
         )
 
 

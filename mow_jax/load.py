@@ -145,7 +145,9 @@ class LoadedAgent:
         count, size = self.tasks[0].numbers, self.config.suite.image_size
         if count:
             if observation.shape != (count,) or observation.dtype.kind not in "fiu":
-                raise BadInput(f"an observation is numbers [{count}], not {observation.dtype} {list(observation.shape)}")
+                raise BadInput(
+                    f"an observation is numbers [{count}], not {observation.dtype} {list(observation.shape)}"
+                )
             return observation
         if observation.ndim != 3 or observation.shape[-1] != 3 or observation.dtype != np.uint8:
             raise BadInput(f"an observation is uint8 [H, W, 3], not {observation.dtype} {list(observation.shape)}")

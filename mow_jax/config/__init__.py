@@ -196,7 +196,9 @@ def check(config: ConfigDict) -> None:
     if not all(isinstance(name, str) for name in config.suite.tasks):
         raise BadInput(f"suite.tasks={config.suite.tasks!r} must be names, e.g. \"('Pong','Boxing')\"")
     if config.suite.name == "atari" and config.suite.observation == "state":
-        raise BadInput("suite.observation='state': Atari games are seen as pixels only; choose 'pixels' or another suite")
+        raise BadInput(
+            "suite.observation='state': Atari games are seen as pixels only; choose 'pixels' or another suite"
+        )
     _check_lengths(config)
     own.check(config)
 

@@ -1,4 +1,4 @@
-"""Any gymnasium environment with a picture, or with a vector of numbers where those are to be seen. In: environment ids,
+"""Any gymnasium environment with a picture, or with a vector of numbers where such is to be seen. In: environment ids,
 "module:Id" too. Out: Tasks and Environments.
 
 Their code is not ours: every call of it stands in `own_code`, every picture, reward and flag is checked.
@@ -35,7 +35,7 @@ LEAST = {"max_steps": 0, "action_repeat": 1}
 def resolve(names: tuple[str, ...], settings: dict) -> list[Task]:
     """A Task for each environment id. All have as many actions (or dimensions) as the widest, with a mask of their own.
 
-    Raises BadInput for an id that cannot be made, an environment without what is to be seen, or actions of another kind.
+    Raises BadInput for an id that cannot be made, one without what is to be seen, or actions of another kind.
     """
     for field, least in LEAST.items():
         if settings[field] < least:
