@@ -28,6 +28,8 @@ KINDS: dict[str, Callable[[Task, int], Toy]] = {
     "cue_swap": toy_tasks.CueSwap,
     "recall": toy_tasks.Recall,
     "slide": toy_tasks.Slide,
+    "slide_swap": toy_tasks.SlideSwap,
+    "slide_sparse": toy_tasks.SlideSparse,
 }
 
 

@@ -178,10 +178,13 @@ def model_loss(agent: Agent, learns: dict, state: State, batch: Batch, draws: Dr
 
 def policy_loss(agent: Agent, policy: list, params: dict, scale, z, alive, draws: Draws, shard: Shard, mean):
     """This device's share of the mean over tasks, and metrics [K']."""
-    one = functools.partial(world_model.policy_loss, agent.world, policy, params["q"])
-    mapped = jax.vmap(lambda *x: one(*x, rho=agent.rho, entropy=agent.entropy), (0, 0, 0, 0, 0, ONE))
+
+    def one(e, mask, z, alive, scale, draws):
+        rows = (policy, params["q"], e, mask, z, alive, scale, draws)
+        return world_model.policy_loss(agent.world, *rows, rho=agent.rho, entropy=agent.entropy)
+
     rows = (world_model.embedded(params, shard.ids), shard.mask, z, alive, scale[shard.ids], draws)
-    loss, said = mapped(*rows)
+    loss, said = jax.vmap(one, (0, 0, 0, 0, 0, ONE))(*rows)
     return (mean * loss).sum(), said | {"loss": loss}
 
 
