@@ -114,6 +114,7 @@ def update(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[Stat
     step = unravel(step)
     step["encoder"] = jax.tree.map(lambda leaf: agent.encoder_rate * leaf, step["encoder"])
     params = state.params | optax.apply_updates(learns, step)
+    params["embedding"] = world_model.shortened(params["embedding"])
     optimizer = state.optimizer | {"model": model_optimizer}
     norms = {"world/gradient_norm": jnp.linalg.norm(flat)}
 
@@ -168,7 +169,7 @@ def model_loss(agent: Agent, learns: dict, state: State, batch: Batch, draws: Dr
         terms, z = world_model.losses(model, params, e, batch, known, agent.rho, draws.kept)
         return terms, z, known.alive
 
-    embeddings = (world_model.embedded(p, shard.ids) for p in (params, state.params))
+    embeddings = (p["embedding"][shard.ids] for p in (params, state.params))
     axes = (0, 0, 0, 0, 0, ONE)
     terms, z, alive = jax.vmap(one, axes)(*embeddings, shard.mask, gammas(agent, shard), batch, draws)
     assert {name for name, _ in agent.scales} == set(terms), (agent.scales, world_model.TERMS)
@@ -183,7 +184,7 @@ def policy_loss(agent: Agent, policy: list, params: dict, scale, z, alive, draws
         rows = (policy, params["q"], e, mask, z, alive, scale, draws)
         return world_model.policy_loss(agent.world, *rows, rho=agent.rho, entropy=agent.entropy)
 
-    rows = (world_model.embedded(params, shard.ids), shard.mask, z, alive, scale[shard.ids], draws)
+    rows = (params["embedding"][shard.ids], shard.mask, z, alive, scale[shard.ids], draws)
     loss, said = jax.vmap(one, (0, 0, 0, 0, 0, ONE))(*rows)
     return (mean * loss).sum(), said | {"loss": loss}
 
@@ -191,7 +192,7 @@ def policy_loss(agent: Agent, policy: list, params: dict, scale, z, alive, draws
 def new_scale(agent: Agent, state: State, params: dict, z, draws: Draws, shard: Shard) -> jax.Array:
     """The running range [K] of the tasks' values in first latents."""
     one = functools.partial(world_model.value_range, agent.world, params["q"], params["policy"])
-    e = world_model.embedded(params, shard.ids)
+    e = params["embedding"][shard.ids]
     found = jax.vmap(one, (0, 0, 0, ONE))(e, shard.mask, z[:, :, 0], draws)
     found = routing.everywhere(found, shard, agent.world.tasks)
     return state.scale + agent.target_rate * (found - state.scale)
@@ -221,7 +222,7 @@ def on_policy(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[S
     trust, tasks = agent.trust, agent.world.tasks
     count = agent.by_policy(batch.reward.shape[1])
     mine = jax.tree.map(lambda x: x[:, :count], batch)
-    e = world_model.embedded(state.params, shard.ids)
+    e = state.params["embedding"][shard.ids]
     beta = trust.beta * jnp.maximum(0.0, 1.0 - state.update / max(agent.updates, 1))
     beta = beta * (trust.bonus != "none")
     prepare = functools.partial(fresh.prepare, agent.world, trust, state.params, beta=beta)
@@ -287,7 +288,7 @@ def act(
     """
     model, params, envs = agent.world, state.params, is_first.shape[1]
     count = agent.by_policy(envs) if explore else 0
-    e = world_model.embedded(params, shard.ids)
+    e = params["embedding"][shard.ids]
     keys = jax.vmap(lambda key: jax.random.split(key, envs))(task_keys(agent.seed, step, "act", shard))
     z = jax.vmap(functools.partial(world_model.encode, model, params))(e, observation)
     start = planner.shifted(acting.mean) * ~is_first[..., None, None]

@@ -93,11 +93,10 @@ def init_encoder(model: WorldModel, keys: dict[str, jax.Array]) -> dict[str, lis
 # --- What it says -----------------------------------------------------------------------------------------------------
 
 
-def embedded(params: Any, ids: jax.Array) -> jax.Array:
-    """The tasks' embeddings [K', E], none longer than 1."""
-    e = params["embedding"][ids]
-    length = jnp.sqrt((e * e).sum(-1, keepdims=True) + 1e-12)
-    return e / jnp.maximum(length, 1.0)
+def shortened(embedding: jax.Array) -> jax.Array:
+    """Embeddings [K, E], those longer than 1 cut to that length: done after every step."""
+    length = jnp.linalg.norm(embedding, axis=-1, keepdims=True)
+    return embedding / jnp.maximum(length, 1.0)
 
 
 def joined(x: jax.Array, e: jax.Array, *more: jax.Array) -> jax.Array:
