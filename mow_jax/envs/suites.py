@@ -160,6 +160,7 @@ LISTS: dict[str, dict[str, tuple[str, ...]]] = {
 
 # Bytes of a worker process and of each environment in it, as measured (docs/protocol.md); others are small.
 MEMORY = {"metaworld": (330_000_000, 170_000_000)}
+MEMORY_OF_VECTORS = {"metaworld": (250_000_000, 25_000_000)}  # where nothing is rendered
 MEMORY_OF_OTHERS = (200_000_000, 2_000_000)
 
 

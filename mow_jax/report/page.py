@@ -31,7 +31,19 @@ ONLY_WITH = {
     "Harmonious weights": ("loss", "harmony"),
 }
 OF_PICTURES = ("What the world model knows", "What the world model sees")  # no sections of runs that saw vectors
-TITLES = {"world": "World model"}  # of areas of metrics, where the area's name is not enough
+# Of areas of metrics, where the area's name is not enough: a title, and how to read its curves.
+TITLES = {"world": "World model", "acting": "Planner against policy", "fresh": "Rounds on fresh rows"}
+TEXTS = {
+    "acting": "Mean reward of a step in the newest rows, of the environments that plan and of those that act by the bare "
+    "policy. A planner that stays above shows what planning adds; where both meet, the policy has learned the plan.",
+    "disagreement": "Model: the distance of the model-based from the model-free value of a step, in returns, before "
+    "anything is learned from it. Heads: the deviation of the value functions among each other.",
+    "bonus": "Size: how much the bonus for disagreement changes an advantage of deviation 1. Weight: its factor, which "
+    "falls to 0. Turned: the share of advantages whose sign it changes; a clipped bonus turns none.",
+    "fresh": "First moved: how far the ratio of probabilities is from 1 before the first step; more than rounding would "
+    "mean that another policy has acted. Moved, clipped: the same over all minibatches, and the share outside the trust "
+    "region.",
+}
 ELSEWHERE = ("episode", "evaluation", "actors", "train", "router", "harmony")  # areas that other sections show
 
 
@@ -233,6 +245,7 @@ def _losses(run: Run, directory: Path, area: str, title: str) -> Section | None:
         return None
     return Section(
         title,
+        [TEXTS[area]] if area in TEXTS else [],
         pictures=[
             Picture(f"{area}.png", f"All metrics {area}/... over updates; of many tasks the thick line is the mean")
         ],
