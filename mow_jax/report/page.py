@@ -34,15 +34,15 @@ OF_PICTURES = ("What the world model knows", "What the world model sees")  # no 
 # Of areas of metrics, where the area's name is not enough: a title, and how to read its curves.
 TITLES = {"world": "World model", "acting": "Planner against policy", "fresh": "Rounds on fresh rows"}
 TEXTS = {
-    "acting": "Mean reward of a step in the newest rows, of the environments that plan and of those that act by the bare "
+    "acting": "Mean reward of a step in the newest rows, of environments that plan and of those that act by the bare "
     "policy. A planner that stays above shows what planning adds; where both meet, the policy has learned the plan.",
     "disagreement": "Model: the distance of the model-based from the model-free value of a step, in returns, before "
     "anything is learned from it. Heads: the deviation of the value functions among each other.",
     "bonus": "Size: how much the bonus for disagreement changes an advantage of deviation 1. Weight: its factor, which "
     "falls to 0. Turned: the share of advantages whose sign it changes; a clipped bonus turns none.",
-    "fresh": "First moved: how far the ratio of probabilities is from 1 before the first step; more than rounding would "
-    "mean that another policy has acted. Moved, clipped: the same over all minibatches, and the share outside the trust "
-    "region.",
+    "fresh": "First moved: how far the ratio of probabilities is from 1 before the first step; more than rounding "
+    "would mean that another policy has acted. Moved, clipped: the same over all minibatches, and the share outside "
+    "the trust region.",
 }
 ELSEWHERE = ("episode", "evaluation", "actors", "train", "router", "harmony")  # areas that other sections show
 

@@ -83,7 +83,7 @@ def init_encoder(model: WorldModel, keys: dict[str, jax.Array]) -> dict[str, lis
                 keys["encoder"], model.numbers + model.embedding, hidden, model.latent, "normed"
             )
         }
-    features = networks.MAP**2 * (model.channels if networks.blocks(model.image_size) else 3)
+    features = networks.MAP**2 * model.channels
     return {
         "convolutions": networks.init_convolutions(keys["convolutions"], model.image_size, model.channels),
         "layers": networks.init_mlp(keys["encoder"], features + model.embedding, (), model.latent, "normed"),
