@@ -4,7 +4,7 @@
     python -m mow_jax.train --config=experiments/pendulum.py:tdmpc2 --workdir=runs/pendulum_tdmpc2
     python -m mow_jax.train --config=experiments/pendulum.py:m3po_onpolicy --workdir=runs/pendulum_onpolicy
 
-Hardware: one CPU core.
+Hardware: one CPU core, 8 minutes of its time. Measured: -129, one seed (results/m3po).
 """
 
 from mow_jax.config import default

@@ -69,9 +69,12 @@ def test_experiments_of_every_preset_pass(name: str, variant: str):
     common.check(runpy.run_path(str(ROOT / "experiments" / name))["get_config"](variant))
 
 
-@pytest.mark.parametrize("variant", ["m3po", "m3po_pixels", "m3po_sparse"])
-def test_toy_experiments_pass(variant: str):
-    common.check(runpy.run_path(str(ROOT / "experiments" / "toy_slide.py"))["get_config"](variant))
+def test_variants_of_the_toy_pass_and_are_settings_of_their_own():
+    module = runpy.run_path(str(ROOT / "experiments" / "toy_slide.py"))
+    made = [module["get_config"](variant) for variant in module["VARIANTS"]]
+    for one in made:
+        common.check(one)
+    assert len({one.to_json_best_effort() for one in made}) == len(made) == 6
 
 
 def test_discounts_follow_the_tasks_lengths():

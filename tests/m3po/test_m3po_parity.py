@@ -27,6 +27,7 @@ PATH = Path(os.environ.get("TDMPC2_PARITY_FIXTURE") or FIXTURE)
 TOLERANCE = dict(atol=1e-4, rtol=1e-4)
 TIME, WINDOWS, LIMIT = 3, 4, 10.0
 GAMMAS = {"task_0": 0.95, "task_1": 0.99, "episodic": 0.97}
+MORE_PLANS = (("plan_0", 1), ("plan_many", 3), ("plan_episodic", 1))
 SCALES = dict(consistency=20.0, reward=0.1, value=0.1, termination=1.0)
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # each runs once
 
@@ -159,7 +160,9 @@ def update(name: str):
     return values(params, e)
 
 
-UPDATES = ("task_0", "task_1", "episodic")
+SLOW = pytest.mark.slow  # the same functions again, in a program of their own
+UPDATES = (pytest.param("task_0", marks=SLOW), "task_1", pytest.param("episodic", marks=SLOW))
+PLANS = (("plan_1", 1), *(pytest.param(*more, marks=SLOW) for more in MORE_PLANS))
 
 
 @pytest.mark.parametrize("name", UPDATES)
@@ -187,7 +190,7 @@ def test_gradients_of_an_update(name: str):
     chex.assert_trees_all_close(climb, layers(part(name, "policy_gradient"), ""), **TOLERANCE)
 
 
-@pytest.mark.parametrize(("name", "iterations"), [("plan_0", 1), ("plan_1", 1), ("plan_many", 3), ("plan_episodic", 1)])
+@pytest.mark.parametrize(("name", "iterations"), PLANS)
 def test_the_plan_on_given_noise(name: str, iterations: int):
     made, (params, _, e, mask) = model(name), weights(name)
     gamma = 0.97 if name == "plan_episodic" else GAMMAS["task_1" if name == "plan_1" else "task_0"]
