@@ -16,8 +16,8 @@ from mow_jax.systems.m3po import fresh, world_model
 from mow_jax.systems.m3po.agent import Agent
 from mow_jax.systems.m3po.fresh import Trust
 from mow_jax.systems.m3po.planner import Planner
-from mow_jax.systems.m3po.types import ActState, State
-from mow_jax.systems.m3po.world_model import Draws, WorldModel
+from mow_jax.systems.m3po.types import ActState, Draws, State
+from mow_jax.systems.m3po.world_model import WorldModel
 from mow_jax.types import Batch, Shard
 
 TASKS, ACTIONS, NUMBERS, HORIZON, ENVS, WINDOWS, SLICE = 2, 2, 3, 2, 4, 5, 6
@@ -38,7 +38,6 @@ def agent(trust: bool = True, pixels: bool = False, **changes) -> Agent:
         seed=0,
         gammas=(0.9, 0.95),
         scales=(("consistency", 20.0), ("reward", 0.1), ("value", 0.1), ("termination", 1.0)),
-        horizon=HORIZON,
         rho=0.5,
         entropy=1e-4,
         climbs=changes.pop("climbs", True),
@@ -218,6 +217,7 @@ def played(made: Agent, steps: int) -> Batch:
     return jax.tree.map(lambda *x: np.stack(x, 2), *found)
 
 
+@pytest.mark.slow
 def test_some_act_by_the_policy_and_the_others_plan():
     made = agent()
     batch = played(made, 3)
@@ -248,6 +248,7 @@ def test_plans_are_kept_within_an_episode_and_forgotten_at_its_start():
     np.testing.assert_array_equal(anew[0], anew[2].mean[:, :, 0])  # to be scored: the best guess
 
 
+@pytest.mark.slow
 def test_the_first_minibatch_s_ratio_is_one_and_later_the_policy_moves():
     made = agent()
     made = dataclasses.replace(made, trust=dataclasses.replace(made.trust, epochs=3))

@@ -19,7 +19,8 @@ import pytest
 from mow_jax.ops import twohot
 from mow_jax.systems.m3po import networks, planner, world_model
 from mow_jax.systems.m3po.planner import Noise, Planner
-from mow_jax.systems.m3po.world_model import Draws, WorldModel
+from mow_jax.systems.m3po.types import Draws
+from mow_jax.systems.m3po.world_model import WorldModel
 from mow_jax.types import Batch
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "tdmpc2_parity.npz"

@@ -17,11 +17,11 @@ from jax.flatten_util import ravel_pytree
 
 from mow_jax.ops import routing
 from mow_jax.ops.keys import named_key, task_keys
-from mow_jax.systems.m3po import fresh, networks, planner, world_model
+from mow_jax.systems.m3po import chance, fresh, networks, planner, world_model
 from mow_jax.systems.m3po.fresh import Trust
 from mow_jax.systems.m3po.planner import Planner
-from mow_jax.systems.m3po.types import ActState, State
-from mow_jax.systems.m3po.world_model import Draws, WorldModel
+from mow_jax.systems.m3po.types import ActState, Draws, State
+from mow_jax.systems.m3po.world_model import WorldModel
 from mow_jax.types import Batch, Shard
 
 
@@ -35,7 +35,6 @@ class Agent:
     seed: int
     gammas: tuple[float, ...]  # [K]
     scales: tuple[tuple[str, float], ...]  # of the model's loss terms, by name
-    horizon: int  # H of a window
     rho: float
     entropy: float
     climbs: bool  # the policy learns from replay
@@ -98,7 +97,7 @@ def fresh_part(agent: Agent, params: dict) -> dict:
 
 def update(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[State, dict]:
     """One step from windows [K', B, H + 1]; metrics are scalars or [K] arrays."""
-    draws = drawn(agent, state.update, batch, shard)
+    draws = chance.drawn(agent.world, agent.seed, state.update, batch, shard)
     if agent.world.shift and not agent.world.numbers:
         moved = functools.partial(networks.shifted, most=agent.world.shift)
         batch = batch._replace(observation=jax.vmap(moved)(batch.observation, draws.offset))
@@ -139,27 +138,6 @@ def update(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[Stat
     return keep_finite(state, new, metrics, norms)
 
 
-def drawn(agent: Agent, count: jax.Array, batch: Batch, shard: Shard) -> Draws:
-    """The chance of an update, [K', ...], but for the pairs of value functions: the same for all tasks."""
-    model, (_, windows, rows) = agent.world, batch.reward.shape
-    pairs = jax.random.split(named_key(agent.seed, count, "pairs"))
-
-    def one(key):
-        keys = jax.random.split(key, 4)
-        normal = lambda key, time: jax.random.normal(key, (windows, time, model.action_size))
-        shape = (model.values, windows, rows - 1, model.hidden)
-        kept = jax.random.bernoulli(keys[2], 1 - model.dropout, shape) / (1 - model.dropout) if model.dropout else None
-        offset = jax.random.randint(keys[3], (windows, 2), 0, 2 * model.shift + 1) if model.shift else None
-        return normal(keys[0], rows - 1), normal(keys[1], rows), kept, offset
-
-    ahead, policy, kept, offset = jax.vmap(one)(task_keys(agent.seed, count, "update", shard))
-    pair, policy_pair = (planner.two_of(key, model.values) for key in pairs)
-    return Draws(ahead, policy, pair, policy_pair, kept, offset)
-
-
-ONE = Draws(0, 0, None, None, 0, 0)  # the axis of tasks in a Draws, for vmap
-
-
 def model_loss(agent: Agent, learns: dict, state: State, batch: Batch, draws: Draws, shard: Shard, mean):
     """This device's share of the mean over tasks; per task the terms, unrolled latents and which of them count."""
     model, params = agent.world, state.params | learns
@@ -170,7 +148,7 @@ def model_loss(agent: Agent, learns: dict, state: State, batch: Batch, draws: Dr
         return terms, z, known.alive
 
     embeddings = (p["embedding"][shard.ids] for p in (params, state.params))
-    axes = (0, 0, 0, 0, 0, ONE)
+    axes = (0, 0, 0, 0, 0, chance.ONE)
     terms, z, alive = jax.vmap(one, axes)(*embeddings, shard.mask, gammas(agent, shard), batch, draws)
     assert {name for name, _ in agent.scales} == set(terms), (agent.scales, world_model.TERMS)
     terms["total"] = sum(scale * terms[name] for name, scale in agent.scales)
@@ -185,7 +163,7 @@ def policy_loss(agent: Agent, policy: list, params: dict, scale, z, alive, draws
         return world_model.policy_loss(agent.world, *rows, rho=agent.rho, entropy=agent.entropy)
 
     rows = (params["embedding"][shard.ids], shard.mask, z, alive, scale[shard.ids], draws)
-    loss, said = jax.vmap(one, (0, 0, 0, 0, 0, ONE))(*rows)
+    loss, said = jax.vmap(one, (0, 0, 0, 0, 0, chance.ONE))(*rows)
     return (mean * loss).sum(), said | {"loss": loss}
 
 
@@ -193,7 +171,7 @@ def new_scale(agent: Agent, state: State, params: dict, z, draws: Draws, shard: 
     """The running range [K] of the tasks' values in first latents."""
     one = functools.partial(world_model.value_range, agent.world, params["q"], params["policy"])
     e = params["embedding"][shard.ids]
-    found = jax.vmap(one, (0, 0, 0, ONE))(e, shard.mask, z[:, :, 0], draws)
+    found = jax.vmap(one, (0, 0, 0, chance.ONE))(e, shard.mask, z[:, :, 0], draws)
     found = routing.everywhere(found, shard, agent.world.tasks)
     return state.scale + agent.target_rate * (found - state.scale)
 

@@ -76,7 +76,6 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         seed=config.seed,
         gammas=tuple(discount(task.horizon, **config.discount.to_dict()) for task in tasks),
         scales=tuple(loss.items()),
-        horizon=config.batch.horizon,
         rho=rho,
         entropy=config.policy.entropy,
         climbs=config.policy.replay,

@@ -32,6 +32,17 @@ class Dream(NamedTuple):
     value: Callable[..., Any]  # (z, a, places) -> [...]: the mean of the value functions at those places
 
 
+class Draws(NamedTuple):
+    """The chance in a task's losses."""
+
+    ahead: Any  # [B, H, A] noise of the policy in target values
+    policy: Any  # [B, H + 1, A] noise of the policy that learns
+    pair: Any  # [2] value functions of target values ...
+    policy_pair: Any  # ... and those that the policy climbs
+    kept: Any = None  # [Q, B, H, hidden] of dropout
+    offset: Any = None  # [B, 2] of pictures
+
+
 class State(NamedTuple):
     """All that learning changes."""
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from mow_jax.ops import twohot
 from mow_jax.systems.m3po import networks
 from mow_jax.systems.m3po.networks import mlp
-from mow_jax.systems.m3po.types import Choice, Dream
+from mow_jax.systems.m3po.types import Choice, Draws, Dream
 from mow_jax.types import Batch
 
 TERMS = ("consistency", "reward", "value", "termination")
@@ -170,17 +170,6 @@ def dream(model: WorldModel, params: Any, e: jax.Array, mask: jax.Array) -> Drea
 
 
 # --- Losses -----------------------------------------------------------------------------------------------------------
-
-
-class Draws(NamedTuple):
-    """The chance in a task's losses."""
-
-    ahead: Any  # [B, H, A] noise of the policy in target values
-    policy: Any  # [B, H + 1, A] noise of the policy that learns
-    pair: Any  # [2] value functions of target values ...
-    policy_pair: Any  # ... and those that the policy climbs
-    kept: Any = None  # [Q, B, H, hidden] of dropout
-    offset: Any = None  # [B, 2] of pictures
 
 
 class Known(NamedTuple):
