@@ -6,6 +6,7 @@ Called by train and evaluate. The environments live in this process or in worker
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from mow_jax.seeding import seed_of
-from mow_jax.types import BadInput, Batch, Task
+from mow_jax.types import BadInput, Batch, Task, frame
 from mow_jax.workers import Here, Lost, Outcome, Worker, mapped
 
 MEND = "If memory is short, use fewer workers (actors.workers); actors.timeout is the time a joint step may take"
@@ -154,18 +155,18 @@ class Actors:
         self._max_deaths, self._deaths_before = max_deaths, 0
         self._action: np.ndarray | None = None  # of the joint step under way
         self._broken = False  # a joint step was given up half way
-        size = settings["image_size"]
-        count = len(self._tasks)
+        self._frame = frame(tasks[0], settings["image_size"])
+        count, shape = len(self._tasks), self._frame[1]
         self._memory = os.memfd_create("frames")
-        os.ftruncate(self._memory, count * size * size * 3)
-        self._frames = mapped(self._memory, size)
+        os.ftruncate(self._memory, count * math.prod(shape) * np.dtype(self._frame[0]).itemsize)
+        self._frames = mapped(self._memory, self._frame)
         try:
             self.workers += [self._start(streams) for streams in _shares(count, workers)]
             self._all_started()
         except BaseException:
             self.close()
             raise
-        self.observation = self._frames.reshape(*self._shape, size, size, 3).copy()
+        self.observation = self._frames.reshape(*self._shape, *shape).copy()
         self.is_first = np.ones(self._shape, bool)
 
     # Joint steps.
@@ -228,7 +229,7 @@ class Actors:
             streams = slice(0, len(self._tasks))
             worker: Worker | Here = Here(streams, self._frames)
         else:
-            worker = Worker(streams, self._settings["image_size"], self._memory)
+            worker = Worker(streams, self._frame, self._memory)
         worker.send("open", self._tasks[streams], self._settings)
         worker.send("begin", self._books.starts(streams))
         return worker

@@ -12,10 +12,11 @@ from mow_jax.types import BadInput, Plan, System, Task
 
 
 def env_settings(config: ConfigDict) -> dict[str, Any]:
-    """What envs.resolve and envs.make take: the image size and the suite's own keys."""
+    """What envs.resolve and envs.make take: what is seen, the image size and the suite's own keys."""
     own = config.suite.get(config.suite.name, ConfigDict())
     named = ATARI_PROTOCOLS.get(own.get("protocol", ""), {})  # a preset wins over the fields that it names
-    return {"image_size": config.suite.image_size, **own.to_dict(), **named}
+    seen = {"observation": config.suite.observation, "image_size": config.suite.image_size}
+    return {**seen, **own.to_dict(), **named}
 
 
 def tasks(config: ConfigDict) -> list[Task]:

@@ -44,6 +44,15 @@ def rows(config: ConfigDict, longest: int, shorter: str) -> None:
         raise BadInput(f"replay.capacity={config.replay.capacity} holds no window of {longest} steps: raise it")
 
 
+def pixels(config: ConfigDict) -> None:
+    """Raises BadInput where something else than pixels is to be seen: for systems whose models are of pixels."""
+    if config.suite.observation != "pixels":
+        raise BadInput(
+            f"suite.observation={config.suite.observation!r}: {config.system} learns from pixels; set it to 'pixels',"
+            " or use an experiment file of a system that learns from vectors"
+        )
+
+
 def value(config: ConfigDict, key: str) -> Any:
     """The value at a dotted key."""
     for part in key.split("."):

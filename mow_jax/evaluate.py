@@ -40,7 +40,7 @@ def evaluate(
     mine = processes.share(tasks)
     longest = window(learner.system)
     rows = diagnostics.Rows(learner.predictions, len(mine), longest) if learner.predictions else None
-    recorder = diagnostics.Recorder(len(mine)) if film else None
+    recorder = diagnostics.Recorder(len(mine)) if film and not mine[0].numbers else None  # vectors are no film
     episodes = play(config, learner, mine, rows, recorder)
     unknown = [t for t in mine if t.random_score is None and (random or t.reference_score is not None)]
     uniform = play_random(config, unknown) if unknown else []
@@ -84,7 +84,8 @@ def write(results: dict[str, Any], films: dict[str, np.ndarray], step: int, task
                 " folder writable, then give the same command again"
             ) from None
     try:
-        diagnostics.write_frames(directory, films, tasks)
+        if films:
+            diagnostics.write_frames(directory, films, tasks)
     except OSError as error:
         raise BadInput(f"cannot write {directory}/frames.npz: {error.strerror}; the scores are written") from None
 

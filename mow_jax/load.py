@@ -20,7 +20,7 @@ from mow_jax import build, envs, workdir
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.config import check
 from mow_jax.learner import Learner, abstract_state
-from mow_jax.types import BadInput, System, Task
+from mow_jax.types import BadInput, System, Task, frame
 
 FORMAT = 1  # of exported files, raised when one of a new version means something else to an old one
 
@@ -114,7 +114,8 @@ class LoadedAgent:
     def __init__(self, directory: Path, step: int | None):
         self.config, self.tasks, self._learner, self.step = restore(directory, step)
         self._names = [task.name for task in self.tasks]
-        self._frames = np.zeros((len(self.tasks), 1, *[self.config.suite.image_size] * 2, 3), np.uint8)
+        dtype, shape = frame(self.tasks[0], self.config.suite.image_size)
+        self._frames = np.zeros((len(self.tasks), 1, *shape), dtype)
         self._start = self._learner.save_acting(self._learner.init_acting(1))
         self._acting = jax.tree.map(np.copy, self._start)
         self._first = np.ones((len(self.tasks), 1), bool)
@@ -128,21 +129,30 @@ class LoadedAgent:
         self._clock[k] = seed * 1_000_003
 
     def act(self, observation: np.ndarray, task: str) -> Any:
-        """The action for a uint8 frame [H, W, 3] of any size: what `make_env(...).step` takes."""
-        k, size = self._index(task), self.config.suite.image_size
-        observation = np.asarray(observation)
-        if observation.ndim != 3 or observation.shape[-1] != 3 or observation.dtype != np.uint8:
-            raise BadInput(f"an observation is uint8 [H, W, 3], not {observation.dtype} {list(observation.shape)}")
-        same = observation.shape[:2] == (size, size)
-        self._frames[k, 0] = (
-            observation if same else cv2.resize(observation, (size, size), interpolation=cv2.INTER_AREA)
-        )
+        """The action for a uint8 frame [H, W, 3] of any size, or for a vector where the run saw such: what
+        `make_env(...).step` takes."""
+        k = self._index(task)
+        self._frames[k, 0] = self._fitted(np.asarray(observation))
         acting = self._learner.load_acting(self._acting)
         seen = (self._frames, self._first, self._clock[k] % 2**31)
         action, _, acting = self._learner.act(acting, *seen, explore=False)
         self._keep(k, self._learner.save_acting(acting))
         self._first[k], self._clock[k] = False, self._clock[k] + 1
         return int(action[k, 0]) if self.tasks[k].discrete else action[k, 0]
+
+    def _fitted(self, observation: np.ndarray) -> np.ndarray:
+        """The observation as the run saw them. Raises BadInput for one of another kind."""
+        count, size = self.tasks[0].numbers, self.config.suite.image_size
+        if count:
+            if observation.shape != (count,) or observation.dtype.kind not in "fiu":
+                raise BadInput(
+                    f"an observation is numbers [{count}], not {observation.dtype} {list(observation.shape)}"
+                )
+            return observation
+        if observation.ndim != 3 or observation.shape[-1] != 3 or observation.dtype != np.uint8:
+            raise BadInput(f"an observation is uint8 [H, W, 3], not {observation.dtype} {list(observation.shape)}")
+        same = observation.shape[:2] == (size, size)
+        return observation if same else cv2.resize(observation, (size, size), interpolation=cv2.INTER_AREA)
 
     def _keep(self, k: int, acting: Any) -> None:
         """Takes over the acting state of task k, the one that has moved on."""

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import json
+import math
 import mmap
 import os
 import resource
@@ -23,7 +24,7 @@ from urllib.parse import quote
 import numpy as np
 
 from mow_jax.seeding import generator
-from mow_jax.types import DISK_FULL, BadInput, Batch, Task
+from mow_jax.types import DISK_FULL, BadInput, Batch, Task, frame
 
 
 class Replay:
@@ -55,16 +56,17 @@ class Replay:
         self._seed = seed
         self._newest = capacity // envs if capacity else None
         fields = row_fields(tasks[0], image_size, extras)
-        self._image = fields.pop("observation")[1]
+        dtype, self._shape = fields.pop("observation")
+        self._seen = np.dtype(dtype)
         self._rest = np.dtype([(name, *kind) for name, kind in fields.items()])
         self._extras = tuple(extras)
-        self._pixels = image_size * image_size * 3
+        self._pixels = math.prod(self._shape) * self._seen.itemsize
         self._empty = functools.partial(empty, tasks[0], image_size, extras)
         self._directory = Path(directory)
         layout = {
             "tasks": list(names or self._tasks),
             "envs": envs,
-            "image_size": image_size,
+            **({"numbers": tasks[0].numbers} if tasks[0].numbers else {"image_size": image_size}),
             "chunk_rows": chunk_rows,
             "record": str(self._rest),
         }
@@ -83,7 +85,8 @@ class Replay:
         if not self._restored:
             self.restore({"rows": 0})
         records = np.empty((len(self._streams), self._pixels + self._rest.itemsize), np.uint8)
-        records[:, : self._pixels] = row.observation.reshape(len(records), self._pixels)
+        seen = np.ascontiguousarray(row.observation, self._seen)
+        records[:, : self._pixels] = seen.view(np.uint8).reshape(len(records), self._pixels)
         rest = np.empty(row.reward.shape, self._rest)
         for field in FIELDS:
             rest[field] = getattr(row, field)
@@ -137,7 +140,7 @@ class Replay:
         fields = rest.view(self._rest)[..., 0]
         extras = {name: fields[EXTRA + name].copy() for name in self._extras}
         found = {name: fields[name].copy() for name in FIELDS}
-        return Batch(pixels.reshape(*shape, *self._image), extras=extras, **found)
+        return Batch(pixels.view(self._seen).reshape(*shape, *self._shape), extras=extras, **found)
 
     def sample(self, batch: int, length: int, update: int, name: str) -> Batch:
         """The windows that `indices` draws: a Batch [K, batch, length, ...]."""
@@ -193,7 +196,7 @@ def row_fields(task: Task, image_size: int, extras: Mapping[str, tuple[str, tupl
     """Dtype and shape of everything that is stored of a row, in its order."""
     action = (np.int32, ()) if task.discrete else (np.float32, (task.action_size,))
     flags = {"reward": (np.float32, ()), "termination": (bool, ()), "is_first": (bool, ())}
-    fields = {"observation": (np.uint8, (image_size, image_size, 3)), "action": action, **flags}
+    fields = {"observation": frame(task, image_size), "action": action, **flags}
     return fields | {EXTRA + name: kind for name, kind in extras.items()}
 
 
@@ -207,7 +210,7 @@ def empty(
 
 
 class _Stream:
-    """The chunk files of one environment. A record is the frame followed by the packed other fields."""
+    """The chunk files of one environment. A record is the frame's bytes followed by the packed other fields."""
 
     def __init__(self, directory: Path, pixels: int, rest: int, chunk_rows: int):
         self._directory = directory

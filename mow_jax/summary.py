@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import mow_jax
 from mow_jax import build, logs, replay
-from mow_jax.envs.suites import MEMORY, MEMORY_OF_OTHERS
+from mow_jax.envs.suites import MEMORY, MEMORY_OF_OTHERS, MEMORY_OF_VECTORS
 from mow_jax.types import BadInput, Shard, System, Task
 
 PACKAGES = ("jax", "flax", "optax", "mctx", "numpy", "ale-py", "gymnasium", "metaworld", "mujoco")
@@ -138,7 +138,8 @@ def environments_bytes(config: ConfigDict, tasks: list[Task]) -> tuple[int, int,
     processes = sum(
         min(count, cores if config.actors.workers < 0 else config.actors.workers) for count in (each, played)
     )
-    process, environment = MEMORY.get(config.suite.name, MEMORY_OF_OTHERS)
+    table = MEMORY_OF_VECTORS if config.suite.observation == "state" else MEMORY
+    process, environment = table.get(config.suite.name, MEMORY_OF_OTHERS)
     return processes, each + played, processes * process + (each + played) * environment
 
 

@@ -35,13 +35,14 @@ class Task(NamedTuple):
     horizon: int  # longest episode, in agent steps
     random_score: float | None  # mean return of the uniform policy; None: measured at evaluation
     reference_score: float | None  # the return that counts as 1 (human, best known); None: no normalised score
-    picture: str = ""  # which picture is seen and why, where that was a choice
+    picture: str = ""  # what is seen and why, where that was a choice
+    numbers: int = 0  # length of the vector that is seen, zeros behind a narrower task's; 0: a picture is seen
 
 
 class Step(NamedTuple):
     """What one agent step in an environment gives back."""
 
-    observation: Any  # [H, W, 3] uint8, the frame after the action
+    observation: Any  # the frame after the action: [H, W, 3] uint8, or a vector [numbers] float32
     reward: float  # raw, summed over repeated frames
     terminated: bool  # the task itself ended
     truncated: bool  # a time limit cut the episode: not a termination
@@ -52,12 +53,17 @@ class Step(NamedTuple):
 class Batch(NamedTuple):
     """Windows of experience. Row t holds the frame acted on, the action, and what came of it."""
 
-    observation: Any  # [K, B, T, H, W, 3] uint8
+    observation: Any  # [K, B, T, H, W, 3] uint8, or vectors [K, B, T, numbers] float32
     action: Any  # [K, B, T] int32, or [K, B, T, A] float32
     reward: Any  # [K, B, T] float32
     termination: Any  # [K, B, T] bool: the environment terminated or a life was lost (never a truncation)
     is_first: Any  # [K, B, T] bool: the frame is the first of its episode
     extras: Any = {}  # {name: [K, B, T, ...]}: what acting stored beside the row; zero where it stored nothing
+
+
+def frame(task: Task, image_size: int) -> tuple[str, tuple[int, ...]]:
+    """Dtype and shape of what is seen of a task: a picture, or a vector of numbers."""
+    return ("float32", (task.numbers,)) if task.numbers else ("uint8", (image_size, image_size, 3))
 
 
 class Shard(NamedTuple):

@@ -74,11 +74,11 @@ class Here:
 class Worker:
     """The caller's end of a worker process, which holds the environments of `streams`."""
 
-    def __init__(self, streams: slice, image_size: int, memory: int):
+    def __init__(self, streams: slice, frame: tuple[str, tuple[int, ...]], memory: int):
         self.streams = streams
         self._pipe, there = Pipe()
-        numbers = (there.fileno(), memory, streams.start, streams.stop, image_size)
-        code = f"from mow_jax.workers import serve; serve{numbers}"
+        numbers = (there.fileno(), memory, streams.start, streams.stop)
+        code = f"from mow_jax.workers import serve; serve{(*numbers, frame)}"
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)
         with there, _signals_blocked():
             self.process = subprocess.Popen(
@@ -134,21 +134,22 @@ def _signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def mapped(memory: int, image_size: int) -> np.ndarray:
-    """The shared frames of all streams, [K * E, H, W, 3] uint8."""
-    return np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(-1, image_size, image_size, 3)
+def mapped(memory: int, frame: tuple[str, tuple[int, ...]]) -> np.ndarray:
+    """The shared frames of all streams, [K * E, ...], of the dtype and shape `frame`."""
+    dtype, shape = frame
+    return np.frombuffer(mmap.mmap(memory, 0), dtype).reshape(-1, *shape)
 
 
 # --- The worker process -----------------------------------------------------------------------------------------------
 
 
-def serve(pipe: int, memory: int, start: int, stop: int, image_size: int) -> None:
+def serve(pipe: int, memory: int, start: int, stop: int, frame: tuple[str, tuple[int, ...]]) -> None:
     """The worker process: carry out commands for streams `start` to `stop` until the caller's end of the pipe closes.
 
     `pipe` and `memory` are inherited file descriptors.
     """
     connection = Connection(pipe)
-    share = Share(mapped(memory, image_size)[start:stop])
+    share = Share(mapped(memory, frame)[start:stop])
     with contextlib.suppress(EOFError, OSError):
         while True:
             connection.send(_answer(share, *connection.recv()))
@@ -166,7 +167,7 @@ def _answer(share: Share, command: str, *arguments: Any) -> tuple[str, Any]:
 
 
 class Share:
-    """Environments stepped one after another; `frames` [n, H, W, 3] holds the frame to act on in each."""
+    """Environments stepped one after another; `frames` [n, ...] holds the frame to act on in each."""
 
     def __init__(self, frames: np.ndarray):
         self._frames = frames

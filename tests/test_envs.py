@@ -100,8 +100,9 @@ def test_toy_scores_are_exact_and_met_by_the_uniform_policy(name: str):
     assert np.mean(returns) == pytest.approx(uniform, abs=4 * np.std(returns) / len(returns) ** 0.5)
 
 
-def test_slide_scores():
-    environment = environment_of("toy", "slide", image_size=16)
+@pytest.mark.parametrize(("name", "direction"), [("slide", 1), ("slide_swap", -1)])
+def test_slide_scores(name: str, direction: int):
+    environment = environment_of("toy", name, image_size=16)
     uniform, best = [], []
     for seed in range(2000):
         environment.reset(seed)
@@ -111,7 +112,7 @@ def test_slide_scores():
         for _ in range(10):
             x, y, goal_x, goal_y = environment.state()["numbers"]
             towards = np.clip(np.array([goal_x - x, goal_y - y]) / 3, -1, 1).astype(np.float32)
-            best[-1] += environment.step(towards).reward
+            best[-1] += environment.step(direction * towards).reward
     # Full speed ahead leaves max(d - 3t, 0) of a distance d whose density is 2 (12 - d) / 144.
     expected = -sum((12 - 3 * t) ** 3 / (3 * 144) for t in range(1, 5)) / 12
     assert environment.task.reference_score == pytest.approx(expected)
@@ -123,6 +124,27 @@ def test_slide_scores():
         returns -= np.abs(positions[0] - positions[1]).mean() / 12
     assert environment.task.random_score == pytest.approx(returns, abs=0.015)
     assert np.mean(uniform) == pytest.approx(returns, abs=4 * np.std(uniform) / 2000**0.5)
+
+
+def test_sparse_slide_scores():
+    """Full speed ahead is near after t steps where both distances, of density 2 (12 - d) / 144, are below 1.5 + 3t."""
+    environment, best = environment_of("toy", "slide_sparse", image_size=16), []
+    for seed in range(2000):
+        environment.reset(seed)
+        best.append(0.0)
+        for _ in range(10):
+            x, y, goal_x, goal_y = environment.state()["numbers"]
+            towards = np.clip(np.array([goal_x - x, goal_y - y]) / 3, -1, 1).astype(np.float32)
+            best[-1] += environment.step(towards).reward
+    near = [1 - max(12 - (1.5 + 3 * t), 0) ** 2 / 144 for t in range(1, 11)]
+    assert environment.task.reference_score == pytest.approx(sum(share**2 for share in near))
+    assert np.mean(best) == pytest.approx(sum(share**2 for share in near), abs=4 * np.std(best) / 2000**0.5)
+    random, n = np.random.default_rng(0), 200_000
+    places, returns = random.random((4, n)) * 12, np.zeros(n)
+    for _ in range(10):
+        places[:2] = np.clip(places[:2] + random.uniform(-3, 3, (2, n)), 0, 12)
+        returns += np.abs(places[:2] - places[2:]).max(0) < 1.5
+    assert environment.task.random_score == pytest.approx(returns.mean(), abs=4 * returns.std() / n**0.5 + 0.001)
 
 
 def test_catch_and_its_twin_look_alike_and_move_oppositely():

@@ -21,7 +21,7 @@ def test_a_protocol_has_every_field_of_its_suite_and_of_the_evaluation(suite: st
     settings.suite.name = suite
     own = settings.suite.get(suite, {})
     made = evaluate.protocol(settings, acting())
-    assert {"name", "image_size", *own} == made["suite"].keys()
+    assert {"name", "observation", "image_size", *own} == made["suite"].keys()
     assert {*settings.evaluation, "actions"} - {"every"} == made["evaluation"].keys()
     assert made["agent"].keys() == {"act_context", "act_on", "unimix"}
 

@@ -172,7 +172,7 @@ def test_the_copy_on_the_device_has_the_extras_too(whole, tmp_path):
     [
         (
             lambda config: config.update(system="nothing"),
-            r"system='nothing' is not allowed: use one of mow, scalezero$",
+            r"system='nothing' is not allowed: use one of m3po, mow, scalezero$",
         ),
         (lambda config: config.update(system="mow"), r"default\('mow'\)"),
         (lambda config: config.warmup.update(updates=3), "warmup.updates=3: fake"),

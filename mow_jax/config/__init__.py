@@ -96,6 +96,7 @@ def _suite() -> ConfigDict:
     suite = ConfigDict()
     suite.name = "atari"  # or metaworld, toy, gymnasium
     suite.tasks = ("atari26",)  # task names, or the name of a list of tasks in envs/suites.py
+    suite.observation = "pixels"  # or "state": vectors of numbers, of suites and for systems that have a use for them
     suite.image_size = 64  # pixels, a power of two from 16 to 128
     suite.atari = ConfigDict(
         dict(
@@ -159,7 +160,7 @@ def of_saved(saved: dict[str, Any]) -> ConfigDict:
 
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
-CHOICES = {"suite.image_size": (16, 32, 64, 128)}
+CHOICES = {"suite.image_size": (16, 32, 64, 128), "suite.observation": ("pixels", "state")}
 # Every number of a config has its interval, here or in the system's file: "[" and "]" take the end in, "(" and ")"
 # leave it out.
 RANGES = {
@@ -194,6 +195,10 @@ def check(config: ConfigDict) -> None:
     checks.numbers(config, own.RANGES)
     if not all(isinstance(name, str) for name in config.suite.tasks):
         raise BadInput(f"suite.tasks={config.suite.tasks!r} must be names, e.g. \"('Pong','Boxing')\"")
+    if config.suite.name == "atari" and config.suite.observation == "state":
+        raise BadInput(
+            "suite.observation='state': Atari games are seen as pixels only; choose 'pixels' or another suite"
+        )
     _check_lengths(config)
     own.check(config)
 

@@ -153,6 +153,7 @@ RANGES = {
 
 def check(config: ConfigDict) -> None:
     """Raises BadInput for the first of these settings that cannot work."""
+    checks.pixels(config)
     router, model, clustering = config.router, config.model, config.clustering
     if router.active > router.experts:
         raise BadInput(

@@ -126,6 +126,7 @@ RANGES = {
 
 def check(config: ConfigDict) -> None:
     """Raises BadInput for the first of these settings that cannot work."""
+    checks.pixels(config)
     model, size = config.model, config.suite.image_size
     if config.search.context >= config.batch.unroll:
         raise BadInput(

@@ -19,7 +19,8 @@ SUITES = ("atari", "metaworld", "toy", "gymnasium")
 def resolve(suite: str, names: tuple[str, ...], settings: dict) -> list[Task]:
     """The Tasks that `names` stand for, lists of tasks ("atari26") expanded in place.
 
-    `settings`: {"image_size": int} and the keys of config.suite.<suite>.
+    `settings`: {"image_size": int}, perhaps {"observation": "state"} (else pixels), and the keys of
+    config.suite.<suite>. Vectors have as many numbers as the widest task's.
     Raises BadInput for an unknown suite or task, a task named twice, or discrete and continuous tasks together.
     """
     module = _module(suite)
@@ -30,7 +31,8 @@ def resolve(suite: str, names: tuple[str, ...], settings: dict) -> list[Task]:
     tasks = module.resolve(expanded, settings)
     _refuse_duplicates([task.name for task in tasks])
     _refuse_mixture(tasks)
-    return tasks
+    widest = max(task.numbers for task in tasks)
+    return [task._replace(numbers=widest) for task in tasks]
 
 
 def make(task: Task, settings: dict) -> Environment:

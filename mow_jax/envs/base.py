@@ -1,4 +1,4 @@
-"""What every environment offers. In: seeds and actions. Out: Steps with [H, W, 3] uint8 frames. Used by actors."""
+"""What every environment offers. In: seeds and actions. Out: Steps with frames (types.frame). Used by actors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Environment(abc.ABC):
 
     @abc.abstractmethod
     def reset(self, seed: int, episode: int | None = None) -> np.ndarray:
-        """Begin a new episode and return its first frame, [H, W, 3] uint8. `seed` is any integer in 0..2^32-1.
+        """Begin a new episode and return its first frame, a picture [H, W, 3] uint8, or a vector [task.numbers] float32
+        where the task says so. `seed` is any integer in 0..2^32-1.
 
         `episode` counts a task's episodes over all its environments: a task with a list of goals goes through it by
         that number, and picks one by the seed where it is None. Tasks without such a list ignore it.
@@ -76,6 +77,16 @@ class Replayed(Environment):
         self.reset(int(state["seed"]), state["episode"])
         for action in state["actions"]:
             self.advance(action)
+
+
+def vector(task: Task, numbers: Any) -> np.ndarray:
+    """`numbers` as what is seen of `task`: float32 [task.numbers], zeros behind its own. Raises BadInput where one of
+    them is not finite: stored, it would turn every loss to NaN."""
+    with np.errstate(over="ignore"):
+        own = np.ravel(np.asarray(numbers)).astype(np.float32)
+    if not np.isfinite(own).all():
+        raise BadInput(f"{task.name} gave the observation {own}: its numbers must be finite; mend the environment")
+    return np.pad(own, (0, task.numbers - len(own)))
 
 
 def needs(module: str, extra: str) -> ModuleType:

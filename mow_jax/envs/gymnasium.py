@@ -1,4 +1,5 @@
-"""Any gymnasium environment with a picture. In: environment ids, "module:Id" too. Out: Tasks and Environments.
+"""Any gymnasium environment with a picture, or with a vector of numbers where such is to be seen. In: environment ids,
+"module:Id" too. Out: Tasks and Environments.
 
 Their code is not ours: every call of it stands in `own_code`, every picture, reward and flag is checked.
 `settings` are the keys of config.suite.gymnasium. Called through envs.make.
@@ -18,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mow_jax.envs import foreign, pictures
-from mow_jax.envs.base import Environment, Replayed
+from mow_jax.envs.base import Environment, Replayed, vector
 from mow_jax.envs.foreign import EnvironmentFailed, own_code
 from mow_jax.envs.pictures import Picture
 from mow_jax.envs.suites import nearest
@@ -34,7 +35,7 @@ LEAST = {"max_steps": 0, "action_repeat": 1}
 def resolve(names: tuple[str, ...], settings: dict) -> list[Task]:
     """A Task for each environment id. All have as many actions (or dimensions) as the widest, with a mask of their own.
 
-    Raises BadInput for an id that cannot be made, an environment without a picture, or actions of another kind.
+    Raises BadInput for an id that cannot be made, one without what is to be seen, or actions of another kind.
     """
     for field, least in LEAST.items():
         if settings[field] < least:
@@ -52,6 +53,7 @@ def make(task: Task, settings: dict) -> Environment:
 def _task(name: str, settings: dict) -> Task:
     """The task by itself; `resolve` widens its actions to those of the others."""
     environment, picture = _open(name, settings)
+    seen = environment.observation_space
     space, spec = environment.action_space, environment.spec or environment.unwrapped.spec
     limit = spec.max_episode_steps or HORIZON
     _close(environment)
@@ -63,27 +65,42 @@ def _task(name: str, settings: dict) -> Task:
     threshold = spec.reward_threshold
     if threshold is not None and not math.isfinite(threshold):
         threshold = None  # nothing can be measured against it
-    return Task(name, "gymnasium", discrete, size, _mask(size, size), horizon, None, threshold, picture.text)
+    task = Task(name, "gymnasium", discrete, size, _mask(size, size), horizon, None, threshold)
+    if picture is None:
+        return task._replace(picture=f"its observation, {seen.low.size} numbers", numbers=seen.low.size)
+    return task._replace(picture=picture.text)
 
 
 def _mask(size: int, widest: int) -> tuple[bool, ...]:
     return tuple(action < size for action in range(widest))
 
 
-def _open(name: str, settings: dict) -> tuple[Any, Picture]:
-    """The environment with a time limit, in its own steps, and the choice of its picture. Raises BadInput."""
+def _open(name: str, settings: dict) -> tuple[Any, Picture | None]:
+    """The environment with a time limit, in its own steps, and the choice of its picture; None: its observation is a
+    vector, to be seen as it is. Raises BadInput."""
     limit = settings["max_steps"] * settings["action_repeat"] or None
     environment = _make(name, max_episode_steps=limit)
     with own_code(f"{name}: asking for its spaces and metadata", _class(environment)):
         _, observed = environment.action_space, environment.observation_space
         modes = (environment.metadata or {}).get("render_modes")
-    picture = pictures.choose(name, observed, modes)
-    if picture.space is None:
+    state = settings.get("observation") == "state"
+    if state:
+        _refuse_other_than_vectors(name, observed)
+    picture = None if state else pictures.choose(name, observed, modes)
+    if picture and picture.space is None:
         _close(environment)
         environment = _make(name, max_episode_steps=limit, render_mode="rgb_array")
     if environment.spec is None or environment.spec.max_episode_steps is None:
         environment = gymnasium.wrappers.TimeLimit(environment, limit or HORIZON)
     return environment, picture
+
+
+def _refuse_other_than_vectors(name: str, space: Any) -> None:
+    if not isinstance(space, spaces.Box) or len(space.shape) > 1 or not space.low.size:
+        raise BadInput(
+            f"{name} has observations {space}, no vector of numbers: learn from its picture,"
+            " --config.suite.observation=pixels, where the system can, or name another task"
+        )
 
 
 def _make(name: str, **options: Any) -> Any:
@@ -151,13 +168,27 @@ class Adapter(Replayed):
         return observation, total, terminated, truncated
 
     def _frame(self, observation: Any) -> np.ndarray:
-        """[image_size, image_size, 3] uint8."""
+        """[image_size, image_size, 3] uint8, or [numbers] float32."""
+        if self.picture is None:
+            return self._vector(observation)
         if self.picture.space is None:
             with own_code(f"{self.task.name}: render", self.api):
                 observation = self.environment.render()
         frame = self.picture.frame(observation, first=not self.seen)
         self.seen = True
         return cv2.resize(frame, (self.image_size, self.image_size), interpolation=cv2.INTER_AREA)
+
+    def _vector(self, observation: Any) -> np.ndarray:
+        try:
+            given = np.asarray(observation, np.float64)
+        except (TypeError, ValueError):
+            given = np.zeros((0, 0))
+        if given.shape != (shape := self.environment.observation_space.shape):
+            raise BadInput(
+                f"{self.where()} gave the observation {foreign.shortened(repr(observation))}, where its space says"
+                f" numbers {shape}; mend the environment"
+            )
+        return vector(self.task, given)
 
     def close(self) -> None:
         _close(self.environment)

@@ -1,4 +1,4 @@
-"""Meta-World's robot tasks from pixels. In: v3 task names. Out: Tasks of four continuous actions, and Environments.
+"""Meta-World's robot tasks. In: v3 task names. Out: Tasks of four continuous actions, and Environments.
 
 `settings` are the keys of config.suite.metaworld. An episode is one of a task's goals; its number says which. Called
 through envs.make.
@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from mow_jax.envs import foreign
-from mow_jax.envs.base import Replayed, needs
+from mow_jax.envs.base import Replayed, needs, vector
 from mow_jax.envs.foreign import own_code
 from mow_jax.envs.suites import LISTS, METAWORLD, unknown
 from mow_jax.seeding import generator, seed_of
 from mow_jax.types import BadInput, Step, Task
 
 ACTIONS = 4  # the hand's motion along three axes, and the gripper
+NUMBERS = 39  # of the observation that Meta-World itself gives: hand and objects, now and a step before, and the goal
 CHOICES = {
     "goal_order": ("shuffled", "ordered"),
     "turn": ("upright", "mirror", "none"),
@@ -59,14 +60,17 @@ def resolve(names: tuple[str, ...], settings: dict) -> list[Task]:
             raise BadInput(f"suite.metaworld.{field} is {settings[field]}: choose {least} or more")
     if len(settings["camera_position"]) not in (0, 3):
         raise BadInput(f"suite.metaworld.camera_position is {settings['camera_position']}: give x, y, z, or ()")
-    _choose_renderer()
-    mask = (True,) * ACTIONS
-    return [Task(name, "metaworld", False, ACTIONS, mask, settings["horizon"], None, None) for name in names]
+    state = settings.get("observation") == "state"
+    if not state:
+        _choose_renderer()
+    task = Task("", "metaworld", False, ACTIONS, (True,) * ACTIONS, settings["horizon"], None, None)
+    return [task._replace(name=name, numbers=NUMBERS * state) for name in names]
 
 
 def make(task: Task, settings: dict) -> MetaWorld:
     """A new environment of `task`. Raises BadInput where the simulator is missing or cannot draw."""
-    _refuse_renderer(os.environ.get("MUJOCO_GL", ""))
+    if not task.numbers:
+        _refuse_renderer(os.environ.get("MUJOCO_GL", ""))
     return MetaWorld(task, settings)
 
 
@@ -102,7 +106,8 @@ def _fault(backend: str) -> str:
 
 
 class MetaWorld(Replayed):
-    """One task with the camera of `settings`. Only pixels are seen: Meta-World's own observation is left aside."""
+    """One task: with the camera of `settings`, and Meta-World's own observation left aside; or that one, and nothing is
+    rendered."""
 
     def __init__(self, task: Task, settings: dict):
         classes = needs("metaworld.env_dict", "metaworld").ALL_V3_ENVIRONMENTS
@@ -111,7 +116,7 @@ class MetaWorld(Replayed):
         _show_goals(self.simulation)
         # Meta-World counts simulated steps and refuses more; here the horizon counts agent steps.
         self.simulation.max_path_length = settings["horizon"] * settings["action_repeat"] + 1
-        self.camera = _Camera(self.simulation, settings)
+        self.camera = None if task.numbers else _Camera(self.simulation, settings)
 
     def reset(self, seed: int, episode: int | None = None) -> np.ndarray:
         self.begin(seed, episode)
@@ -119,15 +124,18 @@ class MetaWorld(Replayed):
         goal = _goal(self.task.name, seed, episode, self.settings)
         self.simulation.seed(seed_of(self.settings["goal_seed"], self.task.name, "goal", goal))
         with own_code(f"{self.task.name}: reset"):
-            self.simulation.reset()
-        return self.camera.picture()
+            numbers, _ = self.simulation.reset()
+        return self._frame(numbers)
 
     def step(self, action: Any) -> Step:
-        reward, success = self.advance(action)
+        numbers, reward, success = self.advance(action)
         over = self.time >= self.task.horizon or (success and self.settings["end_on_success"])
-        return Step(self.camera.picture(), reward, False, over, success=success)
+        return Step(self._frame(numbers), reward, False, over, success=success)
 
-    def advance(self, action: Any) -> tuple[float, bool]:
+    def _frame(self, numbers: np.ndarray) -> np.ndarray:
+        return self.camera.picture() if self.camera else vector(self.task, numbers)
+
+    def advance(self, action: Any) -> tuple[np.ndarray, float, bool]:
         """Take the action action_repeat times; rewards add up, one success is enough."""
         if np.shape(action) != (ACTIONS,) or not np.all(np.abs(action) <= 1):
             raise ValueError(f"{self.task.name} takes {ACTIONS} numbers in [-1, 1], not {action}")
@@ -136,13 +144,14 @@ class MetaWorld(Replayed):
         reward, success = 0.0, False
         for _ in range(self.settings["action_repeat"]):
             with own_code(self.where()):
-                _, part, _, _, info = self.simulation.step(np.asarray(action, np.float32))
+                numbers, part, _, _, info = self.simulation.step(np.asarray(action, np.float32))
             reward += foreign.reward(part, self.where())
             success |= bool(info["success"])
-        return reward, success
+        return numbers, reward, success
 
     def close(self) -> None:
-        self.camera.close()
+        if self.camera:
+            self.camera.close()
         self.simulation.close()
 
 

@@ -58,8 +58,8 @@ def _toy(name: str, actions: str, horizon: int, random: float, best: float) -> T
 
 
 # Random: mean return of the uniform policy over the allowed actions. Best: mean return of the best policy. Both are
-# derived in tests/test_envs.py: exactly, but for the random score of slide (4,000,000 simulated episodes of one axis,
-# standard error 0.001).
+# derived in tests/test_envs.py: exactly, but for the random scores of slide (4,000,000 simulated episodes of one axis,
+# standard error 0.001) and slide_sparse (4,000,000 episodes, standard error 0.0005).
 TOY = {
     task.name: task
     for task in (
@@ -77,6 +77,8 @@ TOY = {
         _toy("recall", "lr", 5, 0.0, 1.0),
         _toy("key", "lrud", 20, 0.16432914395818443, 1.0),
         Task("slide", "toy", False, 2, (True, True), 10, -3.521, -0.1875),
+        Task("slide_swap", "toy", False, 2, (True, True), 10, -3.521, -0.1875),
+        Task("slide_sparse", "toy", False, 2, (True, True), 10, 0.4848, 9.078857421875),
     )
 }
 
@@ -158,6 +160,7 @@ LISTS: dict[str, dict[str, tuple[str, ...]]] = {
 
 # Bytes of a worker process and of each environment in it, as measured (docs/protocol.md); others are small.
 MEMORY = {"metaworld": (330_000_000, 170_000_000)}
+MEMORY_OF_VECTORS = {"metaworld": (250_000_000, 25_000_000)}  # where nothing is rendered
 MEMORY_OF_OTHERS = (200_000_000, 2_000_000)
 
 

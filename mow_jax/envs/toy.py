@@ -1,4 +1,4 @@
-"""Tiny pixel tasks for tests, demos and ablations on a CPU. In: names. Out: Tasks and environments.
+"""Tiny tasks for tests, demos and ablations on a CPU. In: names. Out: Tasks and environments.
 
 The tasks are in envs/toy_tasks, their names and scores in envs/suites. Called through envs.resolve and envs.make.
 """
@@ -28,6 +28,8 @@ KINDS: dict[str, Callable[[Task, int], Toy]] = {
     "cue_swap": toy_tasks.CueSwap,
     "recall": toy_tasks.Recall,
     "slide": toy_tasks.Slide,
+    "slide_swap": toy_tasks.SlideSwap,
+    "slide_sparse": toy_tasks.SlideSparse,
 }
 
 
@@ -40,7 +42,17 @@ def resolve(names: tuple[str, ...], settings: dict) -> list[Task]:
     for name in names:
         if name not in TOY:
             raise unknown("toy task", name, [*TOY, *LISTS["toy"]])
-    return [TOY[name] for name in names]
+    tasks = [TOY[name] for name in names]
+    if settings.get("observation") == "state":
+        tasks = [task._replace(numbers=numbers(task)) for task in tasks]
+    return tasks
+
+
+def numbers(task: Task) -> int:
+    """How many numbers a toy is."""
+    toy = KINDS[task.name](task, BOARD)
+    toy.reset(0)
+    return len(toy.facts())
 
 
 def make(task: Task, settings: dict) -> Environment:

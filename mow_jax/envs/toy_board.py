@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mow_jax.envs.base import Environment
+from mow_jax.envs.base import Environment, vector
 from mow_jax.types import Step, Task
 
 BOARD = 16  # pixels a side before scaling
@@ -82,7 +82,18 @@ class Toy(Environment):
         if not (0 <= action < self.task.action_size and self.task.action_mask[action]):
             raise ValueError(f"{self.task.name} has no action {action}: its mask is {self.task.action_mask}")
 
+    def facts(self) -> list[float]:
+        """The numbers that are seen instead of a picture: the share of the time, then the episode's, as shares of the
+        board."""
+        return [self.time / self.task.horizon, *(number / BOARD for number in self.seen())]
+
+    def seen(self) -> list:
+        """Those of the episode's numbers that a picture shows too."""
+        return self.numbers
+
     def observe(self) -> np.ndarray:
+        if self.task.numbers:
+            return vector(self.task, self.facts())
         frame = self.canvas.copy()
         self.draw(frame)
         return frame

@@ -89,6 +89,9 @@ class CatchNoise(Catch):
         self.numbers = [*self.numbers, jumps]
         return outcome
 
+    def seen(self):
+        return self.numbers[:2]  # without what means nothing
+
     def draw(self, frame):
         *catch, jumps = self.numbers
         for index, colour in enumerate(self.colours):
@@ -287,7 +290,8 @@ class Slide(Toy):
     of the two distances, as a share of the 12 pixels of play; ten steps. Numbers: block and target, each x, y."""
 
     play = BOARD - CELL  # positions run from 0 to here
-    reach = 3.0
+    reach = 3.0  # pixels that a full push moves
+    direction = 1
 
     def check(self, action):
         if np.shape(action) != (2,) or not np.all(np.abs(action) <= 1):
@@ -301,12 +305,31 @@ class Slide(Toy):
 
     def advance(self, action):
         x, y, goal_x, goal_y = self.numbers
-        right, down = self.reach * float(action[0]), self.reach * float(action[1])
+        right, down = (self.direction * self.reach * float(push) for push in action)
         x, y = min(max(x + right, 0.0), self.play), min(max(y + down, 0.0), self.play)
         self.numbers = [x, y, goal_x, goal_y]
-        return -(abs(x - goal_x) + abs(y - goal_y)) / (2 * self.play), False
+        return self.gain(abs(x - goal_x), abs(y - goal_y)), False
+
+    def gain(self, along: float, down: float) -> float:
+        """The reward at these distances, in pixels."""
+        return -(along + down) / (2 * self.play)
 
     def draw(self, frame):
         x, y, goal_x, goal_y = self.numbers
         self.paint(frame, GREEN, goal_x, goal_y)
         self.paint(frame, MAGENTA, x, y)
+
+
+class SlideSwap(Slide):
+    """Slide to the eye, but pushes go the opposite way: only experience tells the two apart."""
+
+    direction = -1
+
+
+class SlideSparse(Slide):
+    """Slide whose reward is 1 while the block is within 1.5 pixels of the target along both axes, and else nothing."""
+
+    near = 1.5
+
+    def gain(self, along, down):
+        return float(max(along, down) < self.near)

@@ -1,4 +1,5 @@
-"""Lambda returns and the percentile range that scales advantages (MoW's and STORM's; docs/equations.md)."""
+"""Lambda returns and the percentile range that scales advantages (MoW's and STORM's; docs/equations.md); generalised
+advantages (docs/m3po.md)."""
 
 from __future__ import annotations
 
@@ -24,6 +25,32 @@ def lambda_return(
     time_first = (jnp.moveaxis(base, -1, 0), jnp.moveaxis(continuation, -1, 0))
     _, returns = jax.lax.scan(step, value[..., -1], time_first, reverse=True)
     return jnp.moveaxis(returns, 0, -1)
+
+
+def advantages(
+    reward: jax.Array,
+    value: jax.Array,
+    following: jax.Array,
+    termination: jax.Array,
+    ended: jax.Array,
+    gamma: jax.Array | float,
+    lambda_: float,
+) -> jax.Array:
+    """A_t = delta_t + gamma lambda A_{t+1}, delta_t = r_t + gamma (1 - termination_t) V(s_{t+1}) - V(s_t) (Schulman et
+    al. 2016), everything [..., T].
+
+    `following` is V(s_{t+1}), also where an episode was cut: there A_{t+1} belongs to another one. `ended`: the last
+    row of an episode, for whatever reason.
+    """
+    delta = reward + gamma * (1.0 - termination) * following - value
+
+    def step(later, now):
+        current = now[0] + gamma * lambda_ * (1.0 - now[1]) * later
+        return current, current
+
+    time_first = (jnp.moveaxis(delta, -1, 0), jnp.moveaxis(ended.astype(delta.dtype), -1, 0))
+    _, result = jax.lax.scan(step, jnp.zeros_like(delta[..., 0]), time_first, reverse=True)
+    return jnp.moveaxis(result, 0, -1)
 
 
 def percentile_range(x: jax.Array, weight: jax.Array, low: float = 0.05, high: float = 0.95) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Symlog and the two-hot coding of scalars over 255 bins in [-20, 20] (STORM; DreamerV3)."""
+"""Symlog and the two-hot coding of scalars over bins: 255 in [-20, 20] (STORM; DreamerV3), or others (TD-MPC2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 BINS = 255
 LIMIT = 20.0
-_WIDTH = 2 * LIMIT / (BINS - 1)
 
 
 def symlog(x: jax.Array) -> jax.Array:
@@ -20,33 +19,34 @@ def symexp(x: jax.Array) -> jax.Array:
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
-def bins() -> jax.Array:
-    """[255] the values in symlog space that the bins stand for."""
-    return jnp.linspace(-LIMIT, LIMIT, BINS)
+def bins(count: int = BINS, limit: float = LIMIT) -> jax.Array:
+    """[count] the values in symlog space that the bins stand for, from -limit to limit."""
+    return jnp.linspace(-limit, limit, count)
 
 
-def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Cross-entropy [...] of the two-hot coding of symlog(target) [...] under logits [..., 255].
+def cross_entropy(logits: jax.Array, target: jax.Array, limit: float = LIMIT) -> jax.Array:
+    """Cross-entropy [...] of the two-hot coding of symlog(target) [...] under logits [..., bins].
 
     Targets beyond the outermost bins count as those bins.
     """
-    position = jnp.clip((symlog(target) + LIMIT) / _WIDTH, 0.0, BINS - 1.0)
-    lower = jnp.clip(jnp.floor(position), 0, BINS - 2).astype(jnp.int32)
+    count = logits.shape[-1]
+    position = jnp.clip((symlog(target) + limit) / (2 * limit / (count - 1)), 0.0, count - 1.0)
+    lower = jnp.clip(jnp.floor(position), 0, count - 2).astype(jnp.int32)
     upper_weight = position - lower
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     # A one-hot product instead of a gather: gathers and their scatter gradients are slow on accelerators.
-    index = jnp.arange(BINS)
+    index = jnp.arange(count)
     weight = jnp.where(index == lower[..., None], 1.0 - upper_weight[..., None], 0.0)
     weight = jnp.where(index == lower[..., None] + 1, upper_weight[..., None], weight)
     return -(weight * log_p).sum(-1)
 
 
-def decode(logits: jax.Array) -> jax.Array:
-    """The scalar [...] that logits [..., 255] stand for: symexp of the mean bin (STORM).
+def decode(logits: jax.Array, limit: float = LIMIT) -> jax.Array:
+    """The scalar [...] that logits [..., bins] stand for: symexp of the mean bin (STORM).
 
     Of what is seldom and large it makes little: 100 with probability 0.01 is read as 0.05.
     """
-    return symexp(jax.nn.softmax(logits.astype(jnp.float32)) @ bins())
+    return symexp(jax.nn.softmax(logits.astype(jnp.float32)) @ bins(logits.shape[-1], limit))
 
 
 def mean(logits: jax.Array) -> jax.Array:

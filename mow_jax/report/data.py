@@ -103,7 +103,8 @@ def read(workdir: str) -> Run:
     clusters = _clusters(directory / "clusters.json") if "clusters.json" in present else None
     results = _results(directory / "results.json") if "results.json" in present else None
     frames = Frames(directory / "frames.npz") if "frames.npz" in present else None
-    wanted = [name for name in SOURCES if name != "clusters.json" or has(config, "clustering")]
+    possible = {"clusters.json": has(config, "clustering"), "frames.npz": pictured(config)}
+    wanted = [name for name in SOURCES if possible.get(name, True)]
     missing = [f"{name}: {SOURCES[name].format(workdir=workdir)}" for name in wanted if name not in present]
     tasks = _tasks(metrics, clusters, results, frames)
     return Run(directory, tasks, config, metrics, clusters, results, frames, missing)
@@ -114,6 +115,11 @@ def has(config: dict | None, section: str, key: str = "") -> bool:
     if config is None or "system" not in config:
         return True
     return section in config and (not key or key in config[section])
+
+
+def pictured(config: dict | None) -> bool:
+    """Whether a run saw pictures, as far as is known."""
+    return config is None or config["suite"].get("observation") != "state"
 
 
 def _tasks(metrics: dict, clusters: Clusters | None, results: dict | None, frames: Frames | None) -> list[str]:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from mow_jax.report import curves, figures, knowledge, render, strips, tables
-from mow_jax.report.data import Frames, Run, has
+from mow_jax.report.data import Frames, Run, has, pictured
 from mow_jax.report.render import Picture, Section
 from mow_jax.types import BadInput
 
@@ -30,7 +30,20 @@ ONLY_WITH = {
     "Use of the experts": ("router", "experts"),
     "Harmonious weights": ("loss", "harmony"),
 }
-TITLES = {"world": "World model"}  # of areas of metrics, where the area's name is not enough
+OF_PICTURES = ("What the world model knows", "What the world model sees")  # no sections of runs that saw vectors
+# Of areas of metrics, where the area's name is not enough: a title, and how to read its curves.
+TITLES = {"world": "World model", "acting": "Planner against policy", "fresh": "Rounds on fresh rows"}
+TEXTS = {
+    "acting": "Mean reward of a step in the newest rows, of environments that plan and of those that act by the bare "
+    "policy. A planner that stays above shows what planning adds; where both meet, the policy has learned the plan.",
+    "disagreement": "Model: the distance of the model-based from the model-free value of a step, in returns, before "
+    "anything is learned from it. Heads: the deviation of the value functions among each other.",
+    "bonus": "Size: how much the bonus for disagreement changes an advantage of deviation 1. Weight: its factor, which "
+    "falls to 0. Turned: the share of advantages whose sign it changes; a clipped bonus turns none.",
+    "fresh": "First moved: how far the ratio of probabilities is from 1 before the first step; more than rounding "
+    "would mean that another policy has acted. Moved, clipped: the same over all minibatches, and the share outside "
+    "the trust region.",
+}
 ELSEWHERE = ("episode", "evaluation", "actors", "train", "router", "harmony")  # areas that other sections show
 
 
@@ -86,6 +99,8 @@ def _areas(run: Run) -> list[str]:
 
 
 def _could_have(run: Run, title: str) -> bool:
+    if title in OF_PICTURES and not pictured(run.config):
+        return False
     if title == "What the world model knows" and run.frames is not None:
         return _paints(run.frames)
     return title not in ONLY_WITH or has(run.config, *ONLY_WITH[title])
@@ -230,6 +245,7 @@ def _losses(run: Run, directory: Path, area: str, title: str) -> Section | None:
         return None
     return Section(
         title,
+        [TEXTS[area]] if area in TEXTS else [],
         pictures=[
             Picture(f"{area}.png", f"All metrics {area}/... over updates; of many tasks the thick line is the mean")
         ],

@@ -1,5 +1,5 @@
 """The smallest run with every phase, on toys; tiny.py:atari has two games, tiny.py:metaworld two robot tasks;
-tiny.py:scalezero is the smallest ScaleZero."""
+tiny.py:scalezero is the smallest ScaleZero, tiny.py:m3po the smallest M3PO-style system."""
 
 from mow_jax.config import default
 
@@ -8,6 +8,8 @@ def get_config(variant="toy"):
     """Two tasks, two clusters, two experts."""
     if variant == "scalezero":
         return scalezero()
+    if variant == "m3po":
+        return m3po()
     config = default()
     config.suite.name = variant
     tasks = {"toy": ("catch", "grid"), "atari": ("Pong", "Boxing"), "metaworld": ("reach-v3", "drawer-close-v3")}
@@ -44,6 +46,25 @@ def scalezero():
     config.stages.update(count=2, rank=2, first=8, every=8)
     config.actors.workers = 0
     config.evaluation.update(episodes=2, parallel=2, every=40, max_steps=20)
+    config.checkpoint.update(every=16, minutes=0.0)
+    config.replay.chunk_rows = 10
+    config.log.every = 3
+    return config
+
+
+def m3po():
+    """Two continuous toys seen as vectors, slices of four rows, a bonus on rewards with a critic of its own."""
+    config = default("m3po")
+    config.suite.update(name="toy", tasks=("slide", "slide_swap"), observation="state", image_size=16)
+    config.train.update(steps=64, envs=2, burst=4)
+    config.warmup.steps = 24
+    config.batch.update(windows=2, horizon=2)
+    config.model.update(latent=16, embedding=3, encoder=8, hidden=8, channels=4, bins=11, values=2, dropout=0.1)
+    config.planner.update(horizon=2, iterations=2, samples=8, policy_samples=2, elites=3)
+    config.fresh.update(share=0.5, epochs=2, minibatch=3)
+    config.bonus.kind = "reward"
+    config.actors.workers = 0
+    config.evaluation.update(episodes=2, parallel=2, every=40, max_steps=8)
     config.checkpoint.update(every=16, minutes=0.0)
     config.replay.chunk_rows = 10
     config.log.every = 3

@@ -1,0 +1,310 @@
+"""update, on_policy and act as programs over devices: what moves, what rests, what is drawn, and that a loss falls."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mow_jax.systems.m3po import agent as algorithm
+from mow_jax.systems.m3po import fresh, world_model
+from mow_jax.systems.m3po.agent import Agent
+from mow_jax.systems.m3po.fresh import Trust
+from mow_jax.systems.m3po.planner import Planner
+from mow_jax.systems.m3po.types import ActState, Draws, State
+from mow_jax.systems.m3po.world_model import WorldModel
+from mow_jax.types import Batch, Shard
+
+TASKS, ACTIONS, NUMBERS, HORIZON, ENVS, WINDOWS, SLICE = 2, 2, 3, 2, 4, 5, 6
+MASK = np.array([[True, True], [True, False]])
+
+
+def agent(trust: bool = True, pixels: bool = False, **changes) -> Agent:
+    """A tiny one; half of the environments act by the bare policy."""
+    sizes = dict(tasks=TASKS, action_size=ACTIONS, numbers=0 if pixels else NUMBERS, image_size=8, latent=16, simnorm=8)
+    sizes |= dict(embedding=3, encoder=8, encoder_layers=2, channels=4, hidden=8, bins=11, limit=3.0, values=3)
+    sizes |= dict(dropout=0.1, termination=True, shift=1, log_std_min=-3.0, log_std_max=1.0, dtype=jnp.float32)
+    settings = dict(weight=1.0, share=0.5, epochs=1, minibatch=64, clip=0.2, lambda_=0.9, entropy=1e-3, steps=2)
+    settings |= dict(bonus=changes.pop("bonus", "clipped"), beta=0.5)
+    return Agent(
+        world=WorldModel(**sizes),
+        planner=Planner(HORIZON, 2, 12, 2, 4, 0.5, 0.05, 2.0),
+        trust=Trust(**settings) if trust else None,
+        seed=0,
+        gammas=(0.9, 0.95),
+        scales=(("consistency", 20.0), ("reward", 0.1), ("value", 0.1), ("termination", 1.0)),
+        rho=0.5,
+        entropy=1e-4,
+        climbs=changes.pop("climbs", True),
+        updates=100,
+        lr=3e-3,
+        encoder_rate=0.3,
+        clip=20.0,
+        target_rate=0.05,
+    )
+
+
+def rows(windows: int, time: int, pixels: bool = False, seed: int = 6) -> Batch:
+    """Windows [K, B, T]."""
+    rng = np.random.default_rng(seed)
+    shape = (TASKS, windows, time)
+    vectors = rng.normal(size=(*shape, NUMBERS)).astype(np.float32)
+    seen = rng.integers(0, 256, size=(*shape, 8, 8, 3)).astype(np.uint8) if pixels else vectors
+    action = rng.uniform(-1, 1, size=(*shape, ACTIONS)).astype(np.float32) * MASK[:, None, None]
+    reward = vectors[..., 0] + action[..., 0]
+    return Batch(seen, action, reward, rng.random(shape) < 0.1, rng.random(shape) < 0.2)
+
+
+def program(function, devices: int, **options):
+    """A function of one device's arrays as the learner compiles it, on tasks dealt to `devices`."""
+    mapped = jax.pmap(function, axis_name="device", devices=jax.devices()[:devices], **options)
+    return jax.jit(mapped, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def dealt(tree, devices: int):
+    """[K, ...] as [devices, K', ...]."""
+    return jax.tree.map(lambda x: np.reshape(x, (devices, TASKS // devices, *np.shape(x)[1:])), tree)
+
+
+def same(tree, devices: int):
+    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (devices, *np.shape(x))), tree)
+
+
+def shard(devices: int) -> Shard:
+    return dealt(Shard(np.arange(TASKS, dtype=np.int32), np.ones(TASKS, np.float32), MASK), devices)
+
+
+def first(tree):
+    return jax.tree.map(lambda x: np.asarray(x)[0], tree)
+
+
+@functools.cache
+def started(made: Agent) -> State:
+    """A state whose parameters are drawn by numpy, none of them zero: compiling the true start takes long."""
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        name = getattr(path[-1], "key", "")
+        spread = leaf.shape[-2] ** -0.5 if name == "kernel" else 0.1
+        return ((name == "scale") + spread * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    state = jax.eval_shape(lambda: algorithm.init(made))
+    params = jax.tree_util.tree_map_with_path(draw, state.params)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
+    return zeros._replace(params=params, target=params["q"], scale=np.ones(TASKS, np.float32))
+
+
+@functools.cache
+def compiled(function, made: Agent, devices: int):
+    return program(functools.partial(function, made), devices, out_axes=(0, None))
+
+
+def learned(function, made: Agent, state: State, batch: Batch, devices: int = 1):
+    """State and metrics after `function`, update or on_policy."""
+    new, metrics = compiled(function, made, devices)(same(state, devices), dealt(batch, devices), shard(devices))
+    return first(new), jax.tree.map(np.asarray, metrics)
+
+
+@functools.cache
+def acting(made: Agent, explore: bool):
+    compiled = program(functools.partial(algorithm.act, made, explore=explore), 1)
+
+    def run(state, context, seen, is_first, step):
+        context, seen, is_first = dealt((context, seen, is_first), 1)
+        return first(compiled(same(state, 1), context, seen, is_first, same(np.int32(step), 1), shard(1)))
+
+    return run
+
+
+def no_plans() -> ActState:
+    return ActState(np.zeros((TASKS, ENVS, HORIZON, ACTIONS), np.float32))
+
+
+def by_path(*trees) -> dict:
+    flat = [jax.tree_util.tree_leaves_with_path(tree) for tree in trees]
+    return {jax.tree_util.keystr(row[0][0]): tuple(leaf for _, leaf in row) for row in zip(*flat, strict=True)}
+
+
+# --- Learning from replay ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_loss_falls_and_every_part_learns_but_for_the_critics_of_fresh_rows():
+    made, batch = agent(), rows(WINDOWS, HORIZON + 1)
+    state, seen = started(made), []
+    for _ in range(30):
+        state, metrics = learned(algorithm.update, made, state, batch)
+        seen.append(metrics["world/total"].sum())
+    assert seen[-1] < 0.7 * seen[0]
+    assert state.update == 30 and state.skipped.tolist() == [0, 0] and np.any(state.scale > 1)
+    for path, (old, new) in by_path(started(made).params, state.params).items():
+        assert np.any(old != new) == ("['value']" not in path), path
+    assert all(np.isfinite(x).all() for x in metrics.values())
+    unlike = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (state.target, state.params["q"])), strict=True)]
+    assert all(unlike), "targets follow behind"
+
+
+@pytest.mark.slow
+def test_a_bonus_changes_nothing_of_what_replay_teaches():
+    one, other = agent(bonus="reward"), agent(bonus="none")
+    batch = rows(WINDOWS, HORIZON + 1)
+    start = started(one)
+    fewer = start._replace(
+        params={name: part for name, part in start.params.items() if name != "augmented"},
+        optimizer=start.optimizer | {"fresh": started(other).optimizer["fresh"]},
+    )
+    with_bonus, _ = learned(algorithm.update, one, start, batch)
+    without, _ = learned(algorithm.update, other, fewer, batch)
+    kept = {name: part for name, part in with_bonus.params.items() if name != "augmented"}
+    chex.assert_trees_all_equal(kept, without.params)
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count():
+    made, batch = agent(), rows(WINDOWS, HORIZON + 1)
+    broken = batch._replace(reward=np.full_like(batch.reward, np.nan))
+    state, _ = learned(algorithm.update, made, started(made), broken)
+    chex.assert_trees_all_equal(state.params, started(made).params)
+    assert state.skipped.tolist() == [1, 1] and state.update == 1
+    extras = {"raw": batch.action, "log_prob": np.zeros_like(batch.reward)}
+    newest = jax.tree.map(lambda x: x[:, :ENVS], broken._replace(extras=extras))
+    state, _ = learned(algorithm.on_policy, made, started(made), newest)
+    chex.assert_trees_all_equal(state.params, started(made).params)
+
+
+def test_a_time_limit_bootstraps_by_the_model_and_an_end_does_not():
+    made = agent().world
+    params = started(agent()).params
+    whole = jax.tree.map(lambda x: x[0], rows(WINDOWS, HORIZON + 1))
+    never = np.zeros_like(whole.termination)
+    draws = Draws(np.zeros((WINDOWS, HORIZON, ACTIONS)), 0, np.array([0, 1]), 0)
+
+    @jax.jit
+    def targets(batch):
+        return world_model.targets(made, params, params["q"], params["embedding"][0], MASK[0], 0.9, batch, draws)
+
+    cut = never.copy()
+    cut[:, 1] = True  # row 1 begins an episode: row 0 was the last of one
+    other = whole.observation.copy()
+    other[:, 1] += 1
+    going = targets(whole._replace(termination=never, is_first=never))
+    stopped = targets(whole._replace(termination=never, is_first=cut))
+    moved = targets(whole._replace(termination=never, is_first=cut, observation=other))
+    ended = targets(whole._replace(termination=cut[:, ::-1] & False | np.roll(cut, -1, 1), is_first=cut))
+    np.testing.assert_array_equal(stopped.target[:, 0], moved.target[:, 0])  # what comes next is not looked at
+    assert np.all(stopped.target[:, 0] != going.target[:, 0]) and np.all(stopped.target[:, 0] != whole.reward[:, 0])
+    np.testing.assert_allclose(ended.target[:, 0], whole.reward[:, 0])
+    assert going.alive.all() and stopped.alive[:, 0].all() and not stopped.alive[:, 1:].any()
+
+
+# --- Acting and learning from fresh rows ------------------------------------------------------------------------------
+
+
+def played(made: Agent, steps: int) -> Batch:
+    """Rows [K, E, steps] as the agent acts."""
+    rng, context, found = np.random.default_rng(7), no_plans(), []
+    for step in range(steps):
+        seen = rng.normal(size=(TASKS, ENVS, NUMBERS)).astype(np.float32)
+        is_first = np.full((TASKS, ENVS), step == 0) | (rng.random((TASKS, ENVS)) < 0.2)
+        action, extras, context = acting(made, True)(started(made), context, seen, is_first, step)
+        reward = (seen[..., 0] + action[..., 0]).astype(np.float32)
+        found.append(Batch(seen, action, reward, np.zeros_like(is_first), is_first, extras))
+    return jax.tree.map(lambda *x: np.stack(x, 2), *found)
+
+
+@pytest.mark.slow
+def test_some_act_by_the_policy_and_the_others_plan():
+    made = agent()
+    batch = played(made, 3)
+    half = ENVS // 2
+    assert np.all(np.abs(batch.action) <= 1) and not batch.action[1, ..., 1].any(), "a dimension that is not there"
+    np.testing.assert_allclose(np.tanh(batch.extras["raw"][:, :half]), batch.action[:, :half], rtol=1e-5)
+    assert not batch.extras["raw"][:, half:].any() and not batch.extras["log_prob"][:, half:].any()
+    assert batch.extras["log_prob"][:, :half].all()
+
+
+@pytest.mark.slow
+def test_plans_are_kept_within_an_episode_and_forgotten_at_its_start():
+    made = agent(trust=False)
+    seen, never = (
+        np.random.default_rng(8).normal(size=(TASKS, ENVS, NUMBERS)).astype(np.float32),
+        np.zeros((TASKS, ENVS)),
+    )
+    act = acting(made, False)
+    _, extras, plans = act(started(made), no_plans(), seen, never > 0, 0)
+    assert extras == {} and plans.mean.any() and not plans.mean[1, ..., 1].any()
+    far = ActState(np.full_like(plans.mean, 0.9))
+    anew, kept, again = (
+        act(started(made), start, seen, first > 0, 0)
+        for start, first in ((no_plans(), never), (far, never), (far, never + 1))
+    )
+    np.testing.assert_array_equal(anew[0], again[0])
+    assert np.any(kept[0] != anew[0])
+    np.testing.assert_array_equal(anew[0], anew[2].mean[:, :, 0])  # to be scored: the best guess
+
+
+@pytest.mark.slow
+def test_the_first_minibatch_s_ratio_is_one_and_later_the_policy_moves():
+    made = agent()
+    made = dataclasses.replace(made, trust=dataclasses.replace(made.trust, epochs=3))
+    batch = played(agent(), SLICE)
+    state, metrics = learned(algorithm.on_policy, made, started(made), batch)
+    assert metrics["fresh/first_moved"].max() < 1e-5
+    assert np.all(metrics["fresh/moved"] > 1e-3)
+    moves = {name for name, part in by_path(started(made).params, state.params).items() if np.any(part[0] != part[1])}
+    assert moves and all(name.startswith(("['policy']", "['value']")) for name in moves)
+    assert np.all(metrics["bonus/turned"] == 0) and np.all(metrics["bonus/size"] > 0)
+    assert metrics["bonus/weight"] == pytest.approx(0.5)
+    _, metrics = learned(algorithm.on_policy, made, started(made)._replace(update=np.int32(75)), batch)
+    assert metrics["bonus/weight"] == pytest.approx(0.125), "falls with the share of the run"
+    reward = batch.reward[:, : ENVS // 2].mean((1, 2)), batch.reward[:, ENVS // 2 :].mean((1, 2))
+    np.testing.assert_allclose((metrics["acting/policy"], metrics["acting/planner"]), reward, rtol=1e-5)
+
+
+def test_a_positive_advantage_makes_an_action_likelier():
+    """Of two rows, the one with the reward: after a round its probability has grown, the other's has not."""
+    made, params = agent().world, started(agent()).params
+    e, mask = params["embedding"][0], MASK[0]
+    z = np.random.default_rng(0).dirichlet(np.ones(8), size=(2, 2)).reshape(2, 16).astype(np.float32)
+    raw = np.array([[0.3, -0.2], [-0.4, 0.1]], np.float32)
+
+    @jax.jit
+    def change(policy):
+        """Of both rows' log-probabilities, after a small step."""
+        likely = lambda policy: fresh.log_prob(
+            world_model.choose(made, policy, e, mask, z, np.zeros_like(raw)), mask, raw
+        )
+        taken = fresh.Rows(z, raw, likely(policy), np.array([1.0, -1.0]), {})
+        gradient = jax.grad(lambda p: fresh.loss(made, agent().trust, {"policy": p}, e, mask, taken)[0])(policy)
+        return likely(jax.tree.map(lambda p, g: p - 1e-3 * g, policy, gradient)) - taken.log_prob
+
+    better, worse = change(params["policy"])
+    assert better > 0 > worse
+
+
+@pytest.mark.slow
+def test_two_devices_do_what_one_does():
+    made, batch = agent(), rows(WINDOWS, HORIZON + 1)
+    newest = played(made, SLICE)
+    for function, data in ((algorithm.update, batch), (algorithm.on_policy, newest)):
+        one, metrics = learned(function, made, started(made), data, 1)
+        two, others = learned(function, made, started(made), data, 2)
+        chex.assert_trees_all_close(metrics, others, atol=1e-4, rtol=1e-4)
+        chex.assert_trees_all_close(one.params, two.params, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_pictures_teach_as_vectors_do():
+    made, batch = agent(pixels=True), rows(WINDOWS, HORIZON + 1, pixels=True)
+    state, seen = started(made), []
+    for _ in range(30):
+        state, metrics = learned(algorithm.update, made, state, batch)
+        seen.append(metrics["world/total"].sum())
+    assert seen[-1] < 0.9 * seen[0]
+    for path, (old, new) in by_path(started(made).params["encoder"], state.params["encoder"]).items():
+        assert np.any(old != new), path

@@ -1,0 +1,112 @@
+"""Advantages, disagreement, the bonus and the trust region's loss, against numbers by hand."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mow_jax.ops.returns import advantages
+from mow_jax.systems.m3po import bonus, fresh
+from mow_jax.systems.m3po.fresh import Trust
+from mow_jax.systems.m3po.types import Dream
+
+GAMMA = 0.9
+
+
+def trust(**changes) -> Trust:
+    return Trust(**(dict(weight=0.1, share=0.5, epochs=2, minibatch=4, clip=0.2, lambda_=0.8, entropy=0.0) | changes))
+
+
+def test_advantages_are_the_double_sum():
+    """Of the definition: sum over later rows of the episode, (gamma lambda)^i delta."""
+    rng = np.random.default_rng(0)
+    reward, value, following = rng.normal(size=(3, 2, 7))
+    ended = rng.random((2, 7)) < 0.3
+    termination = ended & (rng.random((2, 7)) < 0.5)
+    expected = np.zeros((2, 7))
+    for n in range(2):
+        for t in range(7):
+            for i in range(t, 7):
+                delta = reward[n, i] + GAMMA * (not termination[n, i]) * following[n, i] - value[n, i]
+                expected[n, t] += (GAMMA * 0.8) ** (i - t) * delta
+                if ended[n, i]:
+                    break
+    found = advantages(reward, value, following, termination, ended, GAMMA, 0.8)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_time_limit_bootstraps_and_an_end_does_not():
+    one = np.ones((1, 1))
+    for termination, expected in ((False, 1 + GAMMA * 5 - 2), (True, 1 - 2)):
+        found = advantages(one, 2 * one, 5 * one, np.array([[termination]]), np.array([[True]]), GAMMA, 0.8)
+        assert float(found[0, 0]) == pytest.approx(expected)
+
+
+# --- Disagreement, on a line of states 0, 1, 2, ... that action a moves along by a; the reward is the state -----------
+
+
+def line(error: float = 0.0) -> Dream:
+    """Its policy always moves by 1; values are exact for that policy but for `error`."""
+    value = lambda z: (z[..., 0] / (1 - GAMMA)) + GAMMA / (1 - GAMMA) ** 2  # sum gamma^i (z + i)
+    after = lambda z, a: z[..., 0] + GAMMA * value(z + a)
+    return Dream(
+        follow=lambda z, a: (z + a, z[..., 0], jnp.zeros(z.shape[:-1])),
+        choose=lambda z, noise: jnp.ones_like(noise),
+        value=lambda z, a, places: after(z, a) + error,
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_perfect_model_with_consistent_values_does_not_disagree(steps: int):
+    z, action = np.arange(3.0)[:, None], np.array([[1.0], [0.0], [-1.0]])
+    policy_value = lambda z: z / (1 - GAMMA) + GAMMA / (1 - GAMMA) ** 2
+    free = z[:, 0] + GAMMA * policy_value(z[:, 0] + action[:, 0])
+    ask = lambda dream: bonus.disagreement(dream, z, action, free, GAMMA, steps, jnp.arange(2))
+    np.testing.assert_allclose(ask(line()), 0, atol=1e-3 * free.max())
+    np.testing.assert_allclose(ask(line(3.0)), GAMMA**steps * 3.0, rtol=1e-3)
+
+
+# --- The bonus --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
+def test_the_clipped_bonus_turns_no_advantage(beta: float):
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        plain, delta = rng.normal(size=50), 10 * rng.exponential(size=50) ** 2
+        shaped = np.asarray(bonus.clipped(plain, delta, np.ones(50), jnp.float32(beta)))
+        assert np.all(shaped * plain >= 0)
+        assert np.any(shaped > plain) and np.any(shaped < plain)
+
+
+def test_the_bonus_by_hand():
+    delta, known = np.array([1.0, 2.0, 3.0, 4.0, 100.0]), np.array([1.0, 1, 1, 1, 0])
+    std = np.std(delta[:4])
+    plain = np.array([1.0, 0.1, -0.1, 2.0, 3.0])
+    expected = plain + 0.5 * np.clip((delta - 2.5) / std, -np.abs(plain), np.abs(plain)) * known
+    np.testing.assert_allclose(bonus.clipped(plain, delta, known, 0.5), expected, rtol=1e-4)
+    rewarded = plain + 0.5 * np.clip((delta - 2.5) / std, 0, 2) * known
+    np.testing.assert_allclose(bonus.reward(plain, delta, known, 0.5), rewarded, rtol=1e-4)
+
+
+def test_no_bonus_where_nothing_is_known_or_nothing_differs():
+    plain = np.array([1.0, -2.0, 0.5])
+    for delta, known in ((np.array([1.0, 2, 3]), np.zeros(3)), (np.full(3, 7.0), np.ones(3))):
+        for rule in (bonus.clipped, bonus.reward):
+            np.testing.assert_allclose(rule(plain, delta, known, 0.5), plain, atol=1e-6)
+
+
+# --- Minibatches ------------------------------------------------------------------------------------------------------
+
+
+def test_every_epoch_goes_through_the_rows_once():
+    made = trust(bonus="clipped", beta=0.1, steps=1)
+    places = np.asarray(fresh.blocks(made, jax.random.key(0), 10))
+    assert places.shape == (4, 4), "two epochs of two full minibatches"
+    for epoch in (places[:2], places[2:]):
+        assert len(set(epoch.ravel().tolist())) == 8
+    assert np.any(places[:2] != places[2:])
+    few = jax.eval_shape(lambda key: fresh.blocks(made, key, 3), jax.random.key(0))
+    assert few.shape == (2, 3), "fewer rows than a minibatch are one"

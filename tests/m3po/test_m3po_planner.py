@@ -1,0 +1,89 @@
+"""The planner alone, on models whose best action is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mow_jax.systems.m3po import planner
+from mow_jax.systems.m3po.planner import Planner
+from mow_jax.systems.m3po.types import Dream
+
+GAMMA = 0.9
+A = np.array([[1.0, 0.2, 0.0], [0.0, 0.9, 0.1], [0.1, 0.0, 0.8]], np.float32)
+B = np.array([[0.5, 0.0], [0.2, 0.4], [0.0, 0.5]], np.float32)
+SETTINGS = Planner(3, 8, 512, 0, 32, 5.0, 0.02, 2.0)
+
+
+def regulator(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The value matrix P [3, 3] and the gain K [2, 3] of z' = A z + B a, reward -(|z|^2 + 0.1 |a|^2), by the Riccati
+    recursion: the best action is -K z, and -z P z is the value."""
+    p, b = np.eye(3), B * mask
+    for _ in range(500):
+        k = np.linalg.solve(0.1 * np.eye(2) + GAMMA * b.T @ p @ b, GAMMA * b.T @ p @ A)
+        closed = A - b @ k
+        p = np.eye(3) + 0.1 * k.T @ k + GAMMA * closed.T @ p @ closed
+    return p, k
+
+
+def dream(p: np.ndarray) -> Dream:
+    def follow(z, a):
+        return z @ A.T + a @ B.T, -(z**2).sum(-1) - 0.1 * (a**2).sum(-1), jnp.zeros(z.shape[:-1])
+
+    return Dream(follow, lambda z, noise: 0 * noise, lambda z, a, places: -jnp.einsum("ni,ij,nj->n", z, p, z))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def planned(settings: Planner, p, z, mean, mask, key):
+    noise = planner.draw(settings, 2, 2, key)
+    return planner.plan(settings, dream(p), z, mean, mask, GAMMA, noise)
+
+
+@pytest.mark.parametrize("mask", [(1.0, 1.0), (1.0, 0.0)])
+def test_the_plan_is_the_regulator_s_action(mask: tuple):
+    """Within 0.06 for actions up to 0.8: deviations end at 0.02, and an elite's weight is soft."""
+    mask, none = np.array(mask, np.float32), np.zeros((3, 2), np.float32)
+    p, k = regulator(mask)
+    for seed, z in enumerate(np.array([[0.5, -0.3, 0.2], [-0.6, 0.1, 0.4], [0.1, 0.8, -0.7]], np.float32)):
+        best = -k @ z
+        assert np.abs(best).max() < 0.9, "within the bounds, or the regulator is another one"
+        action, mean = planned(SETTINGS, p, z, none, mask, jax.random.key(seed))
+        np.testing.assert_allclose(mean[0], best, atol=0.06)
+        assert np.all(np.asarray(action)[mask == 0] == 0) and np.all(np.asarray(mean)[:, mask == 0] == 0)
+        later = -k @ (A @ z + B @ best)
+        np.testing.assert_allclose(mean[1], later, atol=0.12)  # the second action is planned as well
+
+
+def test_a_plan_goes_on_from_the_one_before():
+    """A search too short and narrow to find the best action finds it from a good start; the next step's start is the
+    plan without what is done."""
+    p, k = regulator(np.ones(2))
+    z, mask, none = np.array([0.5, -0.3, 0.2], np.float32), np.ones(2, np.float32), np.zeros((3, 2), np.float32)
+    _, mean = planned(SETTINGS, p, z, none, mask, jax.random.key(0))
+    hasty = dataclasses.replace(SETTINGS, iterations=1, samples=64, elites=8, std_max=0.1)
+    error = lambda start: np.abs(planned(hasty, p, z, start, mask, jax.random.key(1))[1][0] + k @ z).max()
+    assert error(mean) < 0.1 < error(none)
+    np.testing.assert_array_equal(planner.shifted(mean), np.concatenate([mean[1:], none[:1]]))
+
+
+def test_nothing_counts_behind_an_end():
+    """A reward of 1 a step; the task ends where the first action is positive."""
+    gone = Dream(
+        lambda z, a: (z, jnp.ones(len(z)), (a[:, 0] > 0) * 1.0),
+        lambda z, noise: noise * 0,
+        lambda z, a, places: 5 * jnp.ones(len(z)),
+    )
+    actions = np.array([[-0.5, 0.5], [-0.5, 0.5]], np.float32)[..., None]  # [H, N, A]
+    last, pair = np.zeros((2, 1), np.float32), np.array([0, 1])
+    value = planner.score(gone, np.zeros((2, 3), np.float32), actions, GAMMA, last, pair)
+    np.testing.assert_allclose(value, [1 + GAMMA + 5 * GAMMA**2, 1.0], rtol=1e-6)
+
+
+def test_two_functions_are_two_and_all_pairs_come_up():
+    pairs = {tuple(np.asarray(planner.two_of(jax.random.key(seed), 3)).tolist()) for seed in range(60)}
+    assert pairs == {(a, b) for a in range(3) for b in range(3) if a != b}
