@@ -21,7 +21,9 @@ from mow_jax.systems.mow.types import TrainState
 from mow_jax.systems.mow.world_model import WorldModel
 from mow_jax.types import Acted, Plan, Playable, System, Task, Update, Window
 
-BEHAVIOUR = ("width", "depth", "gamma", "lambda_", "entropy", "unimix", "return_decay", "bootstrap", "weights")
+BEHAVIOUR = tuple(
+    "width depth gamma lambda_ entropy unimix return_decay return_scale bootstrap weights".split()
+)  # keys that the actor-critic takes as they are
 FRESH = ("embedding", "task_head")  # of the shared part: they belong to the tasks
 STORM_PARAMETERS = 16_503_939 + 3_413_502  # of one published STORM model, slow critic included, without ...
 STORM_PER_ACTION = 512 + 513  # ... what each action adds
@@ -93,6 +95,8 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         mode=routing.mode,
         margin=routing.margin,
         noise=routing.noise,
+        first=routing.first,
+        rest=routing.rest,
         gate=routing.gate,
         freeze=routing.freeze,
         tau_start=routing.tau_start,
