@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mow_jax.config import default, effective
-from mow_jax.envs.suites import LISTS
+from mow_jax.envs.suites import expand
 from mow_jax.types import BadInput
 
 # Settings without a value. "mow" is the experiment as it is.
@@ -169,6 +169,4 @@ def _changed(base, changed):
 
 
 def _tasks(config):
-    """How many tasks a config names, lists of tasks expanded."""
-    lists = LISTS.get(config.suite.name, {})
-    return sum(len(lists.get(name, (name,))) for name in config.suite.tasks)
+    return len(expand(config.suite.name, config.suite.tasks))

@@ -153,6 +153,7 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
     command.on_stop(heard.append)  # before the run is there: a signal that comes while it begins is not lost
     with workdir.claim(directory, config, allowed) as config, contextlib.closing(Run(config, directory, heard)) as run:
         workdir.write(directory, config)  # only now: a run that cannot begin leaves the folder to any other
+        summary.record_start(directory)
         try:
             loop(run)
         except saved as reason:

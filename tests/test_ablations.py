@@ -214,7 +214,7 @@ def test_a_shared_return_scale_is_that_of_all_tasks_returns_together():
 @pytest.mark.slow
 def test_an_update_without_expert_transformers_by_the_papers_router_fits_together():
     literal = {key.replace(".", "__"): value for key, value in ABLATIONS["NAMED"]["literal_router"].items()}
-    agent, tasks, settings = tiny(model__layers=0, agent__return_scale="shared", **literal)
+    agent, tasks, settings = tiny(model__layers=0, agent__return_scale="shared", router__experts=4, **literal)
     learner = Learner(mow.record(settings, tasks, agent), tasks, jax.local_devices()[:1])
     learner.initialise()
     before = learner.snapshot()

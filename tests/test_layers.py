@@ -34,12 +34,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"types"},
     "command": {"types"},
     "workdir": {"checkpoint", "checks", "config", "processes", "types"},
-    "summary": {"", "build", "envs", "logs", "replay", "types"},  # "": the package itself, for its version
+    "summary": {"", "build", "envs", "logs", "processes", "replay", "types"},  # "": the package itself, for its version
     "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},
     "preflight": {"build", "config", "processes", "transfer", "types"},
     "mirror": {"learner", "replay", "types"},
     "play": {"command", "load", "types"},
-    "sweep": {"command", "report", "types"},
+    "sweep": {"checks", "command", "config", "envs", "report", "types"},
     "export": {"command", "learner", "load", "summary", "types"},
     "load": {"build", "checkpoint", "config", "envs", "learner", "types", "workdir"},
 }

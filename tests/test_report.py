@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mow_jax import checks, config
 from mow_jax.report import plotting, scores, strips
 from mow_jax.report.__main__ import main
 
@@ -256,3 +257,45 @@ def test_the_report_runs_without_jax_and_without_pyplot(workdir):
         " {'jax', 'flax', 'matplotlib.pyplot'} & set(sys.modules) else 0)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, f"--workdir={workdir}"], check=True, timeout=120)
+
+
+def test_the_commands_that_make_a_run_again(workdir, tmp_path, capsys, monkeypatch):
+    """They are a script; its copy of config.json is a run at its beginning, with all of its settings."""
+    settings = config.default()
+    settings.update_from_flattened_dict({"agent.entropy": 0.5, "suite.tasks": ("Boxing", "Pong")})
+    (workdir / "config.json").write_text(json.dumps(settings.to_dict(), default=list))
+    start = {"commit": "0123abc+", "python": "3.11.7", "versions": {"mow_jax": "0.2.0", "jax": "0.10.2"}}
+    start |= {"machine": "2 cores, 1 x cpu", "command": "train.py --config=x.py --workdir=r"}
+    (workdir / "origin.json").write_text(json.dumps([start, start | {"commit": "4567def"}]))
+    assert main([f"--reproduce={workdir}"]) == 0
+    script = capsys.readouterr().out
+    for line in (
+        r"git checkout 0123abc",
+        r"pip install -e '.\[all\]' jax==0.10.2",
+        "python -m mow_jax.train --workdir=again",
+    ):
+        assert re.search(f"^{line}$", script, re.MULTILINE), script
+    assert "# Files differed" in script and "other commits, so that it cannot be made again exactly: 4567def" in script
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    lines = [line for line in script.splitlines() if line.startswith(("mkdir", "cp"))]
+    subprocess.run(["bash", "-ec", "\n".join(lines)], check=True)
+    saved = json.loads((place / "again" / "config.json").read_text())
+    assert checks.flat(config.of_saved({**saved, "suite": {**saved["suite"], "tasks": ("Boxing", "Pong")}})) | {
+        "checkpoint.milestones": []
+    } == checks.flat(settings) | {"checkpoint.milestones": []}
+
+
+def test_a_run_that_does_not_say_what_it_came_from_is_refused(workdir, capsys):
+    for content, words in (
+        (None, "not there"),
+        ("[{}]", "does not name"),
+        ("no json", "cannot be read"),
+        ("[]", "name"),
+    ):
+        if content is not None:
+            (workdir / "origin.json").write_text(content)
+        assert main([f"--reproduce={workdir}"]) == 2
+        assert words in capsys.readouterr().err
+    assert main([f"--reproduce={workdir / 'nowhere'}"]) == 2 and "no workdir" in capsys.readouterr().err

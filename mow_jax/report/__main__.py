@@ -1,4 +1,4 @@
-"""Command line of the report: a run's workdir to DIR/report/, or Atari 100k scores to JSON on standard output.
+"""Command line of the report: a run's workdir to DIR/report/, the commands that make it again, or Atari 100k scores.
 
 Bad input ends with exit code 2 and one message on standard error.
 """
@@ -10,7 +10,7 @@ import json
 import os
 import sys
 
-from mow_jax.report import scores
+from mow_jax.report import reproduce, scores
 from mow_jax.types import BadInput
 
 
@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m mow_jax.report", description=__doc__, allow_abbrev=False)
     choice = parser.add_mutually_exclusive_group(required=True)
     choice.add_argument("--workdir", metavar="DIR", help="a run's directory: writes DIR/report/")
+    choice.add_argument("--reproduce", metavar="DIR", help="print the commands that make this run again")
     choice.add_argument(
         "--scores",
         metavar="FILE.json",
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.workdir is not None:
             _report(options.workdir)
+        elif options.reproduce is not None:
+            print(reproduce.commands(options.reproduce), end="")
         else:
             path = None if options.scores is True else options.scores
             print(json.dumps(scores.atari_scores(path), allow_nan=False))

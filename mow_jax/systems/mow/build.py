@@ -21,9 +21,7 @@ from mow_jax.systems.mow.types import TrainState
 from mow_jax.systems.mow.world_model import WorldModel
 from mow_jax.types import Acted, Plan, Playable, System, Task, Update, Window
 
-BEHAVIOUR = tuple(
-    "width depth gamma lambda_ entropy unimix return_decay return_scale bootstrap weights".split()
-)  # keys that the actor-critic takes as they are
+BEHAVIOUR = ("width", "depth", "gamma", "lambda_", "entropy", "unimix", "return_decay", "bootstrap", "weights")
 FRESH = ("embedding", "task_head")  # of the shared part: they belong to the tasks
 STORM_PARAMETERS = 16_503_939 + 3_413_502  # of one published STORM model, slow critic included, without ...
 STORM_PER_ACTION = 512 + 513  # ... what each action adds
@@ -125,6 +123,7 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         clusters=world.clusters,
         activation=world.activation,
         zero_heads=world.zero_heads,
+        return_scale=own["return_scale"],
         dtype=dtype,
         **{key: own[key] for key in BEHAVIOUR},
     )
