@@ -65,11 +65,10 @@ def _means(axes: Axes, row: int, means: np.ndarray, colour: str) -> None:
 
 
 def _by_task(axes: Axes, means: np.ndarray, tasks: list[str]) -> None:
+    look: dict[str, Any] = dict(ha="center", va="center", fontsize=7.0)
     axes.imshow(means, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto")
     for (row, column), value in np.ndenumerate(means):
-        axes.text(
-            column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.0, color="w" if value < 0.6 else INK
-        )
+        axes.text(column, row, f"{value:.2f}", gid="fixed", **look, color="w" if value < 0.6 else INK)
     axes.set_xticks(range(len(tasks)), [short(name) for name in tasks], rotation=90)
     axes.set_yticks(range(len(means)), [""] * len(means))
     axes.tick_params(length=0)
