@@ -70,7 +70,7 @@ def _matrix(figure: Figure, axes: Axes, matrix: np.ndarray, names: list[str], bo
         axes.axvline(border, color="white", linewidth=2.0)
     if count <= 8:
         for (row, column), value in np.ndenumerate(matrix):
-            dark = value < (low + high) / 2
+            dark = value <= (low + high) / 2
             axes.text(
                 column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else INK, gid="fixed"
             )

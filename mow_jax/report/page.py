@@ -212,7 +212,7 @@ def _clusters(run: Run, directory: Path) -> Section | None:
         "encoder, decoder, heads and critic; an expert is a temporal module, and a task mixes several."
     )
     pictures = []
-    for kind, caption in (("cluster", "Tasks by cluster"), ("experts", "Tasks by experts, the first the darkest")):
+    for kind, caption in (("cluster", "Tasks by cluster"), ("experts", "Tasks by experts, the first the strongest")):
         figures.similarity_map(run.clusters, kind, directory / f"map_{kind}.png")
         if run.clusters.similarity[kind] is None:
             caption += "; no similarity of gradients was measured for these"

@@ -34,9 +34,9 @@ nav { margin: 1rem 0; } nav a { color: var(--accent); margin-right: 1.1rem; text
 nav a { white-space: nowrap; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .8rem 0 1.2rem; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem .9rem .28rem 0; text-align: right; border-bottom: 1px solid var(--line); }
+th, td { padding: .28rem .9rem .28rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
-table.text th, table.text td { text-align: left; overflow-wrap: anywhere; }
+table.text th, table.text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 th { color: var(--quiet); font-weight: 600; }
 tbody tr:hover { background: var(--hover); }
 figure { margin: 1rem 0 1.6rem; } img { max-width: 100%; height: auto; display: block; }
