@@ -63,7 +63,7 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "clusters": {
         "1": {"clustering.method": "single", "clustering.clusters": 1},
         "each": {"clustering.method": "identity"},  # one a task
-        **{str(count): {"clustering.clusters": count} for count in (3, 6, 12)},
+        **{str(count): {"clustering.clusters": count} for count in (2, 3, 6, 12)},
     },
     "grouping": {  # "random": groups of equal sizes; "file": also needs --config.clustering.table=clusters.json
         method: {"clustering.method": method}

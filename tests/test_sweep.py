@@ -28,6 +28,13 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
     assert "| x | 2 | 0.60 | 0.80 | 0.700 [-0.571, 1.971] |" in text
     assert "| y | 1 | 1.00 | 0.00 | 0.500 |" in text
     assert "| x, seed 1 | 0.70 | 0.90 | 0.800 | 0.70 | 1.5 |" in text
+    alone = [
+        finished_run("x", 0, 0.5, 0.7) | {"tasks": {"a": 0.5}},
+        finished_run("y", 0, 0.5, 0.7) | {"tasks": {"b": 0.7}},
+    ]
+    assert "| y | 1 | – | 0.70 | 0.700 |" in sweep.table(alone) and "| x, seed 0 | 0.50 | – | 0.500 |" in sweep.table(
+        alone
+    )
     assert sweep.table([]) == "no run has finished yet\n"
     assert "| y, seed 0 | – | – | 1.5 |" in sweep.table([finished_run("y", 0, None, None)])  # type: ignore[arg-type]
 
