@@ -64,6 +64,7 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         figure.savefig(path, dpi=DPI)
+        figure.set_layout_engine("none")  # everything has its place
         _darken(figure)
         figure.savefig(dark(path), dpi=DPI)
 
