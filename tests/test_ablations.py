@@ -18,14 +18,14 @@ from ml_collections import ConfigDict
 from processes import ROOT, TINY, refused, run
 
 from mow_jax import build, config
-from mow_jax.learner import Learner, abstract_state
+from mow_jax.learner import abstract_state
 from mow_jax.systems.mow import actor_critic, router
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.systems.mow import build as mow
 from mow_jax.systems.mow.actor_critic import ActorCritic
 from mow_jax.systems.mow.router import Routing
 from mow_jax.systems.mow.types import Dream
-from mow_jax.types import BadInput, Batch
+from mow_jax.types import BadInput, Batch, Shard
 
 FILE = ROOT / "experiments" / "ablations.py"
 ABLATIONS = runpy.run_path(str(FILE))
@@ -215,26 +215,30 @@ def test_a_shared_return_scale_is_that_of_all_tasks_returns_together():
 def test_an_update_without_expert_transformers_by_the_papers_router_fits_together():
     literal = {key.replace(".", "__"): value for key, value in ABLATIONS["NAMED"]["literal_router"].items()}
     agent, tasks, settings = tiny(model__layers=0, agent__return_scale="shared", router__experts=4, **literal)
-    learner = Learner(mow.record(settings, tasks, agent), tasks, jax.local_devices()[:1])
-    learner.initialise()
-    before = learner.snapshot()
-    assert set(before.params["expert"]) == {"mixer"}
-    rng, own = np.random.default_rng(0), settings
+    state = jax.tree.map(np.asarray, quick(functools.partial(algorithm.init, agent))())
+    assert set(state.params["expert"]) == {"mixer"}
+    ids, count = np.arange(len(tasks), dtype=np.int32), len(tasks)
+    shard = Shard(ids, np.ones(count, np.float32), np.array([task.action_mask for task in tasks]))
+    rng = np.random.default_rng(0)
 
     def windows(rows: int, length: int) -> Batch:
-        shape = (len(tasks), rows, length)
+        shape = (count, rows, length)
         frames, no = rng.integers(0, 256, (*shape, 16, 16, 3), np.uint8), np.zeros(shape, bool)
         return Batch(frames, rng.integers(0, 2, shape).astype(np.int32), rng.normal(size=shape).astype("f4"), no, no)
 
-    drawn = [(own.batch.sequences, own.batch.length), (own.agent.contexts, own.agent.context)]
-    chosen = [before.table.experts]
+    drawn = [(settings.batch.sequences, settings.batch.length), (settings.agent.contexts, settings.agent.context)]
+    update = lambda _, state, *batches: algorithm.update(agent, state, *batches, shard)
+    step = quick(jax.vmap(update, (0, None, None, None), axis_name="device"))
+    before, chosen = state, [state.table.experts]
     for _ in range(4):
-        metrics = learner.update("training", *(learner.deal(windows(*size)) for size in drawn))
-        assert np.isfinite(metrics["world/gradient_norm"]).all() and not np.asarray(metrics["train/skipped"]).any()
-        chosen.append(learner.snapshot().table.experts)
+        state, metrics = jax.tree.map(
+            lambda leaf: leaf[0], step(np.zeros(1), state, *(windows(*size) for size in drawn))
+        )
+        assert np.isfinite(metrics["world/gradient_norm"]) and not metrics["train/skipped"]
+        chosen.append(state.table.experts)
     assert any((one != other).any() for one, other in itertools.pairwise(chosen))  # noise redraws the selection
     moved = jax.tree.map(
-        lambda new, old: np.abs(new - old).max(), learner.snapshot().params["expert"], before.params["expert"]
+        lambda new, old: float(jnp.abs(new - old).max()), state.params["expert"], before.params["expert"]
     )
     assert min(jax.tree.leaves(moved)) > 0
 

@@ -54,7 +54,7 @@ def test_a_job_of_an_array_runs_its_own_run_and_passes_a_signal_on(tmp_path):
     python.parent.mkdir(parents=True)
     told = tmp_path / "told.txt"
     python.write_text(
-        f"#!/bin/bash\ntrap 'sleep 0.3; exit 75' TERM\necho \"$@\" > {told}\nfor i in {1..300}; do sleep 0.1; done\n"
+        f"#!/bin/bash\ntrap 'sleep 0.3; exit 75' TERM\necho \"$@\" > {told}\nfor i in {{1..300}}; do sleep 0.1; done\n"
     )
     (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {told}\n')
     for program in (python, tmp_path / "scontrol"):

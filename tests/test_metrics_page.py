@@ -41,12 +41,12 @@ def computed(variant: str) -> set[str]:
         empty = functools.partial(replay.empty, tasks[0], config.suite.image_size, system.extras)
         windows = [empty(drawn(window)) for window in update.windows.values()]
 
-        def on_a_device(_, state, *windows, function=update.function):
+        def on_a_device(state, *windows, function=update.function):
             return function(state, *windows, shard)[1]
 
-        axes = (0, *[None] * (1 + len(windows)))
-        run = jax.vmap(on_a_device, axes, axis_name="device")
-        names |= set(jax.eval_shape(run, np.zeros(1), state, *windows))
+        lead = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), tree)
+        run = jax.pmap(on_a_device, axis_name="device", devices=jax.local_devices()[:1])
+        names |= set(jax.eval_shape(run, lead(state), *map(lead, windows)))
     return names
 
 

@@ -42,7 +42,9 @@ class Study:
         self.names = [task.name for task in self.tasks]
         self.agent = mow.agent(self.config, self.tasks, build.plan(self.config))
         self.learner = Learner(mow.record(self.config, self.tasks, self.agent), self.tasks, jax.local_devices()[:1])
-        self._init = jax.jit(lambda seed: algorithm.init(dataclasses.replace(self.agent, seed=seed)))
+        # Random numbers take XLA's CPU compiler half a minute to optimise, for nothing.
+        quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+        self._init = quick(lambda seed: algorithm.init(dataclasses.replace(self.agent, seed=seed)))
         self._gradients = self.learner.measure(
             functools.partial(
                 warmup.inspection.task_gradients, self.agent, vector=self.config.clustering.vector, size=1024
