@@ -1,6 +1,6 @@
 """Six Atari games with one small agent on a CPU core, enough to be grouped in several ways (docs/first_experiments.md).
 
-    python -m mow_jax.train --config=experiments/atari6.py --workdir=runs/atari6
+    python -m mow_jax.train --config=experiments/atari_six.py --workdir=runs/atari_six
 
 Hardware: one CPU core, some hours (an estimate, not measured).
 Not yet run; no score is claimed.
