@@ -78,7 +78,7 @@ def test_lines_read_again_bring_it_to_where_it_was():
 
 @pytest.mark.slow
 def test_a_run_that_goes_wrong_in_many_ways_is_told_so(tmp_path):
-    """A world model that does not learn, of rewards nothing at all, sigmas that stay behind, a greedy actor, all tasks on
+    """A world model that does not learn, of rewards nothing, sigmas that stay behind, a greedy actor, all tasks on
     one expert. (Returns explode in lines made up above: no setting does that for certain.)"""
     table = tmp_path / "table.json"
     table.write_text(json.dumps({"tasks": ["catch", "grid"], "cluster": [0, 1], "experts": [[0], [0]]}))
