@@ -22,7 +22,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +29,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import build, command, logs, summary
+from mow_jax import build, command, flops, logs, summary
 from mow_jax.config import check
 from mow_jax.envs.suites import LISTS
 from mow_jax.learner import Learner

@@ -60,12 +60,12 @@ def value(config: ConfigDict, key: str) -> Any:
     return config
 
 
-def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+def flat(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
     """{dotted key: value}."""
     result: dict[str, Any] = {}
     for key, item in config.items():
         name = f"{prefix}{key}"
-        result |= flat(item, name + ".") if isinstance(item, ConfigDict) else {name: item}
+        result |= flat(item, name + ".") if isinstance(item, ConfigDict | dict) else {name: item}
     return result
 
 

@@ -13,8 +13,11 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
 
 from mow_jax.types import DISK_FULL, BadInput
 
@@ -86,25 +89,48 @@ def _listen(heard: int, first: Callable[[str], None]) -> None:
             os._exit(128 + number)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """One message on standard error, exit code 2."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
-    """absl's parser; whatever it, ml_collections or a config file raise becomes one message."""
+def settings(words: Sequence[str]) -> ConfigDict:
+    """The config that a command with these arguments, --config=FILE and --config.key=value, would get.
+
+    Raises BadInput where it would be refused.
+    """
+    known, argv = flags.FlagValues(), sys.argv
+    sys.argv = [argv[0], *words]  # ml_collections looks for overrides there
     try:
-        left = flags.FLAGS(_with_experiment(argv))
-    except SystemExit:
-        raise  # --help
+        flag = config_flags.DEFINE_config_file("config", None, flag_values=known)
+        _parsed(sys.argv, known)
+        return flag.value
+    finally:
+        sys.argv = argv
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """The flags of a command; what is wrong with them ends it with one message."""
+    try:
+        return _parsed(argv, flags.FLAGS)
     except BadInput as error:
         fail(str(error))
+
+
+def _parsed(argv: Sequence[str], known: flags.FlagValues) -> list[str]:
+    """absl's parser; whatever it, ml_collections or a config file raise becomes one message."""
+    try:
+        left = known(_with_experiment(argv))
+    except SystemExit:
+        raise  # --help
     except _MISTAKES as error:
         text = str(error.args[0] if error.args else error).strip("'\"").replace("\\n", " ").replace("\n", ". ")
-        fail(f"{text} ({type(error).__name__}); see --help, and mow_jax/config/ for every --config key")
+        raise BadInput(
+            f"{text} ({type(error).__name__}); see --help, and mow_jax/config/ for every --config key"
+        ) from None
     if len(left) > 1:
-        fail(f"{left[1]!r} is not understood: settings are given as --name=value, see --help")
+        raise BadInput(f"{left[1]!r} is not understood: settings are given as --name=value, see --help")
     return left
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mow_jax import processes
+from mow_jax import flops, processes
 from mow_jax.types import Batch, Shard, System, Task
 
 
@@ -48,6 +48,8 @@ class Learner:
         # What the world model says of the rows of windows, [K, B, T] each; None where the system has none.
         self.predictions = self.measure(system.predictions) if system.predictions else None
         self.state: Any  # set by `initialise` or `load`
+        self.flop = 0  # in the matrix products of all updates so far, on this process's devices
+        self._flop_of: dict[str, int] = {}  # ... of one, by name
 
     # State
 
@@ -77,8 +79,19 @@ class Learner:
 
     def update(self, name: str, *batches: Batch) -> dict[str, jax.Array]:
         """One update of the system's updates[name] from dealt windows [K, B, T]; metrics stay on the device."""
-        self.state, metrics = self._updates[name](self.state, *batches, self._shard)
+        arguments = (self.state, *batches, self._shard)
+        if name not in self._flop_of:
+            self._flop_of[name] = self._count(self._updates[name], arguments)
+        self.flop += self._flop_of[name]
+        self.state, metrics = self._updates[name](*arguments)
         return metrics
+
+    def _count(self, program: Any, arguments: tuple) -> int:
+        """Operations of a program, 0 where that is not known; its trace is what the call compiles."""
+        try:
+            return len(self.devices) * flops.of(program.trace(*arguments).jaxpr)
+        except (AttributeError, ValueError):  # a program over several processes, or a loop of unknown length
+            return 0
 
     def act(
         self, acting: Any, observation: np.ndarray, is_first: np.ndarray, step: int, explore: bool

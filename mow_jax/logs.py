@@ -50,9 +50,9 @@ class Metrics:
         except OSError as error:
             raise _unwritable(self._path, error) from None
 
-    def write(self, step: int, update: int, seconds: float, values: dict[str, float]) -> None:
-        """One line: `step` agent steps a task, `update` updates, `seconds` of running, and `values`; a value that is
-        not finite becomes null. Raises BadInput when the disk is full.
+    def write(self, step: int, update: int, seconds: float, values: dict[str, float]) -> dict[str, Any]:
+        """One line, which is returned: `step` agent steps a task, `update` updates, `seconds` of running, and `values`;
+        a value that is not finite becomes null. Raises BadInput when the disk is full.
         """
         numbers = {name: float(value) for name, value in values.items()}
         line: dict[str, float | None] = {"step": int(step), "update": int(update), "seconds": round(float(seconds), 3)}
@@ -65,6 +65,7 @@ class Metrics:
             raise _unwritable(self._path, error) from None
         if self._run:
             self._run.log({"step": int(step), **numbers}, step=int(update))
+        return line
 
     def state(self) -> dict:
         """The number of lines, all of them durable. (Bytes would differ between equal runs: lines hold timings.)"""
@@ -77,6 +78,10 @@ class Metrics:
         if len(lines) < wanted:
             print(f"{self._path} has lost {wanted - len(lines)} lines of metrics since the checkpoint", file=sys.stderr)
         self._file.truncate(sum(map(len, lines[:wanted])))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What has been written; a damaged line, which `seconds` names where it is the last, is left out."""
+        return [line for text in self._path.read_bytes().splitlines() if isinstance(line := _read(text), dict)]
 
     def seconds(self) -> float:
         """The running time that the last line tells of, 0 without lines. Raises BadInput where it is damaged."""
@@ -94,6 +99,13 @@ class Metrics:
             self._board.close()
         if self._run:
             self._run.finish()
+
+
+def _read(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _append(file: io.FileIO, data: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from mow_jax import build, logs, processes, summary, transfer
+from mow_jax import advice, build, logs, meter, processes, summary, transfer
 from mow_jax.actors import Actors, Episode
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.learner import Learner, abstract_state
@@ -38,8 +38,9 @@ class Position:
 class Run:
     """The objects of one run in a locked workdir."""
 
-    def __init__(self, config: ConfigDict, directory: Path, signals: list[str]):
-        """Prints the first screen, then begins or resumes. `signals`: where those that ask the run to stop are added.
+    def __init__(self, config: ConfigDict, directory: Path, signals: list[str], profile: str = ""):
+        """Prints the first screen, then begins or resumes. `signals`: where those that ask the run to stop are added;
+        `profile`: "START:COUNT", the updates to trace.
         Raises BadInput where something cannot work."""
         self.config, self.directory, self.signals = config, directory, signals
         self.tasks, self.plan = build.tasks(config), build.plan(config)
@@ -60,8 +61,12 @@ class Run:
         self.metrics = None if processes.index() else logs.Metrics(directory, **logging)
         self.window = logs.Window(self.names)
         self.learner, self.at = Learner(self.system, self.tasks), Position()
+        self.trace = meter.Trace(profile, directory / "profile", self.plan.warmup_updates + self.plan.updates)
+        fresh = not config.train.init_from
+        self.advice = advice.Advice(self.names, self.plan.warmup_updates, fresh)
         self.fault = ""  # in learning, for which the run should stop
         self._begin()
+        self.meter = meter.Meter(self.at.update, self.steps)
         mirror = (self.learner, self.replay, config.train.envs, self.plan.joint_steps)
         self._mirror = Mirror(*mirror) if config.replay.device_mirror else None
 
@@ -89,6 +94,7 @@ class Run:
 
     def update(self, name: str) -> dict[str, Any]:
         """One update of the system, on the windows that it draws; metrics."""
+        self.trace.at(self.at.update, self.learner.state)
         draws = self.system.updates[name].windows.items()
         return self.learner.update(name, *(self.sample(window, stream) for stream, window in draws))
 
@@ -101,10 +107,18 @@ class Run:
         line = self.window.flush(processes.gather)
         self.write(line | {"actors/deaths": sum(processes.gather(self.actors.deaths))})
 
-    def write(self, values: dict[str, float]) -> None:
-        """A line of metrics.jsonl."""
+    def rates(self) -> dict[str, float]:
+        """What the run costs since the last line."""
+        return self.meter.read(self.at.update, self.steps, self.learner.flop)
+
+    def write(self, values: dict[str, float], rates: dict[str, float] | None = None) -> None:
+        """A line of metrics.jsonl; `rates`: those of before, where an evaluation lay in between."""
         if self.metrics:
-            self.metrics.write(self.steps, self.at.update, time.monotonic() - self._started, values)
+            seconds = time.monotonic() - self._started
+            line = self.metrics.write(self.steps, self.at.update, seconds, values | (rates or self.rates()))
+            for sentence in self.advice.look(line):
+                print(f"advice: {sentence}", flush=True)
+        self.meter.start(self.at.update, self.steps, self.learner.flop)
 
     def save(self) -> None:
         """A checkpoint of everything, named by the agent steps a task."""
@@ -129,7 +143,7 @@ class Run:
 
     def close(self) -> None:
         """Ends workers, closes files."""
-        for part in (self.actors, self.replay, self.metrics):
+        for part in (self.trace, self.actors, self.replay, self.metrics):
             if part:
                 part.close()
 
@@ -149,6 +163,8 @@ class Run:
         if self.metrics:
             self.metrics.restore(parts[0]["metrics"])
             self._started -= self.metrics.seconds()
+            for line in self.metrics.lines():
+                self.advice.look(line)  # said already
             print(f"resumed from step {step} (update {self.at.update})", flush=True)
 
     def _restore_tasks(self, parts: list[dict]) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import os
+import platform
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -14,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mow_jax
-from mow_jax import build, logs, replay
+from mow_jax import build, logs, processes, replay
 from mow_jax.envs.suites import MEMORY, MEMORY_OF_OTHERS, MEMORY_OF_VECTORS
 from mow_jax.types import BadInput, Shard, System, Task
 
@@ -44,6 +48,23 @@ def commit() -> str:
     except OSError:
         return "unknown"
     return head.stdout.strip() + ("+" if changed else "") if head.returncode == 0 else "unknown"
+
+
+def record_start(workdir: Path) -> None:
+    """Process 0 adds to origin.json what starts here: commit, versions, machine and command (report --reproduce)."""
+    if processes.index():
+        return
+    path, device = workdir / "origin.json", jax.local_devices()[0]
+    try:
+        starts = json.loads(path.read_text())
+    except (OSError, ValueError):
+        starts = []
+    machine = f"{len(os.sched_getaffinity(0))} cores, {jax.local_device_count()} x {device.device_kind}"
+    made = {"commit": commit(), "python": platform.python_version(), "versions": versions(), "machine": machine}
+    path.with_suffix(".tmp").write_text(
+        json.dumps([*starts, made | {"command": shlex.join(sys.argv)}], indent=1) + "\n"
+    )
+    path.with_suffix(".tmp").replace(path)
 
 
 def parameters(system: System) -> dict[str, int]:

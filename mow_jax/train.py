@@ -118,9 +118,10 @@ def evaluate_and_save(run: Run) -> None:
     if run.at.saved < run.at.joint and (due or falls_due(run, run.config.checkpoint.every)):
         run.save()
     if due:
+        rates = run.rates()
         results, films = evaluate.evaluate(run.config, run.learner, run.tasks, film=last)
         run.at.evaluated = run.at.joint  # only now: an evaluation that failed is still due when the run goes on
-        run.write(evaluate.metrics(results))
+        run.write(evaluate.metrics(results), rates)
         if run.system.after_evaluation:
             run.learner.change(run.system.after_evaluation, evaluate.normalised(results))
         if last:
@@ -139,8 +140,8 @@ def check_stop(run: Run) -> None:
         raise Stopped(next(iter(run.signals), run.fault) or "another process was asked to stop")
 
 
-def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), preempted_exit_code: int = 0) -> int:
-    """Trains or resumes in a workdir, evaluates, writes the report; returns the exit code.
+def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), code: int = 0, profile: str = "") -> int:
+    """Trains or resumes in a workdir, evaluates, writes the report; returns the exit code, `code` after a signal.
 
     Raises BadInput, after saving, where learning or the environments cannot go on.
     """
@@ -151,8 +152,12 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
     summary.refuse_too_large(agreed, system, processes.share(tasks), directory)
     heard: list[str] = []
     command.on_stop(heard.append)  # before the run is there: a signal that comes while it begins is not lost
-    with workdir.claim(directory, config, allowed) as config, contextlib.closing(Run(config, directory, heard)) as run:
+    with (
+        workdir.claim(directory, config, allowed) as config,
+        contextlib.closing(Run(config, directory, heard, profile)) as run,
+    ):
         workdir.write(directory, config)  # only now: a run that cannot begin leaves the folder to any other
+        summary.record_start(directory)
         try:
             loop(run)
         except saved as reason:
@@ -161,7 +166,7 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), pr
             if run.fault or isinstance(reason, WorkersFailed):
                 raise BadInput(f"{reason}\nStopped, and {text}") from None
             print(f"stopped ({reason}), {text}", flush=True)
-            return preempted_exit_code
+            return code
     evaluate.write_report(directory)
     return 0
 
@@ -172,6 +177,7 @@ if __name__ == "__main__":
     _ALLOWED = flags.DEFINE_list("allow_config_change", [], "Config keys that a resumed run may change.")
     _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print sizes and plans, start nothing.")
     _PREEMPTED = flags.DEFINE_integer("preempted_exit_code", 0, "Exit code after SIGTERM or SIGINT.")
+    _PROFILE = flags.DEFINE_string("profile", "", "START:COUNT, the updates to trace into WORKDIR/profile.")
     processes.define_flags()
 
     def main() -> int:
@@ -182,6 +188,6 @@ if __name__ == "__main__":
         if _DRY_RUN.value:
             return summary.dry_run(config, *preflight.check(config, directory), directory)
         with processes.together():
-            return train(config, directory, tuple(_ALLOWED.value), _PREEMPTED.value)
+            return train(config, directory, tuple(_ALLOWED.value), _PREEMPTED.value, _PROFILE.value)
 
     command.run(main)

@@ -17,7 +17,16 @@ from mow_jax.config import default, of_saved, of_system
 from mow_jax.types import BadInput
 
 FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")
-FILES = ("config.json", ".lock", "metrics.jsonl", "clusters.json", "checkpoints", "replay", "tensorboard")
+FILES = (
+    "config.json",
+    "origin.json",
+    ".lock",
+    "metrics.jsonl",
+    "clusters.json",
+    "checkpoints",
+    "replay",
+    "tensorboard",
+)
 
 
 def settle(config: ConfigDict | None, directory: str | None, *, dry_run: bool) -> tuple[ConfigDict, Path]:

@@ -76,9 +76,15 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
-    def picture(self, path: Path) -> None:
-        """Writes a PNG of what is seen."""
-        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot")["data"]))
+    def picture(self, path: Path, whole: bool = False) -> None:
+        """Writes a PNG of what is seen, or of the whole page."""
+        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]))
+
+    def look(self, scheme: str, width: int, height: int = 800) -> None:
+        """As a system in "light" or "dark" colours on a screen so wide."""
+        self._call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 640}
+        self._call("Emulation.setDeviceMetricsOverride", **size)
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)

@@ -71,9 +71,10 @@ def kill_when(condition: Callable[[], bool], workdir: Path, config: str = TINY) 
 
 def metrics(workdir: Path) -> list[dict]:
     """The whole lines of metrics.jsonl, without the timings; the last may be under way, or torn by a kill."""
+    timing = lambda name: name == "seconds" or name.startswith("time/")
     path = workdir / "metrics.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if not timing(k)} for line in lines]
 
 
 def digests(workdir: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from processes import ROOT, environment
 from mow_jax import build
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import flops
+from mow_jax import flops
 
 
 def test_products_are_counted_as_the_compiler_does():

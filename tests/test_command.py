@@ -28,9 +28,9 @@ TYPOS = {
     "experiments/toy.yp:one": "did you mean experiments/toy.py?",
     "experiment/metaworld_mt5.py": "did you mean experiments/metaworld_mt50.py?",
     "/nowhere/atari62.py:x": "did you mean experiments/atari26.py?",
-    "experiments": "choose from experiments/atari26.py",
-    "": "choose from experiments/atari26.py",
-    "../experiments/qqqq.py": "choose from experiments/atari26.py",
+    "experiments": "choose from experiments/ablations.py",
+    "": "choose from experiments/ablations.py",
+    "../experiments/qqqq.py": "choose from experiments/ablations.py",
 }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import yaml
 from processes import ROOT
 
 LAUNCH = ROOT / "launch"
-SHELL = [*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch", *(ROOT / ".ci").iterdir()]
+SHELL = [*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"), *(ROOT / ".ci").iterdir()]
 
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
@@ -43,3 +46,27 @@ def test_the_jobset_starts_one_process_a_pod():
 def test_the_launcher_on_this_machine_explains_itself():
     done = subprocess.run([LAUNCH / "local.sh"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "launch/local.sh N --config" in done.stdout
+
+
+def test_a_job_of_an_array_runs_its_own_run_and_passes_a_signal_on(tmp_path):
+    """SLURM's part played by hand: a python that writes down how it was called, and saves for a while at SIGTERM."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    told = tmp_path / "told.txt"
+    python.write_text(
+        f"#!/bin/bash\ntrap 'sleep 0.3; exit 75' TERM\necho \"$@\" > {told}\nfor i in {{1..300}}; do sleep 0.1; done\n"
+    )
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {told}\n')
+    for program in (python, tmp_path / "scontrol"):
+        program.chmod(0o755)
+    slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_JOB_ID": "17"}
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm}
+    job = subprocess.Popen(["bash", LAUNCH / "sweep.sbatch", "--workdir=w"], env=env)
+    deadline = time.monotonic() + 30
+    while not (told.exists() and told.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=30) == 75
+    started, queued = told.read_text().splitlines()
+    assert started == "-m mow_jax.sweep --workdir=w --only=4 --preempted_exit_code=75" and queued == "requeue 17_4"

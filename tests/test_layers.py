@@ -21,7 +21,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"checks", "types"},
     "ops": {"types"},
     "processes": {"types"},
-    "learner": {"processes", "types"},
+    "advice": set(),
+    "flops": set(),
+    "meter": {"types"},
+    "learner": {"flops", "processes", "types"},
     "diagnostics": {"learner", "processes", "types"},
     "systems": {"types"},
     "build": {"config", "envs", "systems", "types"},
@@ -31,19 +34,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replay": {"types", "seeding"},
     "checkpoint": {"", "processes", "types"},  # "": the package itself, for its version
     "logs": {"types"},
-    "report": {"types"},
+    "report": {"advice", "types"},
     "command": {"types"},
     "workdir": {"checkpoint", "checks", "config", "processes", "types"},
-    "summary": {"", "build", "envs", "logs", "replay", "types"},  # "": the package itself, for its version
+    "summary": {"", "build", "envs", "logs", "processes", "replay", "types"},  # "": the package itself, for its version
     "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},
     "preflight": {"build", "config", "processes", "transfer", "types"},
     "mirror": {"learner", "replay", "types"},
     "play": {"command", "load", "types"},
-    "sweep": {"command", "report", "types"},
+    "sweep": {"checks", "command", "config", "envs", "report", "types"},
     "export": {"command", "learner", "load", "summary", "types"},
     "load": {"build", "checkpoint", "config", "envs", "learner", "types", "workdir"},
 }
-MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "learner", "logs", "mirror"} | {
+MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "advice", "learner", "logs", "meter", "mirror"} | {
     *("processes", "replay", "summary", "transfer", "types")
 }
 MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] = {*MAY_IMPORT, "train", "evaluate"} - {"systems"}
@@ -59,6 +62,7 @@ JAX_FREE = (
     "actors",
     "replay",
     "logs",
+    "advice",
     "report",
     "sweep",
     "command",

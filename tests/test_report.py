@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mow_jax import checks, config
 from mow_jax.report import plotting, scores, strips
 from mow_jax.report.__main__ import main
 
@@ -45,11 +48,16 @@ def lines() -> list[dict]:
 @pytest.fixture
 def workdir(tmp_path):
     """A finished run of two tasks."""
+    return make_run(tmp_path)
+
+
+def make_run(path: Path, seed: int = 3, score: float = 0.75) -> Path:
+    """The files of a finished run of two tasks in a folder."""
     similarity = {"cluster": [[1.0, 0.3], [0.3, 1.0]], "experts": None}
     clusters = {"tasks": TASKS, "cluster": [1, 0], "experts": [[0, 1], [2, 1]], "method": "kmeans", "seed": 0}
     results = {
         "tasks": {
-            "Pong": {"returns": [4.0, 6.0], "normalised": 0.75, "random": -20.7, "reference": 14.6},
+            "Pong": {"returns": [4.0, 6.0], "normalised": score, "random": -20.7, "reference": 14.6},
             TASKS[1]: {"returns": [1.0, 2.0], "success": [True, False], "normalised": None},
         },
         "aggregate": {"mean": 0.75, "median": 0.75, "iqm": 0.75, "interval": [0.7, 0.8]},
@@ -70,12 +78,12 @@ def workdir(tmp_path):
     for task in range(len(TASKS)):
         arrays |= {f"{kind}/{task}": film(task, LENGTH) for kind in ("real", "reconstructed", "imagined")}
     arrays["episode/0"] = film(0, 12)  # the second task finished none
-    (tmp_path / "config.json").write_text(json.dumps({"seed": 3, "suite": {"name": "gymnasium"}}))
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines()))
-    (tmp_path / "clusters.json").write_text(json.dumps(clusters | {"similarity": similarity}))
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    np.savez(tmp_path / "frames.npz", **arrays)
-    return tmp_path
+    (path / "config.json").write_text(json.dumps({"seed": seed, "suite": {"name": "gymnasium"}}))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines()))
+    (path / "clusters.json").write_text(json.dumps(clusters | {"similarity": similarity}))
+    (path / "results.json").write_text(json.dumps(results))
+    np.savez(path / "frames.npz", **arrays)
+    return path
 
 
 def test_storm_seeds_give_the_published_aggregate(capsys):
@@ -139,9 +147,11 @@ def test_report_of_a_whole_run(workdir, capsys):
     printed = capsys.readouterr().out
     page, text = ((workdir / "report" / name).read_text() for name in ("index.html", "report.md"))
     assert "Missing" not in page and "missing" not in printed
-    shown = re.findall(r'<img src="([^"]+)"', page)
-    assert shown == re.findall(r"!\[.*?\]\(([^)]+)\)$", text, re.MULTILINE)
+    shown = re.findall(r"!\[.*?\]\(([^)]+)\)$", text, re.MULTILINE)
     assert len(shown) == len(set(shown)) == 9 + 1 + 2 * 2 + 1  # figures, a second map, two strips a task, one episode
+    within = [base64.b64decode(data) for data in re.findall(r'<img src="data:image/\w+;base64,([^"]+)"', page)]
+    assert within == [(workdir / "report" / name).read_bytes() for name in shown]
+    assert page.count("<source srcset=") == 10  # every figure once more for dark pages
     for name in shown:
         with Image.open(workdir / "report" / name) as picture:
             assert min(picture.size) > 100 and len(set(picture.convert("L").getextrema())) == 2
@@ -231,7 +241,7 @@ def test_strips_show_the_very_pixels(tmp_path):
     strips.strip(whole, START, tmp_path / "strip.png")
     sheet = np.asarray(Image.open(tmp_path / "strip.png"))
     top, left = strips.HEADER + 2 * (128 + strips.GAP), strips.LABEL + (LENGTH - 1) * (128 + strips.GAP)
-    np.testing.assert_array_equal(sheet[top : top + 128 : 8, left : left + 128 : 8], imagined[-1])
+    np.testing.assert_array_equal(sheet[top : top + 128 : 8, left : left + 128 : 8, :3], imagined[-1])
     assert strips.episode_gif(film(0, 2 * strips.LONGEST), tmp_path / "episode.gif") == 2
 
 
@@ -256,3 +266,45 @@ def test_the_report_runs_without_jax_and_without_pyplot(workdir):
         " {'jax', 'flax', 'matplotlib.pyplot'} & set(sys.modules) else 0)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, f"--workdir={workdir}"], check=True, timeout=120)
+
+
+def test_the_commands_that_make_a_run_again(workdir, tmp_path, capsys, monkeypatch):
+    """They are a script; its copy of config.json is a run at its beginning, with all of its settings."""
+    settings = config.default()
+    settings.update_from_flattened_dict({"agent.entropy": 0.5, "suite.tasks": ("Boxing", "Pong")})
+    (workdir / "config.json").write_text(json.dumps(settings.to_dict(), default=list))
+    start = {"commit": "0123abc+", "python": "3.11.7", "versions": {"mow_jax": "0.2.0", "jax": "0.10.2"}}
+    start |= {"machine": "2 cores, 1 x cpu", "command": "train.py --config=x.py --workdir=r"}
+    (workdir / "origin.json").write_text(json.dumps([start, start | {"commit": "4567def"}]))
+    assert main([f"--reproduce={workdir}"]) == 0
+    script = capsys.readouterr().out
+    for line in (
+        r"git checkout 0123abc",
+        r"pip install -e '.\[all\]' jax==0.10.2",
+        "python -m mow_jax.train --workdir=again",
+    ):
+        assert re.search(f"^{line}$", script, re.MULTILINE), script
+    assert "# Files differed" in script and "other commits, so that it cannot be made again exactly: 4567def" in script
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    lines = [line for line in script.splitlines() if line.startswith(("mkdir", "cp"))]
+    subprocess.run(["bash", "-ec", "\n".join(lines)], check=True)
+    saved = json.loads((place / "again" / "config.json").read_text())
+    assert checks.flat(config.of_saved({**saved, "suite": {**saved["suite"], "tasks": ("Boxing", "Pong")}})) | {
+        "checkpoint.milestones": []
+    } == checks.flat(settings) | {"checkpoint.milestones": []}
+
+
+def test_a_run_that_does_not_say_what_it_came_from_is_refused(workdir, capsys):
+    for content, words in (
+        (None, "not there"),
+        ("[{}]", "does not name"),
+        ("no json", "cannot be read"),
+        ("[]", "name"),
+    ):
+        if content is not None:
+            (workdir / "origin.json").write_text(content)
+        assert main([f"--reproduce={workdir}"]) == 2
+        assert words in capsys.readouterr().err
+    assert main([f"--reproduce={workdir / 'nowhere'}"]) == 2 and "no workdir" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT, TINY, environment
 
-from mow_jax import sweep
+from mow_jax import command, sweep
 
 
 def finished_run(variant: str, seed: int, *values: float) -> dict:
@@ -29,17 +28,33 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
     assert "| x | 2 | 0.60 | 0.80 | 0.700 [-0.571, 1.971] |" in text
     assert "| y | 1 | 1.00 | 0.00 | 0.500 |" in text
     assert "| x, seed 1 | 0.70 | 0.90 | 0.800 | 0.70 | 1.5 |" in text
+    alone = [
+        finished_run("x", 0, 0.5, 0.7) | {"tasks": {"a": 0.5}},
+        finished_run("y", 0, 0.5, 0.7) | {"tasks": {"b": 0.7}},
+    ]
+    assert "| y | 1 | – | 0.70 | 0.700 |" in sweep.table(alone) and "| x, seed 0 | 0.50 | – | 0.500 |" in sweep.table(
+        alone
+    )
     assert sweep.table([]) == "no run has finished yet\n"
     assert "| y, seed 0 | – | – | 1.5 |" in sweep.table([finished_run("y", 0, None, None)])  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads the file so
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
         (["--config=nowhere.py"], ["nowhere.py", "experiments/toy.py"]),
         ([f"--config={TINY}", "--seeds=0,one"], ["0,one", "0,1,2"]),
         ([f"--config={TINY}", "--seeds=1,1"], ["--seeds=1,1", "once"]),
-        ([f"--config={TINY}", "--jobs=0"], ["--jobs=0", "at least 1"]),
+        ([f"--config={TINY}", "--jobs=-1"], ["--jobs=-1", "at least 0"]),
+        ([f"--config={TINY}", "--only=1"], ["--only=1", "use 0 to 0"]),
+        ([f"--config={TINY}", "--config.train.steps=none"], ["none", "train.steps"]),
+        ([f"--config={TINY}", "--config.train.steps=0"], ["train.steps=0", "[1, inf)"]),
+        (["--config=experiments/ablations.py:toy", "--variants=mow,clusters=9"], ["'clusters=9'", "clusters=each"]),
+        (
+            ["--config=experiments/ablations.py:toy", "--variants=mow,clusters=3", "--config.suite.tasks=('grid',)"],
+            ["'mow' and 'clusters=3'", "leave one"],
+        ),
         ([f"--config={TINY}", "--wordkir=x"], ["--wordkir=x", "--config.key=value"]),
     ],
 )
@@ -50,30 +65,116 @@ def test_what_cannot_be_swept_is_refused_and_nothing_written(options, parts, tmp
     assert all(part in message for part in parts) and not (tmp_path / "new").exists()
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    options = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}", "--jobs=0"]
+    assert sweep.main(options) == 0 and "no run has finished" in capsys.readouterr().out
+    saved = command.settings([f"--config={TINY}:toy", "--config.log.every=7"]).to_dict()
+    (tmp_path / "toy" / "0").mkdir(parents=True)
+    (tmp_path / "toy" / "0" / "config.json").write_text(json.dumps(saved, default=list))
+    assert sweep.main(options) == 0  # how often it writes a line is its own affair
+    assert sweep.main([*options, "--config.agent.entropy=0.5"]) == 2
+    message = capsys.readouterr().err
+    assert "agent.entropy=0.0003, not 0.5" in message and "another --workdir" in message
+
+
+STEPS = 24  # of a stand-in
+# A sweep whose runs are tests/stand_in.py.
+DRIVER = """
+import sys
+from mow_jax import command, sweep
+sweep.TRAIN, sweep.PAUSE = "stand_in", 0.02
+sys.exit(sweep.main(sys.argv[1:]))
+"""
+
+
+def start(directory: Path, *options: str) -> subprocess.Popen:
+    arguments = [f"--config={TINY}", "--variants=toy", "--seeds=0,1,2", f"--workdir={directory}", *options]
+    arguments.append(f"--config.train.steps={STEPS}")
+    env = environment() | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *arguments], cwd=ROOT, env=env, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(happened) -> None:
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.005)
+
+
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path: Path):
+def test_a_sweep_killed_at_any_moment_repeats_nothing_and_changes_no_score(tmp_path: Path):
+    """Started again at once after each SIGKILL, while what the killed one left behind still saves; two runs at a time,
+    of which the second kill comes between a run's last step and its results."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = start(whole, "--jobs=2")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    place = lambda seed, *names: killed.joinpath("toy", str(seed), *names)
+    moments = [
+        lambda: place(0, "checkpoints", "3").exists(),
+        lambda: place(1, "checkpoints", str(STEPS)).exists(),
+        lambda: place(2, "checkpoints", "5").exists(),
+    ]
+    for moment in moments:
+        process = start(killed, "--jobs=2")
+        wait_for(moment)
+        process.kill()
+        process.communicate()
+    process = start(killed, "--jobs=2", "--preempted_exit_code=75")
+    assert process.stdout and process.stdout.readline()  # it has begun: a run's name, or the table if all are over
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode in (75, 0), output
+    process = start(killed, "--jobs=2")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    for seed in range(3):
+        assert place(seed, "done.txt").read_text().split() == [str(step) for step in range(1, STEPS + 1)]  # each once
+    runs, expected = (json.loads((folder / "sweep.json").read_text()) for folder in (killed, whole))
+    strip = lambda runs: [{key: run[key] for key in ("variant", "seed", "step", "tasks")} for run in runs]
+    assert strip(runs) == strip(expected) and [run["seed"] for run in runs] == [0, 1, 2]
+    summary = lambda folder: (folder / "table.md").read_text().split("\n\n")[0]
+    assert summary(killed) == summary(whole)
+    assert (killed / "figure.png").stat().st_size > 5000
+    script = (killed / "commands.sh").read_text()
+    assert "git checkout c\n" in script and "--seeds=0,1,2" in script and script.count("--config.seed=") == 3
+
+
+@pytest.mark.slow
+def test_jobs_of_an_array_make_the_same_table(tmp_path: Path):
+    assert start(tmp_path, "--count").communicate(timeout=300)[0] == "3\n"
+    several = [start(tmp_path, f"--only={index}") for index in range(3)]
+    for process in several:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    process = start(tmp_path, "--jobs=0")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and "| toy | 3 |" in output and "not finished" not in output
+    assert all((tmp_path / "toy" / str(seed) / "done.txt").read_text().split()[-1] == str(STEPS) for seed in range(3))
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.long
+def test_a_killed_sweep_of_real_runs_goes_on_and_repeats_nothing(tmp_path: Path):
     """SIGKILL to the sweep in the middle of its second run, then SIGTERM, then to the end."""
     command = [sys.executable, "-m", "mow_jax.sweep", f"--config={TINY}", "--variants=toy", "--seeds=0,1"]
     command += [f"--workdir={tmp_path}", "--config.evaluation.every=0", "--config.train.steps=48"]
     first, second = tmp_path / "toy" / "0", tmp_path / "toy" / "1"
 
-    def start() -> subprocess.Popen:
+    def begin() -> subprocess.Popen:
         return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
 
-    def wait_for(happened) -> None:
-        deadline = time.monotonic() + 300
-        while not happened():
-            assert time.monotonic() < deadline, "the moment never came"
-            time.sleep(0.01)
-
-    killed = start()
+    killed = begin()
     wait_for(lambda: (second / "checkpoints" / "24").exists())
     killed.kill()
     killed.communicate()
     result = (first / "results.json").stat().st_mtime_ns
-    wait_for(lambda: not is_locked(second))  # the run that it left behind has saved and ended
-
-    stopped = start()
+    stopped = begin()
     wait_for(lambda: (tmp_path / "toy" / "1.log").read_text().count("resumed from step") == 1)
     stopped.send_signal(signal.SIGTERM)
     output, _ = stopped.communicate(timeout=300)
@@ -88,16 +189,10 @@ def test_a_killed_sweep_goes_on_and_repeats_nothing(tmp_path: Path):
     assert 24 <= found["step"] < 48 and found["tasks"].keys() == {"catch", "grid"}
     del command[-1]
 
-    ended = start()
+    ended = begin()
     output, _ = ended.communicate(timeout=300)
     assert ended.returncode == 0 and "toy, seed 1" in output, output
     assert (first / "results.json").stat().st_mtime_ns == result
     runs = json.loads((tmp_path / "sweep.json").read_text())
     assert [(run["variant"], run["seed"], run["step"]) for run in runs] == [("toy", 0, 48), ("toy", 1, 48)]
     assert "--config.train.steps=48" in runs[1]["command"] and "| toy | 2 |" in (tmp_path / "table.md").read_text()
-
-
-def is_locked(workdir: Path) -> bool:
-    """Whether a run is at work there."""
-    test = ["flock", "--nonblock", "--shared", str(workdir / ".lock"), "true"]
-    return subprocess.run(test, check=False, env=os.environ).returncode != 0

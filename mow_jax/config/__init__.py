@@ -2,7 +2,8 @@
 
 `default(system)` is the system's setting for 26 Atari games; experiment files change it; `check()` refuses what cannot
 work. Only train, evaluate, the systems' build files and the experiment files see the ConfigDict; everything below takes
-plain keyword arguments. A system's file has `add(config)`, `check(config)`, CHOICES, RANGES, BEFORE and LOCKED.
+plain keyword arguments. A system's file has `add(config)`, `check(config)`, CHOICES, RANGES, BEFORE and LOCKED, and may
+have `effective(config, tasks)`.
 """
 
 from __future__ import annotations
@@ -156,6 +157,13 @@ def of_saved(saved: dict[str, Any]) -> ConfigDict:
     config.update(of_system(system).BEFORE)
     config.update(saved)
     return config
+
+
+def effective(config: ConfigDict, tasks: int) -> dict[str, Any]:
+    """{key: value} of what of a config makes a difference with so many tasks, by its system's `effective` if it has
+    one."""
+    own = getattr(of_system(config.system), "effective", None)
+    return own(config, tasks) if own else checks.flat(config)
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------

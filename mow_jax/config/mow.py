@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from mow_jax import checks
@@ -20,6 +22,8 @@ def add(config: ConfigDict) -> None:
             active=2,  # n_k, experts a task
             margin=0.25,  # in units of 1 / N_e: how far a challenger must exceed an expert to replace it
             noise=0.0,  # scale of the Gumbel noise on the selection
+            first="even",  # first selection: loads differ by one at most, or "scores" (the paper): highest scores alone
+            rest=True,  # balanced experts are left in peace; False (the paper): scores and balance loss always speak
             gate="none",  # "straight_through": scale outputs by S / sg(S) so that all losses reach the router
             freeze=True,  # stop selecting once the temperature has reached tau_end
             tau_start=5.0,
@@ -78,7 +82,7 @@ def _model() -> ConfigDict:
             activation="relu",  # in convolutions and heads: relu or silu
             posterior_scale=1.0,  # factor on the posterior's initial weights
             width=512,  # D of the temporal module
-            layers=2,  # blocks of an expert Transformer
+            layers=2,  # blocks of an expert Transformer; 0: an expert is its mixer alone
             shared_layers=2,  # blocks of the shared Transformer; 0: a linear layer (identity if n_k = 1)
             heads=8,  # attention heads
             dropout=0.1,  # in world-model updates only
@@ -107,6 +111,7 @@ def _agent() -> ConfigDict:
             slow_decay=0.98,
             return_decay=0.99,
             return_init="first",  # start of the return scale: "first" or "zero" (STORM)
+            return_scale="task",  # "shared": one scale for all tasks, of all their returns together
             bootstrap="next",  # value in the lambda return: V(s_{t+1}), or "current" (STORM's code)
             continuation="soft",  # predicted probability, or "hard" threshold (STORM)
             weights=True,  # weigh imagined steps by the cumulative continuation
@@ -119,6 +124,7 @@ def _agent() -> ConfigDict:
 CHOICES = {
     "router.mode": ("learned", "table"),
     "router.gate": ("none", "straight_through"),
+    "router.first": ("even", "scores"),
     "clustering.method": ("agglomerative", "kmeans", "spectral", "random", "single", "identity", "file"),
     "clustering.vector": ("layer_mean", "layer_scalar", "projection"),
     "loss.harmony": ("optimum", "zero", "off"),
@@ -128,19 +134,20 @@ CHOICES = {
     "model.reward": ("symlog", "mean"),
     "agent.act_on": ("posterior", "prior"),
     "agent.return_init": ("first", "zero"),
+    "agent.return_scale": ("task", "shared"),
     "agent.bootstrap": ("next", "current"),
     "agent.continuation": ("soft", "hard"),
 }
 RANGES = {
     "[1, inf)": (
-        "batch.sequences batch.length model.categoricals model.classes model.channels model.width model.layers"
+        "batch.sequences batch.length model.categoricals model.classes model.channels model.width"
         " model.heads model.head_width router.experts router.active clustering.clusters clustering.projection"
         " clustering.batches agent.contexts agent.context agent.horizon agent.act_context agent.width"
     ),
     "[0, inf)": (
         "router.margin router.noise loss.dyn loss.rep loss.free_bits loss.reward loss.continuation loss.task"
-        " loss.balance model.embedding model.shared_layers model.posterior_scale model.position_scale agent.depth"
-        " agent.entropy"
+        " loss.balance model.embedding model.layers model.shared_layers model.posterior_scale model.position_scale"
+        " agent.depth agent.entropy"
     ),
     "(0, inf)": (
         "router.tau_start router.tau_end optimizer.world_lr optimizer.world_eps optimizer.world_clip"
@@ -200,3 +207,42 @@ def _check_positions(config: ConfigDict) -> None:
 BEFORE = {"model": {"position_scale": 1.0}, "agent": {"unimix": 0.0}}
 # Keys that a resumed run of other systems may change, and this one's may not.
 LOCKED: tuple[str, ...] = ()
+
+
+# --- What of a config has an effect -----------------------------------------------------------------------------------
+
+GRADIENTS = "clustering.vector clustering.projection clustering.batches"  # what only clustering by gradients reads
+
+
+def effective(config: ConfigDict, tasks: int) -> dict[str, Any]:
+    """{key: value} of a config for so many tasks, with None for keys that change nothing beside the others: configs for
+    which it is equal make one and the same run."""
+    router, method = config.router, config.clustering.method
+    count = {"single": 1, "identity": tasks}.get(method, min(config.clustering.clusters, tasks))
+    idle = _idle_routing(config)
+    by_gradients = method in ("agglomerative", "kmeans", "spectral")
+    one_way = count in (1, tasks) and (router.mode == "learned" or router.experts == 1) and method != "file"
+    if (one_way or config.clustering.table) and not config.train.init_from:
+        idle += f" clustering.method {GRADIENTS}"
+    elif not by_gradients:
+        idle += f" {GRADIENTS}"
+    elif config.clustering.vector != "projection":
+        idle += " clustering.projection"
+    if tasks == 1:
+        idle += " agent.return_scale loss.task"
+    if config.loss.harmony == "off":
+        idle += " optimizer.harmony_lr"
+    return checks.flat(config) | {"clustering.clusters": count} | dict.fromkeys(idle.split())
+
+
+def _idle_routing(config: ConfigDict) -> str:
+    """Keys of the router that change nothing."""
+    router = config.router
+    free = router.mode == "learned" and config.model.embedding > 0 and router.active < router.experts
+    # From balanced experts that are left in peace nothing moves the selection, and the balance loss pulls at none.
+    if free and (router.gate != "none" or router.first == "scores" or not router.rest):
+        return ""
+    idle = "router.margin router.noise router.first router.rest router.freeze loss.balance"
+    if router.gate == "none" or router.experts == 1 or config.model.embedding == 0:
+        idle += " router.tau_start router.tau_end router.anneal optimizer.router_lr"
+    return idle + " router.mode router.gate" * (router.experts == 1)

@@ -10,7 +10,7 @@ import importlib
 from types import ModuleType
 
 from mow_jax.envs.base import Environment
-from mow_jax.envs.suites import LISTS, unknown
+from mow_jax.envs.suites import expand, unknown
 from mow_jax.types import BadInput, Task
 
 SUITES = ("atari", "metaworld", "toy", "gymnasium")
@@ -24,8 +24,7 @@ def resolve(suite: str, names: tuple[str, ...], settings: dict) -> list[Task]:
     Raises BadInput for an unknown suite or task, a task named twice, or discrete and continuous tasks together.
     """
     module = _module(suite)
-    lists = LISTS.get(suite, {})
-    expanded = tuple(name for given in names for name in lists.get(given, (given,)))
+    expanded = expand(suite, names)
     if not expanded:
         raise BadInput("suite.tasks is empty: name at least one task, e.g. --config.suite.tasks=\"('Pong',)\"")
     tasks = module.resolve(expanded, settings)

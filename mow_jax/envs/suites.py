@@ -158,6 +158,12 @@ LISTS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
+def expand(suite: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Names of tasks, with lists of tasks in their place."""
+    lists = LISTS.get(suite, {})
+    return tuple(name for given in names for name in lists.get(given, (given,)))
+
+
 # Bytes of a worker process and of each environment in it, as measured (docs/protocol.md); others are small.
 MEMORY = {"metaworld": (330_000_000, 170_000_000)}
 MEMORY_OF_VECTORS = {"metaworld": (250_000_000, 25_000_000)}  # where nothing is rendered

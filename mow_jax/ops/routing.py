@@ -28,6 +28,11 @@ def pool_by_row(x: jax.Array, row: jax.Array, rows: int) -> jax.Array:
     return jax.lax.psum(jnp.tensordot(one_hot, x, axes=0), ("task", "device"))[row]
 
 
+def of_all_tasks(x: jax.Array) -> jax.Array:
+    """x [...] of every task of every device, [devices, K', ...]; seen by one task, inside "task" and "device"."""
+    return jax.lax.all_gather(jax.lax.all_gather(x, "task"), "device")
+
+
 def merge_rows(stacked: Any, updated: Any, table: jax.Array, valid: jax.Array) -> Any:
     """The stack [N, ...] with the tasks' updated rows [K', ...] in it, which agree where tasks share a row.
 

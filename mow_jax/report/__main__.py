@@ -1,4 +1,4 @@
-"""Command line of the report: a run's workdir to DIR/report/, or Atari 100k scores to JSON on standard output.
+"""Command line of the report: a run's page, several runs' page, the commands that make one again, Atari 100k scores.
 
 Bad input ends with exit code 2 and one message on standard error.
 """
@@ -9,9 +9,12 @@ import argparse
 import json
 import os
 import sys
+import time
 
-from mow_jax.report import scores
+from mow_jax.report import reproduce, scores
 from mow_jax.types import BadInput
+
+EVERY = 10  # seconds between looks at a run that is followed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,16 +23,30 @@ def main(arguments: list[str] | None = None) -> int:
     choice = parser.add_mutually_exclusive_group(required=True)
     choice.add_argument("--workdir", metavar="DIR", help="a run's directory: writes DIR/report/")
     choice.add_argument(
+        "--compare",
+        metavar="DIR,DIR,...",
+        help="runs, or folders of sweeps, side by side: writes DIR/comparison/, or --out",
+    )
+    choice.add_argument("--reproduce", metavar="DIR", help="print the commands that make this run again")
+    choice.add_argument(
         "--scores",
         metavar="FILE.json",
         nargs="?",
         const=True,
         help='{"Game": [score of each seed, ...], ...}; without a file, the published STORM seeds',
     )
+    parser.add_argument("--out", metavar="DIR", help="where --compare writes")
+    parser.add_argument("--follow", action="store_true", help="with --workdir: write it anew until the run is over")
     options = parser.parse_args(arguments)
     try:
+        if (options.out and not options.compare) or (options.follow and options.workdir is None):
+            raise BadInput("--out goes with --compare, --follow with --workdir")
         if options.workdir is not None:
-            _report(options.workdir)
+            _report(options.workdir, options.follow)
+        elif options.compare is not None:
+            _compare(options.compare.split(","), options.out)
+        elif options.reproduce is not None:
+            print(reproduce.commands(options.reproduce), end="")
         else:
             path = None if options.scores is True else options.scores
             print(json.dumps(scores.atari_scores(path), allow_nan=False))
@@ -39,14 +56,28 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _report(workdir: str) -> None:
+def _report(workdir: str, follow: bool) -> None:
     os.environ["MPLBACKEND"] = "agg"  # no display is needed, whatever the user's variable asks for
     from mow_jax.report import data, page, terminal  # here: --scores needs no matplotlib
 
     run = data.read(workdir)
+    while follow and not data.is_over(run):
+        directory = page.write(run, refresh=EVERY)
+        print(f"report: {directory / 'index.html'}, written anew every {EVERY} s until the run is over", flush=True)
+        before = data.last_change(workdir)
+        while data.last_change(workdir) == before:
+            time.sleep(EVERY)
+        run = data.read(workdir)
     directory = page.write(run)
     terminal.show(run)
-    print(f"report: {directory / 'index.html'} (the same in {directory / 'report.md'})")
+    print(f"report: {directory / 'index.html'}, one file (the same in {directory / 'report.md'})")
+
+
+def _compare(places: list[str], out: str | None) -> None:
+    os.environ["MPLBACKEND"] = "agg"
+    from mow_jax.report import compare
+
+    print(f"comparison: {compare.write(places, out) / 'index.html'}, one file")
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ class Run(NamedTuple):
     results: dict | None
     frames: Frames | None
     missing: list[str]  # one sentence a file that is not there
+    lines: list[dict] = []  # of metrics.jsonl
 
 
 class Frames:
@@ -99,7 +100,7 @@ def read(workdir: str) -> Run:
         what = "has none of " + ", ".join(SOURCES) if directory.is_dir() and workdir else "is no directory"
         raise BadInput(f"{workdir!r} is no workdir: it {what}; give the --workdir of python -m mow_jax.train")
     config = _config(directory / "config.json") if "config.json" in present else None
-    metrics = _metrics(directory / "metrics.jsonl") if "metrics.jsonl" in present else {}
+    lines, metrics = _metrics(directory / "metrics.jsonl") if "metrics.jsonl" in present else ([], {})
     clusters = _clusters(directory / "clusters.json") if "clusters.json" in present else None
     results = _results(directory / "results.json") if "results.json" in present else None
     frames = Frames(directory / "frames.npz") if "frames.npz" in present else None
@@ -107,7 +108,19 @@ def read(workdir: str) -> Run:
     wanted = [name for name in SOURCES if possible.get(name, True)]
     missing = [f"{name}: {SOURCES[name].format(workdir=workdir)}" for name in wanted if name not in present]
     tasks = _tasks(metrics, clusters, results, frames)
-    return Run(directory, tasks, config, metrics, clusters, results, frames, missing)
+    return Run(directory, tasks, config, metrics, clusters, results, frames, missing, lines)
+
+
+def is_over(run: Run) -> bool:
+    """Whether a run has been evaluated at its last step."""
+    steps = (run.config or {}).get("train", {}).get("steps")
+    return run.results is not None and run.results["step"] == steps
+
+
+def last_change(workdir: str) -> list[float]:
+    """When each file of a workdir that the report reads was written last, 0 where there is none."""
+    paths = [Path(workdir) / name for name in SOURCES]
+    return [path.stat().st_mtime if path.is_file() else 0.0 for path in paths]
 
 
 def has(config: dict | None, section: str, key: str = "") -> bool:
@@ -154,18 +167,20 @@ def _config(path: Path) -> dict:
     return config
 
 
-def _metrics(path: Path) -> dict[str, Series]:
-    """{"area/name": Series}. A last line that its writer has not finished is left out."""
+def _metrics(path: Path) -> tuple[list[dict], dict[str, Series]]:
+    """Its lines, and {"area/name": Series}. A last line that its writer has not finished is left out."""
     points: dict[str, list[tuple]] = {}
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        for name, point in _points(path, number, line):
+    texts, lines = path.read_bytes().split(b"\n"), []
+    for number, text in enumerate(texts[:-1], start=1):
+        line, found = _points(path, number, text)
+        lines.append(line)
+        for name, point in found:
             points.setdefault(name, []).append(point)
-    return {name: Series(*np.asarray(rows, np.float64).T) for name, rows in points.items()}
+    return lines, {name: Series(*np.asarray(rows, np.float64).T) for name, rows in points.items()}
 
 
-def _points(path: Path, number: int, line: bytes) -> list[tuple[str, tuple]]:
-    """[(name, (step, update, value)), ...] of one line of metrics.jsonl."""
+def _points(path: Path, number: int, line: bytes) -> tuple[dict, list[tuple[str, tuple]]]:
+    """One line of metrics.jsonl, and its [(name, (step, update, value)), ...]."""
     try:
         entry = json.loads(line)
         step, update = entry["step"], entry["update"]
@@ -175,7 +190,7 @@ def _points(path: Path, number: int, line: bytes) -> list[tuple[str, tuple]]:
     for name, value in {"step": step, "update": update, **values}.items():
         if not is_number(value):
             raise _damaged(path, f"line {number} has {name} = {value!r}, not a number")
-    return [(name, (step, update, value)) for name, value in values.items()]
+    return entry, [(name, (step, update, value)) for name, value in values.items()]
 
 
 def _clusters(path: Path) -> Clusters:

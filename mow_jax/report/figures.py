@@ -70,8 +70,10 @@ def _matrix(figure: Figure, axes: Axes, matrix: np.ndarray, names: list[str], bo
         axes.axvline(border, color="white", linewidth=2.0)
     if count <= 8:
         for (row, column), value in np.ndenumerate(matrix):
-            dark = value < (low + high) / 2
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else INK)
+            dark = value <= (low + high) / 2
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else INK, gid="fixed"
+            )
     figure.colorbar(
         image, ax=axes, location="bottom", shrink=0.8, aspect=40, pad=0.02, extend="max", ticks=MaxNLocator(5)
     )

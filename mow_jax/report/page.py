@@ -1,6 +1,6 @@
-"""Writes DIR/report/: report.md, index.html, and the pictures they show.
+"""Writes DIR/report/: report.md with its pictures, and index.html, one file that has them all in it.
 
-In: a data.Run. Called by python -m mow_jax.report, which also prints the tables of `summary` on the terminal.
+In: a data.Run. Called by python -m mow_jax.report, which also prints the tables on the terminal.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mow_jax import advice
 from mow_jax.report import curves, figures, knowledge, render, strips, tables
 from mow_jax.report.data import Frames, Run, has, pictured
 from mow_jax.report.render import Picture, Section
@@ -32,7 +33,12 @@ ONLY_WITH = {
 }
 OF_PICTURES = ("What the world model knows", "What the world model sees")  # no sections of runs that saw vectors
 # Of areas of metrics, where the area's name is not enough: a title, and how to read its curves.
-TITLES = {"world": "World model", "acting": "Planner against policy", "fresh": "Rounds on fresh rows"}
+TITLES = {
+    "world": "World model",
+    "time": "Speed and memory",
+    "acting": "Planner against policy",
+    "fresh": "Rounds on fresh rows",
+}
 TEXTS = {
     "acting": "Mean reward of a step in the newest rows, of environments that plan and of those that act by the bare "
     "policy. A planner that stays above shows what planning adds; where both meet, the policy has learned the plan.",
@@ -47,8 +53,9 @@ TEXTS = {
 ELSEWHERE = ("episode", "evaluation", "actors", "train", "router", "harmony")  # areas that other sections show
 
 
-def write(run: Run) -> Path:
-    """Writes the report and returns its directory. Raises BadInput where it cannot be written."""
+def write(run: Run, refresh: int = 0) -> Path:
+    """Writes the report and returns its directory; `refresh`: seconds after which a browser reads the page again.
+    Raises BadInput where it cannot be written."""
     directory = run.directory / "report"
     try:
         for part in ("strips", "episodes"):
@@ -56,7 +63,7 @@ def write(run: Run) -> Path:
         sections = _sections(run, directory)
         title, subtitle = f"Run {run.directory.resolve().name}", _subtitle(run)
         (directory / "report.md").write_text(render.markdown(title, subtitle, sections), encoding="utf-8")
-        (directory / "index.html").write_text(render.page(title, subtitle, sections), encoding="utf-8")
+        render.put(directory / "index.html", render.page(title, subtitle, sections, directory, refresh))
     except OSError as problem:
         raise BadInput(
             f"cannot write the report to {directory}: {problem.strerror or problem}; free it first"
@@ -89,7 +96,18 @@ def _sections(run: Run, directory: Path) -> list[Section]:
     made = {section.title: section for section in sections if section is not None}
     wanted = [title for title in NEEDS if title not in made and _could_have(run, title)]
     unmade = [f"{title}: needs {NEEDS[title]}" for title in wanted if title != "Losses" or not _areas(run)]
-    return [Section("Missing", run.missing + unmade)] * bool(run.missing or unmade) + list(made.values())
+    first = [_advice(run), Section("Missing", run.missing + unmade) if run.missing or unmade else None]
+    return [section for section in first if section is not None] + list(made.values())
+
+
+def _advice(run: Run) -> Section | None:
+    """What training said, or would have said, of failures that its metrics show."""
+    if run.config is None or not run.lines:
+        return None
+    train = run.config.get("train", {})
+    adviser = advice.Advice(run.tasks, run.config.get("warmup", {}).get("updates", 0), not train.get("init_from"))
+    said = [text for line in run.lines for text in adviser.look(line)]
+    return Section("Advice", notes=[text[0].upper() + text[1:] for text in said]) if said else None
 
 
 def _areas(run: Run) -> list[str]:
@@ -211,7 +229,7 @@ def _clusters(run: Run, directory: Path) -> Section | None:
         "encoder, decoder, heads and critic; an expert is a temporal module, and a task mixes several."
     )
     pictures = []
-    for kind, caption in (("cluster", "Tasks by cluster"), ("experts", "Tasks by experts, the first the darkest")):
+    for kind, caption in (("cluster", "Tasks by cluster"), ("experts", "Tasks by experts, the first the strongest")):
         figures.similarity_map(run.clusters, kind, directory / f"map_{kind}.png")
         if run.clusters.similarity[kind] is None:
             caption += "; no similarity of gradients was measured for these"
@@ -224,7 +242,7 @@ def _router(run: Run, directory: Path) -> Section | None:
         return None
     text = (
         "How large a share of the tasks (of the tokens, where experts are chosen token by token) has each expert among "
-        "its own, and how often a selection that lasts has changed. Dark rows over pale ones mean that few experts do "
+        "its own, and how often a selection that lasts has changed. Few rows of strong colour mean that few experts do "
         "all the work; switches should fade out as the router cools."
     )
     return Section("Use of the experts", [text], pictures=[Picture("expert_use.png", "Expert use over training")])

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.optimize import isotonic_regression
@@ -22,6 +23,16 @@ from mow_jax.report.data import Series
 INK, FAINT, TRAINING, EVALUATION = "#222b36", "#8a94a0", "#2f6fb7", "#d9651f"
 # For lines that need telling apart; dark enough on white to be read as text.
 COLOURS = ("#2f6fb7", "#d9651f", "#2e8b57", "#a03c8c", "#8a6d1b", "#c0394b", "#2496a8", "#5b4fb0", "#6b7a2a", "#7a4a2c")
+# What stands for each colour on a dark page.
+DARK = dict(
+    zip(
+        COLOURS,
+        ("#6aa5e8", "#f0894a", "#56b981", "#d277c0", "#c9a640", "#ea6f7f", "#4fc0d2", "#9b90ee", "#a9bb54", "#c08a66"),
+        strict=True,
+    )
+)
+DARK |= {INK: "#e4e8ed", FAINT: "#7d8793", "#ffffff": "#14181d", "#c4cad1": "#3a424c", "#566270": "#9aa5b1"}
+DARK |= {"#e8ebef": "#262c34"}
 DPI = 110
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -48,11 +59,38 @@ STYLE = {
 
 @contextmanager
 def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches, saved when the block ends."""
+    """A figure of so many inches, saved when the block ends; once more in dark colours beside it (`dark`)."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         figure.savefig(path, dpi=DPI)
+        figure.set_layout_engine("none")  # everything has its place
+        _darken(figure)
+        figure.savefig(dark(path), dpi=DPI)
+
+
+def dark(path: Path) -> Path:
+    """Where the same figure in dark colours lies."""
+    return path.with_name(f"{path.stem}.dark{path.suffix}")
+
+
+def _darken(figure: Figure) -> None:
+    """Every colour of an artist that has a dark counterpart becomes that; those with the gid "fixed" stay."""
+    for artist in figure.findobj():
+        if artist.get_gid() == "fixed":
+            continue
+        if getattr(artist, "cmap", None) is not None and artist.cmap.name == "Blues":
+            artist.set_cmap("Blues_r")  # nothing is dark there, too
+        for kind in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+            get, put = (getattr(artist, f"{verb}_{kind}", None) for verb in ("get", "set"))
+            if get is None or put is None:
+                continue
+            value = get()
+            if isinstance(value, np.ndarray) and value.ndim == 2:
+                if len(value):
+                    put([DARK.get(to_hex(row), row) for row in value])
+            elif is_color_like(value) and to_hex(value) in DARK:
+                put(DARK[to_hex(value)])
 
 
 def panels(figure: Figure, count: int, columns: int) -> list[Axes]:

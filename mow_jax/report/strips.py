@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
-INK, FAINT, ACCENT = (34, 43, 54), (138, 148, 160), (217, 101, 31)
+QUIET, ACCENT = (122, 133, 146), (217, 101, 31)  # both can be read on white and on black
+BAR, LIGHT, WARM = (38, 44, 52), (228, 232, 237), (240, 137, 74)  # above films, which cannot be transparent
 COLUMNS = 8  # frames in a PNG
 LABEL, HEADER, GAP = 118, 24, 4  # pixels: width of the row labels, height of the column labels, space between frames
 LONGEST = 400  # frames of an episode's GIF; of a longer episode every n-th is shown
@@ -37,21 +38,20 @@ def rows(real: np.ndarray, reconstructed: np.ndarray, imagined: np.ndarray, star
 
 
 def strip(frames: dict[str, np.ndarray], start: int, path: Path) -> None:
-    """A PNG: one row a kind, `COLUMNS` moments across; a line stands where imagination begins."""
+    """A PNG without a ground: one row a kind, `COLUMNS` moments across; a line stands where imagination begins."""
     length = min(map(len, frames.values()))
     moments = np.unique(np.linspace(0, length - 1, min(COLUMNS, length)).round().astype(int))
     height, width = enlarge(frames["real"][0], 128).shape[:2]
-    sheet = Image.new(
-        "RGB", (LABEL + len(moments) * (width + GAP), HEADER + len(frames) * (height + GAP)), (255, 255, 255)
-    )
+    size = (LABEL + len(moments) * (width + GAP), HEADER + len(frames) * (height + GAP))
+    sheet = Image.new("RGBA", size, (0, 0, 0, 0))
     draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(FONT, 14)
     for column, moment in enumerate(moments):
         left = LABEL + column * (width + GAP)
-        draw.text((left + width / 2, HEADER / 2), _moment(moment, start), INK, font, anchor="mm")
+        draw.text((left + width / 2, HEADER / 2), _moment(moment, start), QUIET, font, anchor="mm")
         for row, kind in enumerate(frames.values()):
             sheet.paste(Image.fromarray(enlarge(kind[moment], 128)), (left, HEADER + row * (height + GAP)))
     for row, label in enumerate(frames):
-        draw.text((LABEL - 8, HEADER + row * (height + GAP) + height / 2), label, INK, font, anchor="rm")
+        draw.text((LABEL - 8, HEADER + row * (height + GAP) + height / 2), label, QUIET, font, anchor="rm")
     first = int(np.searchsorted(moments, start))
     if 0 < first < len(moments):
         left = LABEL + first * (width + GAP) - GAP
@@ -72,13 +72,13 @@ def strip_gif(frames: dict[str, np.ndarray], start: int, path: Path) -> None:
 def _side_by_side(frames: dict[str, np.ndarray], moment: int, start: int, font: ImageFont.FreeTypeFont) -> Image.Image:
     pictures = [enlarge(kind[moment], 192) for kind in frames.values()]
     height, width = pictures[0].shape[:2]
-    sheet = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height + HEADER), (255, 255, 255))
+    sheet = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height + HEADER), BAR)
     draw = ImageDraw.Draw(sheet)
     for number, (label, picture) in enumerate(zip(frames, pictures, strict=True)):
         left = number * (width + GAP)
         sheet.paste(Image.fromarray(picture), (left, HEADER))
         text = f"{label} {_moment(moment, start)}" if label == "imagined" else label
-        colour = ACCENT if label == "imagined" and moment >= start else INK
+        colour = WARM if label == "imagined" and moment >= start else LIGHT
         draw.text((left + width / 2, HEADER / 2), text, colour, font, anchor="mm")
     return sheet
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mow_jax.ops import distributions, returns, twohot
+from mow_jax.ops import distributions, returns, routing, twohot
 from mow_jax.systems.mow.blocks import Head
 from mow_jax.systems.mow.types import Dream
 
@@ -31,6 +31,7 @@ class ActorCritic:
     entropy: float = 3e-4
     unimix: float = 0.0  # share of the uniform policy in the policy of choices
     return_decay: float = 0.99
+    return_scale: str = "task"  # or "shared" by all tasks
     bootstrap: str = "next"  # or "current" (STORM's code)
     weights: bool = True  # weigh imagined steps by the cumulative continuation
     dtype: Any = jnp.float32
@@ -101,10 +102,11 @@ def value_logits(model: ActorCritic, params: Any, features: jax.Array) -> jax.Ar
     return model.critic.apply({"params": params}, features)
 
 
-def losses(model: ActorCritic, actor, critic, slow_critic, dream: Dream, embedding, scale, mask):
+def losses(model: ActorCritic, actor, critic, slow_critic, dream: Dream, embedding, scale, mask, valid):
     """One task's terms "policy", "critic", "slow", "entropy", its new return scale P_k [], and further metrics.
 
-    Means over rollouts and steps, by the weight of each step; `critic` and `slow_critic` are the task's rows.
+    Means over rollouts and steps, by the weight of each step; `critic` and `slow_critic` are the task's rows. A shared
+    scale needs the axes "task" and "device", and `valid` [], 0 for padding.
     """
     stop, state = jax.lax.stop_gradient, features(dream.z, dream.hidden, embedding)
     logits, slow_logits = value_logits(model, critic, state), value_logits(model, slow_critic, state)
@@ -116,7 +118,10 @@ def losses(model: ActorCritic, actor, critic, slow_critic, dream: Dream, embeddi
     value = stop(twohot.decode(logits))
     lambda_return, slow_return = target(value), target(stop(twohot.decode(slow_logits)))
     weights = step_weights(model, dream.continuation)
-    scale = return_scale(model, scale, lambda_return, weights)
+    if model.return_scale == "shared":
+        scale = return_scale(model, scale, *map(routing.of_all_tasks, (lambda_return, weights * valid)))
+    else:
+        scale = return_scale(model, scale, lambda_return, weights)
     advantage = (lambda_return - value[:, :-1]) / jnp.maximum(1.0, scale)
     pi = policy(model, actor, state[:, :-1], mask)
 
@@ -139,8 +144,8 @@ def step_weights(model: ActorCritic, continuation: jax.Array) -> jax.Array:
 
 
 def return_scale(model: ActorCritic, scale: jax.Array, lambda_return: jax.Array, weights: jax.Array) -> jax.Array:
-    """P_k after one update: moving average of the 5..95 percentile range of the returns [B, H], each by its step's
-    weight [B, H], as what is imagined behind an end is untrained; NaN stands for "not begun"."""
+    """P_k after one update: moving average of the 5..95 percentile range of the returns [..., B, H], each by its step's
+    weight [..., B, H], as what is imagined behind an end is untrained; NaN stands for "not begun"."""
     now = returns.percentile_range(lambda_return.reshape(-1), weights.reshape(-1))
     moved = model.return_decay * scale + (1 - model.return_decay) * now
     return jnp.where(jnp.isnan(scale), now, moved)

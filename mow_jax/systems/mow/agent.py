@@ -73,7 +73,7 @@ def init(agent: Agent) -> TrainState:
     params, statistics = world_model.init(agent.world, key_world)
     actor, critic = actor_critic.init(agent.behaviour, key_behaviour)
     rules, zeros = agent.world.routing, jnp.zeros(agent.world.routing.tasks)
-    experts = router.first_selection(router.scores(rules, params["shared"], 0), rules.active)
+    experts = router.first_selection(router.scores(rules, params["shared"], 0), rules.active, rules.first)
     experts = jnp.zeros_like(experts) if rules.mode == "table" else experts
     return TrainState(
         update=jnp.int32(0),
@@ -248,9 +248,9 @@ def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, d
     """This device's share of the loss, summed over tasks; auxiliary: the return scales P [K], metrics."""
     (actor, critic), cluster = params, state.table.cluster[shard.ids]
     critics = routing.take_rows(critic, cluster), routing.take_rows(state.slow_critic, cluster)
-    run = jax.vmap(functools.partial(actor_critic.losses, agent.behaviour, actor))
+    run = jax.vmap(functools.partial(actor_critic.losses, agent.behaviour, actor), axis_name="task")
     scale = state.return_scale[shard.ids]
-    terms, scale, metrics = run(*critics, dream, rows.embedding, scale, shard.mask)
+    terms, scale, metrics = run(*critics, dream, rows.embedding, scale, shard.mask, shard.valid)
     loss = terms["policy"] + terms["critic"] + terms["slow"] - agent.behaviour.entropy * terms["entropy"]
     spread = functools.partial(routing.everywhere, shard=shard, tasks=agent.world.routing.tasks)
     metrics = {f"agent/{name}": spread(value) for name, value in (terms | metrics).items()}

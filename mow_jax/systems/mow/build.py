@@ -93,6 +93,8 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         mode=routing.mode,
         margin=routing.margin,
         noise=routing.noise,
+        first=routing.first,
+        rest=routing.rest,
         gate=routing.gate,
         freeze=routing.freeze,
         tau_start=routing.tau_start,
@@ -121,6 +123,7 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         clusters=world.clusters,
         activation=world.activation,
         zero_heads=world.zero_heads,
+        return_scale=own["return_scale"],
         dtype=dtype,
         **{key: own[key] for key in BEHAVIOUR},
     )

@@ -29,15 +29,16 @@ class Mixer(nn.Module):
 
 
 class Expert(nn.Module):
-    """Mixer m_j followed by the expert Transformer f_j."""
+    """Mixer m_j followed by the expert Transformer f_j; without blocks the mixer alone."""
 
     width: int
-    transformer: Transformer
+    transformer: Transformer | None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, token, mask, cache=None, place=0, deterministic: bool = True):
-        return self.transformer(Mixer(self.width, self.dtype, name="mixer")(token), mask, cache, place, deterministic)
+        x = Mixer(self.width, self.dtype, name="mixer")(token)
+        return (x, ()) if self.transformer is None else self.transformer(x, mask, cache, place, deterministic)
 
 
 class Shared(nn.Module):

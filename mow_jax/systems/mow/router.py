@@ -29,6 +29,8 @@ class Routing:
     mode: str = "learned"  # or "table"
     margin: float = 0.25  # in units of 1 / N_e
     noise: float = 0.0
+    first: str = "even"  # or "scores" (the paper)
+    rest: bool = True  # leave balanced experts in peace; False: the paper
     gate: str = "none"  # or "straight_through"
     freeze: bool = True
     tau_start: float = 5.0
@@ -88,7 +90,9 @@ def select(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.
         scores = scores * jnp.exp(routing.noise * jax.random.gumbel(key, scores.shape))
     new = reselect(scores, experts, routing.margin / routing.experts)
     settled = frozen(routing, update)
-    if routing.gate == "none":  # nothing but balance speaks for a change, and a falling tau against rest
+    if (
+        routing.rest and routing.gate == "none"
+    ):  # nothing but balance speaks for a change, and a falling tau against rest
         settled |= is_balanced(load(experts, routing.experts), routing).all()
     return jnp.where(settled, experts, new)
 
@@ -120,12 +124,14 @@ class Router(nn.Module):
         return jax.nn.softmax(Linear(self.experts)(x) / tau)
 
 
-def first_selection(scores: jax.Array, active: int) -> jax.Array:
+def first_selection(scores: jax.Array, active: int, first: str = "even") -> jax.Array:
     """The first selection [K, n_k] by scores [K, N_e]: task by task the best of those experts that have fewest tasks.
 
     Loads differ by one at most. The highest scores alone would put all tasks on the same experts, as the scores of an
-    untrained router are nearly alike.
+    untrained router are nearly alike; first = "scores" does so.
     """
+    if first == "scores":
+        return jax.lax.top_k(scores, active)[1].astype(jnp.int32)
 
     def choose(loads, task_scores):
         chosen = jax.lax.top_k(task_scores - loads, active)[1]  # a score lies in 0..1, so that a load outweighs it
@@ -159,11 +165,12 @@ def balance_loss(routing: Routing, scores: jax.Array, experts: jax.Array, update
 
     An expert whose load lies within floor..ceil of the mean load is balanced and gets no gradient: without that, loads
     that cannot all be equal would drive the scores for ever. Nor is there one where the selection cannot change any
-    more: it would only move the embeddings, which all heads read.
+    more: it would only move the embeddings, which all heads read. Without `rest` (the paper) balanced ones get theirs.
     """
     selected = load(experts, routing.experts)
     total = selected + (scores - jax.lax.stop_gradient(scores)).sum(0)
-    settled = is_balanced(selected, routing) | frozen(routing, update) | (not chooses(routing))
+    in_peace = is_balanced(selected, routing) & routing.rest
+    settled = in_peace | frozen(routing, update) | (not chooses(routing))
     total = jnp.where(settled, jax.lax.stop_gradient(total), total)
     excess = total - routing.tasks * routing.active / routing.experts
     return (excess**2).sum()

@@ -107,7 +107,7 @@ class WorldModel:
             dtype=self.dtype,
         )
         shared = transformer(self.shared_layers) if self.shared_layers else None
-        expert = Expert(self.width, transformer(self.layers), self.dtype)
+        expert = Expert(self.width, transformer(self.layers) if self.layers else None, self.dtype)
         return Dynamics(expert, Shared(self.width, shared, self.routing.active, self.dtype))
 
     @functools.cached_property

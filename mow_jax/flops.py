@@ -1,6 +1,6 @@
 """Floating-point operations of a jax function, counted from its jaxpr: matrix products, loops included.
 
-The compiler's own count sees a loop's body once; this one multiplies it. Used by throughput.py and compare_storm.py.
+The compiler's own count sees a loop's body once; this one multiplies it. Used by learner and by the benchmarks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ import jax
 
 def count(function: Callable, *arguments: Any) -> int:
     """Multiplications and additions in the matrix products of function(*arguments); arguments may be shapes."""
-    return _jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return of(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def of(jaxpr: Any) -> int:
+    """The same of a jaxpr. Raises ValueError for a loop of unknown length."""
+    return _jaxpr(jaxpr)
 
 
 def compiled(function: Callable, *arguments: Any) -> float:

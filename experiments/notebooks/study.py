@@ -1,0 +1,101 @@
+"""What the notebooks share: the experiment that they look at, random experience, warm-ups, runs trained on the spot.
+
+With NOTEBOOK_TINY in the environment everything is as small as can be: a minute each, and nothing to be learned.
+"""
+
+import dataclasses
+import functools
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from mow_jax import build
+from mow_jax.actors import Actors, random_actions
+from mow_jax.learner import Learner
+from mow_jax.replay import Replay
+from mow_jax.seeding import generator
+from mow_jax.systems.mow import agent as algorithm
+from mow_jax.systems.mow import build as mow
+from mow_jax.systems.mow import warmup
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = "NOTEBOOK_TINY" in os.environ
+TOYS = ROOT / ("tests/configs/tiny.py" if TINY else "experiments/toy.py")  # an experiment that trains in minutes
+MANY = ROOT / ("tests/configs/tiny.py" if TINY else "experiments/toy13.py")  # one with tasks enough to be grouped
+RUNS = Path(os.environ.get("NOTEBOOK_RUNS", tempfile.gettempdir() + "/mow_jax_notebooks"))  # trained here, kept
+
+
+class Study:
+    """An experiment's learner, before it has acted, with a buffer of random experience."""
+
+    def __init__(self, file, **changes):
+        """`changes`: {key with __ for the dots: value} of the experiment's config."""
+        self.config = runpy.run_path(str(file))["get_config"]()
+        self.config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+        self.tasks = build.tasks(self.config)
+        self.names = [task.name for task in self.tasks]
+        self.agent = mow.agent(self.config, self.tasks, build.plan(self.config))
+        self.learner = Learner(mow.record(self.config, self.tasks, self.agent), self.tasks, jax.local_devices()[:1])
+        # Random numbers take XLA's CPU compiler half a minute to optimise, for nothing.
+        quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+        self._init = quick(lambda seed: algorithm.init(dataclasses.replace(self.agent, seed=seed)))
+        self._gradients = self.learner.measure(
+            functools.partial(
+                warmup.inspection.task_gradients, self.agent, vector=self.config.clustering.vector, size=1024
+            )
+        )
+
+    def begin(self, seed):
+        """New weights and a new buffer of random experience."""
+        self.learner.load(jax.tree.map(np.asarray, self._init(seed)))
+        each = dict(envs=self.config.train.envs, seed=seed)
+        folder = tempfile.mkdtemp(prefix="mow_jax_buffer_")
+        self.replay = Replay(
+            folder, self.tasks, **each, image_size=self.config.suite.image_size, chunk_rows=256, capacity=0
+        )
+        self.replay.restore({"rows": 0})
+        settings = dict(self.config.actors.to_dict(), workers=0)
+        actors = Actors(self.tasks, build.env_settings(self.config), name="study", **each, **settings)
+        for step in range(self.config.warmup.steps // self.config.train.envs):
+            action = random_actions(generator(seed, "random", step), self.tasks, self.config.train.envs)
+            self.replay.append(actors.step(action)[0])
+        actors.close()
+
+    def warm(self, updates):
+        """World-model updates on the buffer."""
+        batch = self.config.batch
+        for update in range(updates):
+            self.learner.update(
+                "warmup", self.learner.deal(self.replay.sample(batch.sequences, batch.length, update, "world"))
+            )
+
+    def vectors(self):
+        """{part: {layer: [K, V]}}: the tasks' gradients now, as runs cluster by them."""
+        batch, count = self.config.batch, self.config.clustering.batches
+        drawn = [self.replay.sample(batch.sequences, batch.length, i, "gradients") for i in range(count)]
+        found = [self._gradients(windows, i) for i, windows in enumerate(drawn)]
+        return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *found)
+
+
+def train(name, *changes, file=TOYS):
+    """The workdir of a run of the experiment, trained here if it has not been: `changes` are "key=value"."""
+    directory = RUNS / ("tiny_" * TINY + name)
+    if not (directory / "results.json").exists():
+        config = str(file) if isinstance(file, Path) else file
+        words = [f"--config={config}", f"--workdir={directory}", *(f"--config.{change}" for change in changes)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-m", "mow_jax.train", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    return directory

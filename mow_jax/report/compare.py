@@ -1,0 +1,268 @@
+"""One page that sets several runs, or a sweep's, side by side: scores, curves, clusters, settings, costs.
+
+In: folders of runs or of sweeps. Out: FOLDER/index.html, one file with its pictures in it, and report.md beside it.
+Called by python -m mow_jax.report --compare.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import comb
+
+from mow_jax.report import comparing, data, render, reproduce, scores
+from mow_jax.report.data import Run
+from mow_jax.report.render import Picture, Section
+from mow_jax.report.tables import NONE, Table, number, ratio
+from mow_jax.types import BadInput
+
+Groups = dict[str, list[Run]]  # variant -> its runs
+HIDDEN = ("seed", "checkpoint", "log", "actors", "train.schedule_steps")  # of the settings: not what a variant is
+
+
+def write(places: list[str], out: str | None) -> Path:
+    """Compares and returns the folder of the page. Raises BadInput where there is nothing to compare or to write to."""
+    groups = read(places)
+    if out is None and len(places) > 1:
+        raise BadInput(f"--compare of {len(places)} folders needs --out=DIR, where its page is to lie")
+    directory = Path(out or Path(places[0]) / "comparison")
+    runs = sum(map(len, groups.values()))
+    title = f"{len(groups)} variants" if len(groups) > 1 else f"Variant {next(iter(groups))}"
+    subtitle = f"{runs} run{'s' * (runs != 1)}: {', '.join(groups)}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        sections = [section for section in _sections(groups, directory) if section is not None]
+        render.put(directory / "report.md", render.markdown(title, subtitle, sections))
+        render.put(directory / "index.html", render.page(title, subtitle, sections, directory))
+    except OSError as problem:
+        raise BadInput(
+            f"cannot write to {directory}: {problem.strerror or problem}; free it, or give --out=DIR"
+        ) from None
+    return directory
+
+
+def read(places: list[str]) -> Groups:
+    """The runs of folders: a run's own, of which each is a variant, or a sweep's DIR/VARIANT/SEED. Raises BadInput."""
+    groups: Groups = {}
+    for place in places:
+        folder = Path(place)
+        if (folder / "config.json").is_file() or (folder / "metrics.jsonl").is_file():
+            groups.setdefault(folder.resolve().name, []).append(data.read(place))
+            continue
+        found = sorted(folder.glob("*/*/metrics.jsonl"), key=lambda path: (_order(folder, path), path))
+        if not found:
+            raise BadInput(
+                f"{place!r} holds no run, and no DIR/VARIANT/SEED of a sweep: give folders of runs or of sweeps"
+            )
+        for path in found:
+            groups.setdefault(path.parent.parent.name, []).append(data.read(str(path.parent)))
+    return groups
+
+
+def _order(folder: Path, path: Path) -> int:
+    """The place of a run's variant in the sweep's own table."""
+    try:
+        names = list(dict.fromkeys(run["variant"] for run in json.loads((folder / "sweep.json").read_text())))
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    safe = [name.replace("/", "_") for name in names]
+    return safe.index(path.parent.parent.name) if path.parent.parent.name in safe else len(safe)
+
+
+def entries(groups: Groups) -> list[dict[str, Any]]:
+    """What the figures take: the normalised scores of every run that has been evaluated."""
+    return [
+        {
+            "variant": name,
+            "seed": i,
+            "tasks": {task: entry["normalised"] for task, entry in run.results["tasks"].items()},
+        }
+        for name, runs in groups.items()
+        for i, run in enumerate(runs)
+        if run.results is not None
+    ]
+
+
+def _sections(groups: Groups, directory: Path) -> list[Section | None]:
+    scored = entries(groups)
+    missing = [f"{run.directory}: {text}" for runs in groups.values() for run in runs for text in run.missing]
+    return [
+        Section("Missing", missing) if missing else None,
+        _scores(scored, directory),
+        _figure(
+            "Performance profile",
+            "How large a share of runs and tasks lies above each normalised score; further right is better. Bands: 95%,"
+            " by drawing runs anew. Crossing lines: no variant is better throughout.",
+            comparing.profiles(scored, directory / "profile.png"),
+            Picture("profile.png", "Share of runs and tasks above a score"),
+        ),
+        _figure(
+            "Probability of improvement",
+            "The chance that a run of each variant scores higher than one of the first, mean over tasks, ties counted"
+            " half, and its 95% interval. One with 0.5 in it shows no difference; of single runs it is everything.",
+            comparing.improvement(scored, directory / "improvement.png"),
+            Picture("improvement.png", "Against the first variant"),
+        ),
+        _figure(
+            "Learning curves",
+            "Returns of training episodes, smoothed: the mean over a variant's runs and its 95% interval.",
+            comparing.curves(groups, directory / "curves.png"),
+            Picture("curves.png", "Episode return of each task"),
+        ),
+        _knowledge(groups),
+        _clusters(groups, directory),
+        _differences(groups),
+        _costs(groups),
+        _commands(groups),
+    ]
+
+
+def _figure(title: str, text: str, drawn: bool, picture: Picture) -> Section | None:
+    return Section(title, [text], pictures=[picture]) if drawn else None
+
+
+def _scores(scored: list[dict[str, Any]], directory: Path) -> Section | None:
+    tasks, variants = comparing.by_variant(scored)
+    if not tasks:
+        return None
+    text = (
+        "Normalised scores: 0 is the random policy, 1 the reference (a human for Atari, the best known score for toy"
+        " tasks). Mean over tasks, with the 95% t interval over runs; the IQM is over runs and tasks, its interval a"
+        " stratified bootstrap; the last columns count tasks whose mean reaches the reference, and name the lowest."
+    )
+    rows = []
+    for name, values in variants.items():
+        by_task, (low, high) = values.mean(0), comparing.interval(values.mean(1))
+        total = scores.aggregate({task: values[:, i].tolist() for i, task in enumerate(tasks)})
+        between = f" [{low:.3f}, {high:.3f}]" if len(values) > 1 else ""
+        iqm = f"{total['iqm']:.3f} [{total['interval'][0]:.3f}, {total['interval'][1]:.3f}]"
+        lowest = int(by_task.argmin())
+        cells = [
+            f"{values.mean():.3f}{between}",
+            ratio(total["median"]),
+            iqm,
+            f"{(by_task >= 1).sum()} of {len(tasks)}",
+        ]
+        rows.append([name, str(len(values)), *cells, f"{tasks[lowest]} {by_task[lowest]:.2f}"])
+    table = Table(["variant", "runs", "mean [95%]", "median", "IQM [95%]", "at the reference", "lowest task"], rows)
+    comparing.overview(scored, directory / "overview.png")
+    return Section("Scores", [text], [table], [Picture("overview.png", "Every run, and the mean of each task")])
+
+
+def _knowledge(groups: Groups) -> Section | None:
+    """What the world models know, a row a variant: means over its runs' tasks."""
+    rows = []
+    for name, runs in groups.items():
+        known = [entry for run in runs if run.results for entry in run.results["diagnostics"].values()]
+        means = [_mean([entry[key] for entry in known]) for key in ("reward_correlation", "ratio", "termination_error")]
+        if known:
+            rows.append([name, *map(ratio, means)])
+    columns = ["variant", "reward correlation", "reconstruction ratio", "calibration error of ends"]
+    return Section("What the world models know", tables=[Table(columns, rows)]) if rows else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return float(np.mean(found)) if found else None
+
+
+def _clusters(groups: Groups, directory: Path) -> Section | None:
+    named = {f"{name}, {run.directory.name}": run for name, runs in groups.items() for run in runs}
+    if not comparing.cluster_maps(named, directory / "clusters.png"):
+        return None
+    text = (
+        "Which tasks share a cluster in each run. Agreement of two runs is the adjusted Rand index of their groupings:"
+        " 1, the same; 0, as alike as by chance. A dash where there is one run, or nothing to group."
+    )
+    rows = [[name, ratio(agreement(runs))] for name, runs in groups.items()]
+    tables = [Table(["variant", "mean agreement of its runs"], rows)]
+    return Section("Clusters", [text], tables, [Picture("clusters.png", "Tasks by cluster, a map a run")])
+
+
+def agreement(runs: list[Run]) -> float | None:
+    """The mean adjusted Rand index of all pairs of runs' groupings; None without a pair that could differ."""
+    found = [run.clusters for run in runs if run.clusters is not None]
+    pairs = [rand_index(a.cluster, b.cluster) for a, b in itertools.combinations(found, 2) if a.tasks == b.tasks]
+    return _mean(pairs)
+
+
+def rand_index(one: np.ndarray, other: np.ndarray) -> float | None:
+    """The adjusted Rand index of two groupings [K] (Hubert and Arabie 1985); None where both are all alone or all
+    together, so that no other outcome was possible."""
+    table = np.zeros((one.max() + 1, other.max() + 1), int)
+    np.add.at(table, (one, other), 1)
+    pairs = lambda counts: float(comb(counts, 2).sum())
+    rows, columns, both = pairs(table.sum(1)), pairs(table.sum(0)), pairs(table)
+    expected, highest = rows * columns / max(float(comb(len(one), 2)), 1.0), (rows + columns) / 2
+    return None if highest == expected else (both - expected) / (highest - expected)
+
+
+def _differences(groups: Groups) -> Section | None:
+    """Settings in which the first runs of the variants differ."""
+    configs = {name: _flat(runs[0].config) for name, runs in groups.items() if runs[0].config is not None}
+    keys = dict.fromkeys(key for config in configs.values() for key in config)
+    shown = [key for key in keys if not any(key == h or key.startswith(f"{h}.") for h in HIDDEN)]
+    differing = [key for key in shown if len({json.dumps(config.get(key)) for config in configs.values()}) > 1]
+    if not differing:
+        return None
+    rows = [[key, *(_plain(config.get(key)) for config in configs.values())] for key in differing]
+    return Section("Settings that differ", tables=[Table(["setting", *configs], rows)])
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, dict):
+        return {prefix: config}
+    return {k: v for key, item in config.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _plain(value: Any) -> str:
+    return NONE if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _costs(groups: Groups) -> Section | None:
+    """Steps, time and memory, a row a variant: means over its runs."""
+    rows = []
+    for name, runs in groups.items():
+        held = [_cost(run) for run in runs if run.lines]
+        if held:
+            steps, updates, hours, core_hours, rate, memory = (
+                _mean(list(column)) for column in zip(*held, strict=True)
+            )
+            cells = [f"{steps:,.0f}", f"{updates:,.0f}", ratio(hours), ratio(core_hours), number(rate), number(memory)]
+            rows.append([name, *cells])
+    columns = ["variant", "agent steps a task", "updates", "hours", "core-hours", "updates a second", "GB of memory"]
+    text = "Means over runs; core-hours are the time that a run's cores were busy, evaluations included."
+    return Section("What it cost", [text], [Table(columns, rows)]) if rows else None
+
+
+def _cost(run: Run) -> tuple:
+    """(steps, updates, hours, core-hours, median of updates a second, most memory) of a run; None where unknown."""
+    last, busy, before = run.lines[-1], 0.0, 0.0
+    for line in run.lines:
+        now = line.get("seconds") or before
+        busy += max(now - before, 0.0) * (line.get("time/cores_busy") or 0.0)
+        before = now
+    series = lambda name: run.metrics[name].value if name in run.metrics else None
+    rates, memory = series("time/updates_per_second"), series("time/memory_gb")
+    core_hours = busy / 3600 if memory is not None else None
+    rate, most = None if rates is None else float(np.median(rates)), None if memory is None else float(memory.max())
+    return last["step"], last["update"], before / 3600, core_hours, rate, most
+
+
+def _commands(groups: Groups) -> Section | None:
+    """How to make the first run of each variant again."""
+    scripts = []
+    for name, runs in groups.items():
+        try:
+            scripts.append(f"# --- {name} ---\n{reproduce.commands(str(runs[0].directory))}")
+        except BadInput:
+            continue
+    return (
+        Section("Commands", ["What makes the first run of each variant again."], code="\n".join(scripts))
+        if scripts
+        else None
+    )

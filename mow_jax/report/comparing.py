@@ -1,0 +1,211 @@
+"""Figures that set variants side by side: means with seeds and intervals, tasks, profiles, probabilities, curves, maps.
+
+In: entries of a sweep.json, {"variant", "seed", "tasks": {name: normalised score}}, or data.Runs; and the path of the
+PNG to write. Each function says whether there was anything to draw. Called by sweep and compare.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from scipy import stats
+
+from mow_jax.report.data import Run
+from mow_jax.report.plotting import COLOURS, FAINT, INK, columns_for, compact, panels, picture, short, smooth
+
+THRESHOLDS = np.linspace(0, 1.2, 121)  # of the performance profile, in normalised score
+DRAWS = 1000  # of the bootstrap of profiles and probabilities
+PLACES = 60  # along the steps of a learning curve
+
+
+def by_variant(entries: list[dict[str, Any]]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Tasks that every run has a score of, and {variant: scores [runs, tasks]}."""
+    names = list(entries[0]["tasks"]) if entries else []
+    scored = [name for name in names if all(entry["tasks"].get(name) is not None for entry in entries)]
+    made: dict[str, list] = {}
+    for entry in entries:
+        made.setdefault(entry["variant"], []).append([entry["tasks"][name] for name in scored])
+    return scored, {variant: np.array(rows, np.float64).reshape(len(rows), -1) for variant, rows in made.items()}
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95% t interval of the mean of independent runs; one run has none."""
+    if len(values) < 2:
+        return float(values[0]), float(values[0])
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def overview(entries: list[dict[str, Any]], path: Path) -> bool:
+    """A row a variant: its runs' means as dots, their mean and its 95% interval; beside it the mean of each task."""
+    tasks, variants = by_variant(entries)
+    if not tasks:
+        return False
+    height, label = 0.34 * len(variants) + 1.0, 0.075 * max(len(short(name)) for name in variants)
+    with picture(path, 4.6 + label + 0.46 * len(tasks), height + 0.075 * max(map(len, map(short, tasks)))) as figure:
+        left, right = figure.subplots(1, 2, width_ratios=[4.0, 0.46 * len(tasks) + 0.3])
+        for row, scores in enumerate(variants.values()):
+            _means(left, row, scores.mean(1), COLOURS[row % len(COLOURS)])
+        left.set_yticks(range(len(variants)), [short(name) for name in variants])
+        left.set_ylim(len(variants) - 0.5, -0.5)
+        left.set_title("mean normalised score: runs, mean, 95% interval")
+        _by_task(right, np.array([scores.mean(0) for scores in variants.values()]), tasks)
+    return True
+
+
+def _means(axes: Axes, row: int, means: np.ndarray, colour: str) -> None:
+    low, high = interval(means)
+    axes.plot([low, high], [row, row], color=colour, linewidth=3.0, alpha=0.45, solid_capstyle="butt")
+    axes.plot(means, np.full(len(means), row), ".", color=colour, markersize=5.0)
+    axes.plot(means.mean(), row, "|", color=INK, markersize=11.0, markeredgewidth=1.6)
+
+
+def _by_task(axes: Axes, means: np.ndarray, tasks: list[str]) -> None:
+    look: dict[str, Any] = dict(ha="center", va="center", fontsize=7.0)
+    axes.imshow(means, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto")
+    for (row, column), value in np.ndenumerate(means):
+        axes.text(column, row, f"{value:.2f}", gid="fixed", **look, color="w" if value < 0.6 else INK)
+    axes.set_xticks(range(len(tasks)), [short(name) for name in tasks], rotation=90)
+    axes.set_yticks(range(len(means)), [""] * len(means))
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.set_title("by task")
+
+
+def profiles(entries: list[dict[str, Any]], path: Path) -> bool:
+    """The share of runs and tasks above each normalised score, with a 95% band by drawing runs anew (Agarwal et al.
+    2021)."""
+    tasks, variants = by_variant(entries)
+    if not tasks:
+        return False
+    with picture(path, 7.5, 3.8) as figure:
+        axes = figure.subplots()
+        for number, (variant, scores) in enumerate(variants.items()):
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(THRESHOLDS, _above(scores), color=colour, linewidth=1.6, label=short(variant))
+            if len(scores) > 1:
+                random = np.random.default_rng(0)
+                draws = [_above(scores[random.integers(len(scores), size=len(scores))]) for _ in range(DRAWS)]
+                axes.fill_between(
+                    THRESHOLDS, *np.percentile(draws, [2.5, 97.5], axis=0), color=colour, alpha=0.15, lw=0
+                )
+        axes.set_xlabel("normalised score")
+        axes.set_ylabel("share of runs and tasks above it")
+        axes.set_ylim(-0.02, 1.02)
+        figure.legend(loc="outside right upper", fontsize=8.0)
+    return True
+
+
+def _above(scores: np.ndarray) -> np.ndarray:
+    return (scores[..., None] > THRESHOLDS).mean((0, 1))
+
+
+def improvement(entries: list[dict[str, Any]], path: Path) -> bool:
+    """The probability that a run of each variant beats one of the first, mean over tasks, ties half (Agarwal et al.
+    2021), with its 95% interval by drawing runs anew."""
+    tasks, variants = by_variant(entries)
+    if not tasks or len(variants) < 2:
+        return False
+    (_, base), *rest = variants.items()
+    with picture(path, 7.5, 0.34 * len(rest) + 1.1) as figure:
+        axes = figure.subplots()
+        axes.axvline(0.5, color=FAINT, linestyle=(0, (2, 2)), linewidth=1.0)
+        for row, (_, scores) in enumerate(rest):
+            value, low, high = beats(scores, base)
+            axes.plot([low, high], [row, row], color=COLOURS[(row + 1) % len(COLOURS)], linewidth=3.0, alpha=0.45)
+            axes.plot(value, row, "|", color=INK, markersize=11.0, markeredgewidth=1.6)
+        axes.set_yticks(range(len(rest)), [short(name) for name, _ in rest])
+        axes.set_ylim(len(rest) - 0.5, -0.5)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xlabel(f"probability of a better score than {short(next(iter(variants)))}")
+    return True
+
+
+def beats(scores: np.ndarray, base: np.ndarray) -> tuple[float, float, float]:
+    """P(scores > base) [runs, tasks] each, and its 95% interval; of single runs the interval is everything."""
+    random = np.random.default_rng(0)
+    drawn = lambda x: x[random.integers(len(x), size=len(x))]
+    if min(len(scores), len(base)) < 2:
+        return _probability(scores, base), 0.0, 1.0
+    low, high = np.percentile([_probability(drawn(scores), drawn(base)) for _ in range(DRAWS)], [2.5, 97.5])
+    return _probability(scores, base), float(low), float(high)
+
+
+def _probability(scores: np.ndarray, base: np.ndarray) -> float:
+    difference = scores[:, None] - base[None]
+    return float((0.5 * (np.sign(difference) + 1)).mean())
+
+
+# --- Runs -------------------------------------------------------------------------------------------------------------
+
+
+def curves(runs: dict[str, list[Run]], path: Path) -> bool:
+    """Episode returns against agent steps, a panel a task, a colour a variant: the mean over its runs and its 95% t
+    interval."""
+    tasks = list(dict.fromkeys(task for group in runs.values() for run in group for task in run.tasks))
+    shown = [task for task in tasks if any(_returns(run, task) is not None for group in runs.values() for run in group)]
+    if not shown:
+        return False
+    columns = columns_for(len(shown))
+    rows = -(-len(shown) // columns)
+    with picture(path, max(2.5 * columns, 7.5), 1.75 * rows + 1.0 + 0.2 * (len(runs) // 4)) as figure:
+        for axes, task in zip(panels(figure, len(shown), columns), shown, strict=True):
+            axes.set_title(short(task))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_formatter(FuncFormatter(compact))
+            for number, (variant, group) in enumerate(runs.items()):
+                found = [series for run in group if (series := _returns(run, task)) is not None]
+                if found:
+                    _band(axes, found, COLOURS[number % len(COLOURS)], short(variant))
+        figure.supxlabel("agent steps", fontsize=9.5)
+        figure.supylabel("episode return", fontsize=9.5)
+        seen = {
+            name: handle for axes in figure.axes for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(seen.values(), seen.keys(), loc="outside upper center", ncols=5, fontsize=8.5)
+    return True
+
+
+def _returns(run: Run, task: str):
+    return run.metrics.get(f"episode/{task}/return")
+
+
+def _band(axes: Axes, found: list, colour: str, label: str) -> None:
+    """The mean of smoothed curves at common steps, where all of them have begun and none has ended."""
+    low, high = max(series.step[0] for series in found), min(series.step[-1] for series in found)
+    steps = np.linspace(low, max(high, low), PLACES)
+    values = np.array([np.interp(steps, series.step, smooth(series.value)) for series in found])
+    axes.plot(steps, values.mean(0), color=colour, linewidth=1.4, label=label)
+    if len(found) > 1:
+        half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(values, axis=0)
+        axes.fill_between(steps, values.mean(0) - half, values.mean(0) + half, color=colour, alpha=0.15, linewidth=0)
+
+
+def cluster_maps(runs: dict[str, Run], path: Path) -> bool:
+    """One map a run, side by side: a square where a task (down) uses a cluster (across)."""
+    found = {name: run.clusters for name, run in runs.items() if run.clusters is not None}
+    if not found:
+        return False
+    tasks = list(dict.fromkeys(task for clusters in found.values() for task in clusters.tasks))
+    widths = [max(1.1, 0.17 * (int(clusters.cluster.max()) + 1)) for clusters in found.values()]
+    columns = max(1, min(len(found), int(8.0 // (sum(widths) / len(widths) + 0.3))))
+    rows = -(-len(found) // columns)
+    with picture(path, 9.0, rows * (0.2 * len(tasks) + 0.7)) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axes in grid.ravel()[len(found) :]:
+            axes.remove()
+        for number, (axes, (name, clusters)) in enumerate(zip(grid.ravel(), found.items(), strict=False)):
+            places = [tasks.index(task) for task in clusters.tasks]
+            colours = [COLOURS[cluster % len(COLOURS)] for cluster in clusters.cluster]
+            axes.scatter(clusters.cluster, places, marker="s", s=45, c=colours, linewidths=0)
+            axes.set_title(short(name))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            axes.set_xlim(-0.6, int(clusters.cluster.max()) + 0.6)
+            if number % columns == 0:
+                axes.set_yticks(range(len(tasks)), [short(task) for task in tasks])
+                axes.set_ylim(len(tasks) - 0.5, -0.5)
+    return True

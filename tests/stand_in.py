@@ -1,0 +1,40 @@
+"""A training run without the training: locks its folder, saves after every step, ends at a signal, resumes.
+
+`python -m stand_in --config=... --config.seed=S --workdir=DIR --config.train.steps=N`, as sweep starts mow_jax.train.
+Every step that is done leaves a line in DIR/done.txt; a step done twice would leave two.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+SECONDS = 0.04  # of a step
+
+flags = dict(word.partition("=")[::2] for word in sys.argv[1:])
+workdir, seed, steps = Path(flags["--workdir"]), int(flags["--config.seed"]), int(flags["--config.train.steps"])
+workdir.mkdir(parents=True, exist_ok=True)
+lock = (workdir / ".lock").open("w")
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
+(workdir / "config.json").write_text(json.dumps({"train": {"steps": steps}}))
+checkpoints = workdir / "checkpoints"
+checkpoints.mkdir(exist_ok=True)
+for step in range(max((int(path.name) for path in checkpoints.iterdir()), default=0) + 1, steps + 1):
+    time.sleep(SECONDS)
+    with (workdir / "done.txt").open("a") as file:
+        file.write(f"{step}\n")
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "update": step, "seconds": step * SECONDS}) + "\n")
+    (checkpoints / str(step)).mkdir()
+    if stop:
+        time.sleep(0.3)  # saving takes a while
+        sys.exit(0)
+score = (7 * seed + len(flags["--config"])) % 10 / 10
+results = {"step": steps, "commit": "c", "tasks": {"a": {"normalised": score}, "b": {"normalised": 1 - score / 2}}}
+(workdir / "results.json").write_text(json.dumps(results))

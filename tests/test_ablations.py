@@ -1,0 +1,260 @@
+"""Ablations: every variant is a run of its own or is refused, what is called idle changes nothing, and the parts that
+only an ablation sets do what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import runpy
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from processes import ROOT, TINY, refused, run
+
+from mow_jax import build, config
+from mow_jax.learner import abstract_state
+from mow_jax.systems.mow import actor_critic, router
+from mow_jax.systems.mow import agent as algorithm
+from mow_jax.systems.mow import build as mow
+from mow_jax.systems.mow.actor_critic import ActorCritic
+from mow_jax.systems.mow.router import Routing
+from mow_jax.systems.mow.types import Dream
+from mow_jax.types import BadInput, Batch, Shard
+
+FILE = ROOT / "experiments" / "ablations.py"
+ABLATIONS = runpy.run_path(str(FILE))
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.cache
+def variants(experiment: str) -> dict[str, ConfigDict | str]:
+    """Every variant of the catalogue as its config, or as the reason why there is none."""
+    made: dict[str, ConfigDict | str] = {}
+    for name in ABLATIONS["catalogue"]():
+        name = name.replace("=N", "=77")
+        try:
+            made[name] = ABLATIONS["get_config"](f"{experiment}/{name}")
+        except BadInput as refusal:
+            made[name] = str(refusal)
+    return made
+
+
+# --- Names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("experiment", "over_again"),
+    [
+        ("toy", {"clusters=6": "clusters=each", "clusters=12": "clusters=each"}),
+        ("toy13", {"clusters=12": "mow", "experts=6": "mow"}),
+    ],
+)
+def test_every_variant_is_a_run_of_its_own_or_is_refused(experiment: str, over_again: dict[str, str]):
+    made, count = variants(experiment), {"toy": 5, "toy13": 13}[experiment]
+    over_again |= {"grouping=single": "clusters=1", "no_balance_loss": "mow"}
+    over_again |= dict.fromkeys(("grouping=agglomerative", "vector=layer_mean", "active=2", "routing=learned"), "mow")
+    over_again |= dict.fromkeys(("act_on=posterior", "norm=rms", "return_scale=task"), "mow")
+    assert {name for name, found in made.items() if isinstance(found, str)} == set(over_again)
+    for name, other in over_again.items():
+        assert f"{name!r} of experiments/{experiment}.py is {other!r} over again: with {count} tasks" in made[name]
+    kept = {name: found for name, found in made.items() if not isinstance(found, str)}
+    kept["grouping=file"].clustering.table = "clusters.json"
+    for settings in kept.values():
+        config.check(settings)
+    effects = [json.dumps(config.effective(settings, count), default=list) for settings in kept.values()]
+    assert len(set(effects)) == len(effects) >= 30
+
+
+@pytest.mark.parametrize(
+    ("variant", "parts"),
+    [
+        ("experts=4", ["'experts=4'", "experts=3", "warmup=N"]),
+        ("toy/warmup=long", ["'warmup=long'", "warmup=N"]),
+        ("toy/warmup=300", ["'warmup=300'", "'mow' over again"]),
+        ("toy/clusters=each+grouping=random", ["'grouping=random' over again"]),
+        ("quickstart/one", ["EQUAL_SIZES", "clusters=1+experts=1"]),
+        ("atari26_scalezero/mow", ["another system", "scalezero"]),
+        ("nowhere/mow", ["'nowhere'", "toy13"]),
+        ("", ["''", "mow"]),
+    ],
+)
+def test_what_is_no_variant_is_refused(variant: str, parts: list[str]):
+    with pytest.raises(BadInput) as refusal:
+        ABLATIONS["get_config"](variant)
+    assert all(part in str(refusal.value) for part in parts), refusal.value
+
+
+def test_the_command_refuses_a_variant_in_one_message(tmp_path):
+    arguments = (f"--config={FILE}:toy/clusters=12", f"--workdir={tmp_path / 'new'}")
+    assert "'clusters=each' over again" in refused("train", *arguments) and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("experiment", ["toy", "toy13"])
+def test_one_model_has_as_many_parameters_as_mow(experiment: str):
+    sizes = []
+    for name in ("mow", "one"):
+        settings = variants(experiment)[name]
+        state = abstract_state(build.system(settings, build.tasks(settings)))
+        sizes.append(sum(leaf.size for leaf in jax.tree.leaves((state.params, state.actor, state.critic))))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+
+
+# --- What is idle -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tasks", "experts", "active"), [(5, 4, 2), (4, 6, 1)])
+def test_nothing_moves_balanced_experts_that_are_left_in_peace(tasks: int, experts: int, active: int):
+    """Why the balance loss and the router's margin, noise, freeze and temperature are idle by default."""
+    rules = Routing(tasks=tasks, experts=experts, active=active, margin=0.0, noise=1.0, freeze=False)
+    wild = np.random.default_rng(0).dirichlet(np.ones(experts), tasks).astype(np.float32)
+
+    def made(rest: bool):
+        """The first selection, the one after it by other scores, and the balance loss's pull at the scores."""
+        own = dataclasses.replace(rules, rest=rest)
+        first = router.first_selection(jnp.asarray(wild), active)
+        chosen = router.select(own, jnp.roll(wild, 1, axis=1), first, 7, jax.random.key(1))
+        pull = jax.grad(lambda scores: router.balance_loss(own, scores, first, 0))(wild)
+        return first, chosen, jnp.abs(pull).max()
+
+    first, chosen, pull = quick(lambda: made(True))()
+    np.testing.assert_array_equal(chosen, first)
+    assert pull == 0.0
+    first, chosen, pull = quick(lambda: made(False))()  # the paper
+    assert (chosen != first).any() and pull > 0.0
+
+
+def test_the_papers_first_selection_is_of_the_highest_scores_alone():
+    scores = jnp.array([[0.1, 0.2, 0.3, 0.4], [0.2, 0.1, 0.3, 0.4]])
+    assert router.first_selection(scores, 2, "scores").tolist() == [[3, 2], [3, 2]]
+    assert router.first_selection(scores, 2).tolist() == [[3, 2], [0, 1]]
+
+
+def test_what_of_a_config_is_idle():
+    def differs(change: dict[str, Any], tasks: int = 5, **base: Any) -> bool:
+        settings = ABLATIONS["get_config"]("toy/mow")
+        settings.update_from_flattened_dict({key.replace("__", "."): value for key, value in base.items()})
+        changed = settings.copy_and_resolve_references()
+        changed.update_from_flattened_dict(change)
+        return config.effective(settings, tasks) != config.effective(changed, tasks)
+
+    kmeans, gated = {"clustering.method": "kmeans"}, dict(router__gate="straight_through")
+    assert differs(kmeans) and not differs(kmeans, tasks=4) and not differs(kmeans, clustering__clusters=1)
+    assert differs(kmeans, tasks=4, router__mode="table")  # the experts' table is of the gradients too
+    assert differs(kmeans, tasks=4, train__init_from="run")
+    assert not differs(kmeans, clustering__table="clusters.json")
+    assert not differs({"clustering.projection": 9}) and differs(
+        {"clustering.projection": 9}, clustering__vector="projection"
+    )
+    assert not differs({"clustering.vector": "projection"}, clustering__method="random")
+    for change in ({"loss.balance": 0.0}, {"router.margin": 0.0}, {"router.anneal": 0.5}):
+        assert not differs(change) and differs(change, **gated) and differs(change, router__first="scores")
+    assert differs({"router.anneal": 0.5}, router__mode="table", **gated)  # tau scales what the gates learn
+    assert not differs({"loss.balance": 0.0}, router__mode="table", **gated)
+    assert not differs({"router.mode": "table"}, router__experts=1, router__active=1)
+    assert differs({"loss.task": 0.0}) and not differs({"loss.task": 0.0}, tasks=1)
+
+
+# --- Parts that only an ablation sets ---------------------------------------------------------------------------------
+
+
+def tiny(**changes: Any) -> tuple[algorithm.Agent, list, ConfigDict]:
+    """The agent of the smallest config on five tasks."""
+    settings = runpy.run_path(str(ROOT / TINY))["get_config"]()
+    settings.suite.tasks = ("toy5",)
+    settings.router.active = 2
+    settings.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    config.check(settings)
+    tasks = build.tasks(settings)
+    return mow.agent(settings, tasks, build.plan(settings)), tasks, settings
+
+
+def scales(shared: bool, dream: Dream, devices: int) -> np.ndarray:
+    """P of all slots [devices, K'] after the first update on a dream [K, N, ...] dealt out with padding."""
+    model = ActorCritic(
+        features=4, action_size=2, discrete=True, clusters=1, width=4, return_scale="shared" if shared else "task"
+    )
+    count = len(dream.reward)
+    ids = np.arange(-(-count // devices) * devices).reshape(devices, -1)
+    valid, ids = ids < count, np.minimum(ids, count - 1)
+
+    def run(dream, valid):
+        actor, critic = actor_critic.init(model, jax.random.key(0))
+        critic = jax.tree.map(lambda leaf: leaf[0], critic)
+        embedding, mask = jnp.zeros(0), jnp.ones(2, bool)
+
+        def one_task(dream, valid):
+            return actor_critic.losses(model, actor, critic, critic, dream, embedding, jnp.nan, mask, valid)[1]
+
+        return jax.vmap(one_task, axis_name="task")(dream, valid)
+
+    dealt = jax.tree.map(lambda leaf: leaf[ids], dream)
+    return np.asarray(quick(jax.vmap(run, axis_name="device"))(dealt, valid.astype(np.float32)))
+
+
+def test_a_shared_return_scale_is_that_of_all_tasks_returns_together():
+    """All steps but the first are behind an end: returns that count are first rewards, a thousandfold in task 0."""
+    rng, shape = np.random.default_rng(0), (3, 8, 2)  # tasks, rollouts, steps
+    reward = (rng.normal(size=shape) * np.array([1000.0, 1.0, 1.0])[:, None, None]).astype(np.float32)
+    seen = rng.normal(size=(3, 8, 3, 4)).astype(np.float32)
+    dream = Dream(seen[..., :2], seen[..., 2:], np.zeros(shape, np.int32), reward, np.zeros(shape, np.float32))
+    first = np.sort(reward[..., 0].reshape(-1))  # the k-th smallest at k = floor(share N), counted from 1
+    expected = first[int(0.95 * first.size) - 1] - first[int(0.05 * first.size) - 1]
+    np.testing.assert_allclose(scales(True, dream, 1), np.full((1, 3), expected), rtol=1e-5)
+    np.testing.assert_allclose(scales(True, dream, 2), np.full((2, 2), expected), rtol=1e-5)  # padding counts nothing
+    (each,) = scales(False, dream, 1)
+    assert each[0] > 100 * each[1:].max()
+
+
+@pytest.mark.slow
+def test_an_update_without_expert_transformers_by_the_papers_router_fits_together():
+    literal = {key.replace(".", "__"): value for key, value in ABLATIONS["NAMED"]["literal_router"].items()}
+    agent, tasks, settings = tiny(model__layers=0, agent__return_scale="shared", router__experts=4, **literal)
+    state = jax.tree.map(np.asarray, quick(functools.partial(algorithm.init, agent))())
+    assert set(state.params["expert"]) == {"mixer"}
+    ids, count = np.arange(len(tasks), dtype=np.int32), len(tasks)
+    shard = Shard(ids, np.ones(count, np.float32), np.array([task.action_mask for task in tasks]))
+    rng = np.random.default_rng(0)
+
+    def windows(rows: int, length: int) -> Batch:
+        shape = (count, rows, length)
+        frames, no = rng.integers(0, 256, (*shape, 16, 16, 3), np.uint8), np.zeros(shape, bool)
+        return Batch(frames, rng.integers(0, 2, shape).astype(np.int32), rng.normal(size=shape).astype("f4"), no, no)
+
+    drawn = [(settings.batch.sequences, settings.batch.length), (settings.agent.contexts, settings.agent.context)]
+    update = lambda _, state, *batches: algorithm.update(agent, state, *batches, shard)
+    step = quick(jax.vmap(update, (0, None, None, None), axis_name="device"))
+    before, chosen = state, [state.table.experts]
+    for _ in range(4):
+        state, metrics = jax.tree.map(
+            lambda leaf: leaf[0], step(np.zeros(1), state, *(windows(*size) for size in drawn))
+        )
+        assert np.isfinite(metrics["world/gradient_norm"]) and not metrics["train/skipped"]
+        chosen.append(state.table.experts)
+    assert any((one != other).any() for one, other in itertools.pairwise(chosen))  # noise redraws the selection
+    moved = jax.tree.map(
+        lambda new, old: float(jnp.abs(new - old).max()), state.params["expert"], before.params["expert"]
+    )
+    assert min(jax.tree.leaves(moved)) > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "variant", ["storm_embedding", "literal_router", "no_expert_transformers", "grouping=spectral"]
+)
+def test_a_variant_trains_from_its_first_step_to_its_report(variant: str, tmp_path):
+    short = [
+        "train.steps=960",
+        "warmup.updates=5",
+        "evaluation.episodes=2",
+        "evaluation.every=0",
+        "clustering.batches=1",
+    ]
+    overrides = (f"--config.{change}" for change in short)
+    run("train", f"--config={FILE}:toy/{variant}", f"--workdir={tmp_path}", *overrides)
+    assert (tmp_path / "report" / "index.html").exists()

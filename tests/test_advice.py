@@ -1,0 +1,103 @@
+"""Advice while training: each failure is named once when it has come, healthy runs hear nothing, real runs hear it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+from processes import ROOT, run
+
+from mow_jax.advice import EXPERTS, RULES, Advice
+
+Line = Callable[[int], dict[str, float]]  # the n-th line's numbers
+
+
+def healthy(n: int) -> dict[str, float]:
+    """A run that learns: losses fall, sigma follows, the return rises as the entropy falls."""
+    loss = 1000.0 / (n + 1) + 5
+    numbers = {"world/reconstruction/a": loss, "world/total/a": loss + 2, "harmony/a": loss + 3}
+    numbers |= {"agent/entropy/a": 1.6 / (n + 1), "agent/return/a": 0.5 * n, "episode/a/return": float(n)}
+    return numbers | {"evaluation/a/reward_correlation": 0.3 + 0.03 * n, "router/load/0": 1.0, "router/load/1": 0.5}
+
+
+FAILURES: dict[str, Line] = {
+    "One set of experts for all tasks": lambda n: {"router/load/1": 0.0},
+    "Blurred reconstructions": lambda n: {"world/reconstruction/a": 1000.0 - n},
+    "The model does not see what pays": lambda n: {"evaluation/a/reward_correlation": -0.05},
+    "Entropy collapse": lambda n: {"agent/entropy/a": 1.6 if n == 0 else 0.01, "episode/a/return": -1.0},
+    "Returns explode": lambda n: {"agent/return/a": -50.0 * n},
+    "Harmonious weights run away": lambda n: {"harmony/a": 1.0 + 0.01 * n},
+}
+
+
+def heard(line: Line, lines: int = 20, warmup: int = 0, **options: bool) -> list[str]:
+    advice = Advice(["a"], warmup, **options)
+    return [text for n in range(lines) for text in advice.look({"step": n, "update": n + 1, "seconds": 0.0, **line(n)})]
+
+
+def test_a_run_that_learns_hears_nothing():
+    assert heard(healthy) == []
+    assert heard(lambda n: dict.fromkeys(healthy(n))) == []  # nulls of a run that skips updates
+
+
+@pytest.mark.parametrize("section", FAILURES)
+def test_a_failure_is_named_once(section: str):
+    (said,) = heard(lambda n: healthy(n) | FAILURES[section](n))
+    assert said.endswith(f"(docs/failures.md: {section})") and ("of a" in said or "expert 0" in said)
+    assert f"\n## {section}\n" in (ROOT / "docs" / "failures.md").read_text()
+
+
+def test_all_rules_are_tried_here():
+    assert {rule.section for rule in (*RULES, EXPERTS)} == set(FAILURES)
+
+
+def test_what_is_no_failure():
+    alone = lambda **numbers: heard(lambda n: healthy(n) | {k.replace("__", "/"): v for k, v in numbers.items()})
+    assert alone(router__load__0=1.0, router__load__1=1.0) == []  # all experts for all tasks
+    assert alone(harmony__a=1.0) == []  # switched off
+    assert heard(lambda n: healthy(n) | {"world/reconstruction/a": 5.0}, fresh=False) == []  # began with weights
+    assert heard(lambda n: healthy(n) | {"router/load/1": 0.0}, warmup=20) == []  # one expert's warm-up
+    last = lambda n: {"router/load/1": 0.0 if n % 3 else 0.5}
+    assert heard(lambda n: healthy(n) | last(n)) == []  # now and then
+    assert heard(lambda n: healthy(n) | {"agent/entropy/a": -1.0, "episode/a/return": 0.0}) == []  # continuous actions
+
+
+def test_lines_read_again_bring_it_to_where_it_was():
+    """A resumed run reads its lines and says nothing again."""
+    line = lambda n: healthy(n) | FAILURES["Returns explode"](n)
+    lines = [{"step": n, "update": n + 1, **line(n)} for n in range(12)]
+    first, again = Advice(["a"], 0), Advice(["a"], 0)
+    assert len([text for each in lines for text in first.look(each)]) == 1
+    for each in lines[:8]:
+        again.look(each)
+    assert [text for each in lines[8:] for text in again.look(each)] == []
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_wrong_in_many_ways_is_told_so(tmp_path):
+    """A world model that does not learn, of rewards nothing, sigmas that stay behind, a greedy actor, all tasks on
+    one expert. (Returns explode in lines made up above: no setting does that for certain.)"""
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"tasks": ["catch", "grid"], "cluster": [0, 1], "experts": [[0], [0]]}))
+    changes = ["optimizer.world_lr=1e-9", "loss.harmony=zero", "optimizer.harmony_lr=1e-3", "loss.reward=0.0"]
+    changes += ["optimizer.agent_lr=0.3", "agent.entropy=0.0", "agent.unimix=0.0", "model.zero_heads=True"]
+    changes += ["router.experts=3", "router.mode=table", f"clustering.table={table}", "train.steps=240", "log.every=3"]
+    changes += ["evaluation.every=80", "evaluation.max_steps=10"]
+    tmp_path = tmp_path / "run"
+    output = run(
+        "train", "--config=tests/configs/tiny.py", f"--workdir={tmp_path}", *(f"--config.{c}" for c in changes)
+    )
+    said = re.findall(r"^advice: .*\(docs/failures.md: (.*)\)$", output, re.MULTILINE)
+    assert len(set(said)) == len(said)
+    assert set(FAILURES) - {"Returns explode"} <= set(said), output
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["time/updates_per_second"] >= 0 and line["time/memory_gb"] > 0.05 and line["time/cores_busy"] > 0
+    learned = [line for line in lines if "world/gradient_norm" in line]
+    for before, line in itertools.pairwise(learned):
+        if line["update"] - before["update"] == 3 and line["time/updates_per_second"]:
+            flop = line["time/flop_per_second"] / line["time/updates_per_second"]
+            assert flop > 1e6  # of one update, whichever it is

@@ -1,0 +1,148 @@
+"""The pages of a run and of a comparison: one file each, whole in a browser whatever its colours and width."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import Browser
+from sklearn.metrics import adjusted_rand_score
+from test_report import TASKS, make_run
+
+from mow_jax.report import compare as comparison
+from mow_jax.report import comparing, data, page, render
+from mow_jax.report.__main__ import main
+from mow_jax.report.render import Picture, Section
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    """Two variants, two seeds each, of which one wins in everything."""
+    folder = tmp_path_factory.mktemp("sweep")
+    scores = {("mow", 0): 0.9, ("mow", 1): 0.8, ("one", 0): 0.5, ("one", 1): 0.3}
+    for (variant, seed), score in scores.items():
+        place = folder / variant / str(seed)
+        place.mkdir(parents=True)
+        make_run(place, seed, score)
+        config = {"seed": seed, "suite": {"name": "gymnasium"}, "router": {"experts": 4 if variant == "mow" else 1}}
+        (place / "config.json").write_text(json.dumps(config))
+    order = [{"variant": variant} for variant in ("one", "mow")]  # not that of the alphabet
+    (folder / "sweep.json").write_text(json.dumps(order))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["run", "comparison"])
+def test_a_page_is_whole_in_a_browser_at_every_width_and_colour(kind: str, sweep: Path, tmp_path: Path):
+    if kind == "run":
+        assert main([f"--workdir={sweep / 'mow' / '0'}"]) == 0
+        folder, figures = sweep / "mow" / "0" / "report", 15
+    else:
+        assert main([f"--compare={sweep}"]) == 0
+        folder, figures = sweep / "comparison", 5
+    alone = tmp_path / "alone.html"  # away from every file that lies beside it
+    alone.write_bytes((folder / "index.html").read_bytes())
+    assert alone.stat().st_size < 15_000_000
+    assert not re.search(r"""(src|href|srcset)=["']?(https?:|//|[^d#"'][^a])|url\(|@import""", alone.read_text())
+    with Browser(tmp_path / "profile", alone.as_uri()) as browser:
+        browser.wait("document.images.length > 0 && [...document.images].every(image => image.complete)")
+        grounds = set()
+        for scheme in ("light", "dark"):
+            for width in (1280, 390):
+                browser.look(scheme, width)
+                browser.wait("[...document.images].every(image => image.complete && image.naturalWidth > 100)")
+                assert browser.ask("document.images.length") == figures
+                assert browser.ask("document.documentElement.scrollWidth <= window.innerWidth"), (scheme, width)
+                grounds.add((scheme, browser.ask("getComputedStyle(document.body).backgroundColor")))
+                chosen = "[...document.querySelectorAll('picture:has(source) img')].map(image => image.currentSrc)"
+                first = "[...document.querySelectorAll('picture:has(source) img')].map(image => image.src)"
+                assert browser.ask(f"JSON.stringify({chosen}) === JSON.stringify({first})") == (scheme == "light")
+                browser.picture(tmp_path / f"{kind}_{scheme}_{width}.png")
+        assert grounds == {("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 24, 29)")}
+        asked = "performance.getEntriesByType('resource').filter(entry => !entry.name.startsWith('data:')).length"
+        assert browser.ask(asked) == 0
+
+
+def test_a_comparison_says_who_is_better_where_and_at_what_cost(sweep: Path, tmp_path: Path):
+    folder = comparison.write([str(sweep)], str(tmp_path / "made"))
+    text = (folder / "report.md").read_text().replace("\\", "")
+    assert "| one | 2 | 0.400 [-0.871, 1.671] |" in text  # 0.5 and 0.3: 12.706 standard errors of 0.1
+    assert text.index("| one | 2 |") < text.index("| mow | 2 |")  # as in the sweep's table
+    assert "| router.experts | 1 | 4 |" in text and "| seed |" not in text
+    for picture in ("overview", "profile", "improvement", "curves", "clusters"):
+        assert (folder / f"{picture}.png").exists() and (folder / f"{picture}.dark.png").exists()
+    assert f"| one | 200 | 20 | {10 / 3600:.3f} |" in text
+
+
+def test_several_folders_need_a_place_and_must_hold_runs(sweep: Path, tmp_path: Path, capsys):
+    one, other = sweep / "mow" / "0", sweep / "one" / "0"
+    assert main([f"--compare={one},{other}"]) == 2 and "--out=DIR" in capsys.readouterr().err
+    assert main([f"--compare={tmp_path}"]) == 2 and "holds no run" in capsys.readouterr().err
+    assert main([f"--workdir={one}", "--out=x"]) == 2 and "--compare" in capsys.readouterr().err
+    assert main([f"--compare={one}", "--follow"]) == 2 and "--workdir" in capsys.readouterr().err
+
+
+def test_the_probability_of_improvement_by_hand():
+    better, base = np.array([[1.0, 0.0], [1.0, 2.0]]), np.array([[0.5, 0.0], [0.5, 1.0]])
+    value, low, high = comparing.beats(better, base)  # task 0: 1; task 1: (1/2 + 0 + 1 + 1) / 4
+    assert value == pytest.approx((1 + 0.625) / 2) and low < value < high
+    assert comparing.beats(better[:1], base[:1]) == (0.75, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rand_index_is_the_known_one(seed: int):
+    rng = np.random.default_rng(seed)
+    one, other = rng.integers(0, 4, 20), rng.integers(0, 3, 20)
+    assert comparison.rand_index(one, other) == pytest.approx(adjusted_rand_score(one, other))
+    assert comparison.rand_index(one, one) == 1.0
+    assert comparison.rand_index(np.arange(5), np.arange(5)) is None  # one a task: there is no other way
+
+
+def test_pictures_that_do_not_fit_are_named(tmp_path, monkeypatch):
+    for name, size in {"figure.png": 60, "small.gif": 90, "large.gif": 600}.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    section = Section(
+        "A", pictures=[Picture("figure.png", "f")], galleries=[[Picture("large.gif", "l"), Picture("small.gif", "s")]]
+    )
+    monkeypatch.setattr(render, "MOST", 300)
+    made = render.page("t", "s", [section], tmp_path)
+    assert made.count("data:image/png") == 1 and made.count("data:image/gif") == 1
+    assert "l: in large.gif, too large for this page" in made
+
+
+def test_advice_stands_at_the_top_of_the_page(tmp_path):
+    make_run(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line[f"world/reconstruction/{TASKS[0]}"] = 900.0
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page.write(data.read(str(tmp_path)))
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "**The reconstruction of Pong is where it began" in text and text.index("## Advice") < text.index(
+        "## Scores"
+    )
+
+
+def test_a_run_that_is_followed_has_its_page_written_until_it_is_over(tmp_path, monkeypatch, capsys):
+    make_run(tmp_path)
+    results = (tmp_path / "results.json").read_bytes()
+    (tmp_path / "results.json").unlink()
+    config = {"seed": 0, "suite": {"name": "gymnasium"}, "train": {"steps": 200}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("mow_jax.report.__main__.EVERY", 0.05)
+    made = tmp_path / "report" / "index.html"
+    follower = threading.Thread(target=main, args=([f"--workdir={tmp_path}", "--follow"],))
+    follower.start()
+    deadline = time.monotonic() + 300
+    while not made.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert 'http-equiv="refresh"' in made.read_text() and follower.is_alive()
+    (tmp_path / "results.json").write_bytes(results)
+    follower.join(300)
+    assert not follower.is_alive() and 'http-equiv="refresh"' not in made.read_text()
