@@ -151,4 +151,4 @@ def test_what_cannot_work_is_one_message(case: str, tmp_path):
 def test_a_resumed_run_keeps_what_it_sees(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     output = train(tmp_path / "run", "--config.suite.observation=pixels", config=CONFIG, code=2)
-    assert "suite.observation: state -> pixels" in output
+    assert "suite.observation: 'state' -> 'pixels'" in output
