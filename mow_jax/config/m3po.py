@@ -127,8 +127,6 @@ def preset(config: ConfigDict, name: str) -> ConfigDict:
 CHOICES = {
     "model.compute_dtype": ("auto", "float32", "bfloat16"),
     "bonus.kind": ("clipped", "reward", "none"),
-    "policy.replay": (True, False),
-    "model.termination": (True, False),
 }
 RANGES = {
     "whole [1, inf)": (
