@@ -76,7 +76,7 @@ def test_lines_read_again_bring_it_to_where_it_was():
     assert [text for each in lines[8:] for text in again.look(each)] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_goes_wrong_in_many_ways_is_told_so(tmp_path):
     """A world model that does not learn, of rewards nothing, sigmas that stay behind, a greedy actor, all tasks on
     one expert. (Returns explode in lines made up above: no setting does that for certain.)"""

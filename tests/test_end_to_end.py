@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,13 @@ def test_an_exported_agent_plays_what_its_workdir_plays_and_a_damaged_one_is_ref
     assert "exists already" in run("export", f"--workdir={finished}", f"--out={path}", code=2)
     assert "checkpoint of step 63" in run("export", f"--workdir={finished}", f"--out={path}x", "--step=63", code=2)
     whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:], b"no zip"):
+    header = zipfile.ZipFile(path).infolist()[0]
+    place = header.header_offset + 30 + len(header.filename) + header.compress_size // 2  # inside its data
+    for damaged in (
+        whole[: len(whole) // 2],
+        whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :],
+        b"no zip",
+    ):
         path.write_bytes(damaged)
         with pytest.raises(BadInput, match="no exported agent, or a damaged one"):
             mow_jax.load_agent(path)
@@ -128,7 +135,8 @@ def test_an_exported_agent_is_evaluated_like_its_workdir_and_into_another_folder
     assert (finished / "results.json").read_bytes() == before
     assert {len(task["returns"]) for task in results(out)["tasks"].values()} == {1}
     run("report", f"--workdir={out}")
-    assert "strips/" in (out / "report" / "index.html").read_text()
+    assert "strips/" in (out / "report" / "report.md").read_text()
+    assert "data:image/png" in (out / "report" / "index.html").read_text()
 
 
 def test_an_exported_agent_of_another_version_is_refused_with_a_hint(finished, tmp_path):

@@ -20,7 +20,7 @@ def code(path: Path) -> str:
     return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path):
     env = environment() | {"NOTEBOOK_TINY": "1", "NOTEBOOK_RUNS": str(tmp_path), "MPLBACKEND": "agg"}
