@@ -47,6 +47,10 @@ def main(config: ConfigDict, steps: int, held_out: int, updates: int, marks: int
     config.train.steps = steps + held_out + 1
     check(config)
     with tempfile.TemporaryDirectory() as directory, contextlib.closing(Run(config, Path(directory), [])) as run:
+        if "warmup" not in run.system.updates:
+            raise BadInput(
+                f"config.system={config.system} has no warm-up of a world model alone: name an experiment of MoW"
+            )
         lines = list(measure(run, steps, updates, marks))
     result = {"config": config.to_dict(), "commit": summary.commit(), "steps": steps, "lines": lines}
     if output:
@@ -60,7 +64,7 @@ def measure(run: Run, steps: int, updates: int, marks: int):
         while run.at.joint < run.plan.warmup_joint:
             collect(run)
             progress.update(run.steps, "")
-    rng, length = np.random.default_rng(run.config.seed), run.config.batch.length
+    rng = np.random.default_rng(run.config.seed)
     later = [draw(run, rng, WINDOWS, steps, run.replay.rows) for _ in range(BATCHES)]
     learn = lambda: run.learner.update("warmup", run.learner.deal(draw(run, rng, run.config.batch.sequences, 0, steps)))
     for _ in range(run.config.warmup.updates):
@@ -75,7 +79,7 @@ def measure(run: Run, steps: int, updates: int, marks: int):
             learn()
         jax.block_until_ready(run.learner.state)
         spent += time.process_time() - begun
-        found = numbers(run, later, length)
+        found = numbers(run, later)
         text = "  ".join(f"{name} {n['ratio']:.3f} {n['reward_correlation'] or 0:.3f}" for name, n in found.items())
         print(f"{target:6,} updates {spent * 1000 / max(1, target - 1):5.0f} ms each | {text}", flush=True)
         yield {"updates": target, "seconds": spent, "tasks": found}
@@ -88,7 +92,7 @@ def draw(run: Run, rng: np.random.Generator, count: int, first: int, end: int) -
     return run.replay.gather(np.stack([np.zeros_like(start), start], -1).astype(np.int32), length)
 
 
-def numbers(run: Run, batches: list[Batch], length: int) -> dict[str, dict[str, Any]]:
+def numbers(run: Run, batches: list[Batch]) -> dict[str, dict[str, Any]]:
     """Of each task: the ratio of reconstruction, the correlation of rewards, ..., over all windows."""
     said = [run.learner.predictions(batch) for batch in batches]
     found = {}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from mow_jax.ops.precision import compute_dtype
 from mow_jax.systems.m3po import agent as algorithm
 from mow_jax.systems.m3po.agent import Agent
 from mow_jax.systems.m3po.fresh import Trust
@@ -88,13 +87,6 @@ def discount(length: int, divisor: float, low: float, high: float) -> float:
     """gamma of a task with episodes of `length` agent steps (TD-MPC2)."""
     share = length / divisor
     return min(max((share - 1) / share, low), high)
-
-
-def compute_dtype(name: str) -> Any:
-    """The precision of matrix products."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name).type
 
 
 # --- What people are told ---------------------------------------------------------------------------------------------

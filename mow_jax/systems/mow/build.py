@@ -6,11 +6,10 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from mow_jax.ops.precision import compute_dtype
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.systems.mow import clustering, imagination, inspection, playing, warmup
 from mow_jax.systems.mow.actor_critic import ActorCritic
@@ -147,13 +146,6 @@ def clusters(config: ConfigDict, tasks: int) -> int:
     """N_m: as configured, at most one a task."""
     methods = {"single": 1, "identity": tasks}
     return methods.get(config.clustering.method, min(config.clustering.clusters, tasks))
-
-
-def compute_dtype(name: str) -> Any:
-    """The precision of matrix products."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name).type
 
 
 # --- What people are told ---------------------------------------------------------------------------------------------

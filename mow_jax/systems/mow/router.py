@@ -90,9 +90,8 @@ def select(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.
         scores = scores * jnp.exp(routing.noise * jax.random.gumbel(key, scores.shape))
     new = reselect(scores, experts, routing.margin / routing.experts)
     settled = frozen(routing, update)
-    if (
-        routing.rest and routing.gate == "none"
-    ):  # nothing but balance speaks for a change, and a falling tau against rest
+    if routing.rest and routing.gate == "none":
+        # Nothing but balance speaks for a change, and a falling tau against rest.
         settled |= is_balanced(load(experts, routing.experts), routing).all()
     return jnp.where(settled, experts, new)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from mow_jax.ops.precision import compute_dtype
 from mow_jax.systems.scalezero import agent as algorithm
 from mow_jax.systems.scalezero.agent import Agent
 from mow_jax.systems.scalezero.search import Search
@@ -83,13 +82,6 @@ def agent(config: ConfigDict, tasks: list[Task]) -> Agent:
         smoothing=smoothing,
         **config.optimizer.to_dict(),
     )
-
-
-def compute_dtype(name: str) -> Any:
-    """The precision of matrix products."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name).type
 
 
 # --- What people are told ---------------------------------------------------------------------------------------------
