@@ -19,6 +19,7 @@ TOGETHER = {
     "optimizer.agent_lr": 5e-4,
 }
 MEAN = TOGETHER | {"model.reward": "mean", "agent.entropy": 5e-3}
+APART = MEAN | {"clustering.method": "identity", "router.experts": 4, "router.active": 2}
 # What each variant changes. Prediction and outcome of every one: results/atari_cpu.
 VARIANTS = {
     "baseline": {},
@@ -42,7 +43,16 @@ VARIANTS = {
     "router_table": {"router.mode": "table"},
     "together": TOGETHER,
     "together_mean": MEAN,
-    "apart": MEAN | {"clustering.method": "identity", "router.experts": 4, "router.active": 2},
+    "apart": APART,
+    "small_batches": APART
+    | {
+        "train.ratio": 1.0,
+        "batch.sequences": 1,
+        "agent.contexts": 8,
+        "agent.entropy": 3e-3,
+        "optimizer.agent_lr": 3e-4,
+        "model.posterior_scale": 4.0,
+    },
     "one": {"clustering.method": "single", "router.experts": 1},
 }
 
