@@ -53,6 +53,16 @@ VARIANTS = {
         "optimizer.agent_lr": 3e-4,
         "model.posterior_scale": 4.0,
     },
+    "apart_short": APART
+    | {
+        "batch.sequences": 8,
+        "batch.length": 9,
+        "agent.horizon": 5,
+        "agent.act_context": 7,
+        "agent.entropy": 3e-3,
+        "model.posterior_scale": 4.0,
+        "train.ratio": 0.35,
+    },
     "one": {"clustering.method": "single", "router.experts": 1},
 }
 
