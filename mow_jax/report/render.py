@@ -37,6 +37,7 @@ table { border-collapse: collapse; margin: .8rem 0 1.2rem; font-size: .92rem; fo
 th, td { padding: .28rem .9rem .28rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
 table.text th, table.text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+table.text td:first-child { white-space: nowrap; }
 th { color: var(--quiet); font-weight: 600; }
 tbody tr:hover { background: var(--hover); }
 figure { margin: 1rem 0 1.6rem; } img { max-width: 100%; height: auto; display: block; }
