@@ -208,16 +208,20 @@ def test_a_mirror_on_the_device_changes_nothing(finished, tmp_path):
     assert metrics(tmp_path) == metrics(finished)
 
 
-def test_windows_drawn_ahead_change_nothing(finished, tmp_path, monkeypatch):
-    """The same run, but that every update draws its windows when it is due."""
+def test_windows_drawn_ahead_change_nothing(tmp_path, monkeypatch):
+    """Two short runs, in one of which every update draws its windows when it is due."""
     spec = importlib.util.spec_from_file_location("tiny", ROOT / TINY)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    one = jax.local_devices()[:1]
+    config, one = module.get_config(), jax.local_devices()[:1]
+    config.train.steps, config.warmup.updates, config.log.every = 32, 2, 1
+    config.evaluation.update(every=0, episodes=1, max_steps=4)
     monkeypatch.setattr(jax, "local_devices", lambda: one)
+    assert loop.train(config, tmp_path / "ahead") == 0
     monkeypatch.setattr(loop, "draw_ahead", lambda run: None)
-    assert loop.train(module.get_config(), tmp_path / "run") == 0
-    assert_same_run(finished, tmp_path / "run")
+    assert loop.train(config, tmp_path / "when due") == 0
+    assert_same_run(tmp_path / "ahead", tmp_path / "when due")
+    assert metrics(tmp_path / "ahead")[-1]["update"] > 5
 
 
 def test_storm_mode_trains(tmp_path):
