@@ -60,3 +60,23 @@ def test_sums_are_taken_in_float32(program):
     dtypes = {equation.invars[0].aval.dtype for equation in sums}
     assert jnp.float32 in dtypes
     assert jnp.bfloat16 not in dtypes
+
+
+def cast_inside(jaxpr: Any, arguments: list[Any]) -> Iterator[str]:
+    """Which of these arguments of a program it casts to bfloat16."""
+    for equation in jaxpr.eqns:
+        given = [i for i, variable in enumerate(equation.invars) if any(variable is one for one in arguments)]
+        if given and equation.primitive.name == "convert_element_type" and equation.params["new_dtype"] == jnp.bfloat16:
+            yield str(equation)
+        for part in inner(equation):
+            if len(part.invars) == len(equation.invars):
+                yield from cast_inside(part, [part.invars[i] for i in given])
+
+
+def test_no_loop_casts_its_weights_anew_at_every_step(program):
+    loops = [equation for equation in equations(program) if equation.primitive.name == "scan"]
+    bodies = [(loop.params["jaxpr"].jaxpr, loop.params["num_consts"]) for loop in loops]
+    imagining = [(body, count) for body, count in bodies if count > 5]
+    assert len(imagining) == 2, "contexts are encoded in one loop, rollouts imagined in another"
+    for body, count in bodies:
+        assert list(cast_inside(body, body.invars[:count])) == []

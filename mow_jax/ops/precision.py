@@ -1,4 +1,4 @@
-"""The precision of matrix products: by its name in a config, and exact where numbers are kept."""
+"""The precision of matrix products: by its name in a config, exact where numbers are kept, weights cast once."""
 
 from __future__ import annotations
 
@@ -17,3 +17,17 @@ def compute_dtype(name: str) -> Any:
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name).type
+
+
+def cast_once(params: Any, dtype: Any) -> Any:
+    """Parameters with the weights that only products read ("kernel", "positions") in the products' `dtype`.
+
+    For whoever uses them again and again without gradients, to the same results: otherwise each use casts them anew,
+    and XLA leaves that inside of loops. The router's stay, as its products are in float32.
+    """
+
+    def cast(path, leaf):
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        return leaf.astype(dtype) if names[-1] in ("kernel", "positions") and "router" not in names else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
