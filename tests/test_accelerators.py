@@ -16,6 +16,8 @@ from mow_jax import build
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.systems.mow import build as mow
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def program() -> Any:
@@ -57,9 +59,8 @@ def test_products_in_float32_are_exact(program):
 def test_sums_are_taken_in_float32(program):
     """Gradients of biases and of the factors and shifts of norms among them."""
     sums = [equation for equation in equations(program) if equation.primitive.name == "reduce_sum"]
-    dtypes = {equation.invars[0].aval.dtype for equation in sums}
-    assert jnp.float32 in dtypes
-    assert jnp.bfloat16 not in dtypes
+    dtypes = {equation.invars[0].aval.dtype.name for equation in sums}
+    assert "float32" in dtypes and "bfloat16" not in dtypes
 
 
 def cast_inside(jaxpr: Any, arguments: list[Any]) -> Iterator[str]:
