@@ -35,7 +35,7 @@ class Learner:
         slots = np.where(self._valid, slots, me)
         self._places = slots // apart  # ... and where it stands in `mine`
         # One device takes all tasks as they stand: `leaf[None]` is a view where `leaf[places]` would be a copy.
-        as_they_stand = np.array_equal(self._places, [range(len(self.mine))])
+        as_they_stand = np.array_equal(self._places, np.arange(len(self.mine))[None])
         self._deal = None if as_they_stand else self._places
         mask = np.array([task.action_mask for task in tasks], bool)
         shard = Shard(slots.astype(np.int32), self._valid.astype(np.float32), mask[slots])
