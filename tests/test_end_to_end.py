@@ -215,6 +215,7 @@ def test_windows_drawn_ahead_change_nothing(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     config, one = module.get_config(), jax.local_devices()[:1]
     config.train.steps, config.warmup.updates, config.log.every = 32, 2, 1
+    config.clustering.method = "random"
     config.evaluation.update(every=0, episodes=1, max_steps=4)
     monkeypatch.setattr(jax, "local_devices", lambda: one)
     assert loop.train(config, tmp_path / "ahead") == 0
