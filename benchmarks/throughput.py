@@ -145,7 +145,8 @@ def part_functions(agent: Agent) -> dict[str, Callable]:
     """The three parts of agent.update, each from the state, its input and the shard."""
 
     def imagination(state: TrainState, contexts: Batch, shard: Any) -> Any:
-        return algorithm.imagine(agent, state, algorithm.gather(agent, state, shard), contexts, shard)
+        fixed = algorithm.cast_once(agent, state)
+        return algorithm.imagine(agent, fixed, algorithm.gather(agent, fixed, shard), contexts, shard)
 
     def behaviour(state: TrainState, dream: Any, shard: Any) -> Any:
         rows = algorithm.gather(agent, state, shard)

@@ -34,6 +34,9 @@ class Learner:
         self._valid = slots < len(tasks)
         slots = np.where(self._valid, slots, me)
         self._places = slots // apart  # ... and where it stands in `mine`
+        # One device takes all tasks as they stand: `leaf[None]` is a view where `leaf[places]` would be a copy.
+        as_they_stand = np.array_equal(self._places, np.arange(len(self.mine))[None])
+        self._deal = None if as_they_stand else self._places
         mask = np.array([task.action_mask for task in tasks], bool)
         shard = Shard(slots.astype(np.int32), self._valid.astype(np.float32), mask[slots])
         self._sharding = NamedSharding(Mesh(np.array(self.devices), ("device",)), PartitionSpec("device"))
@@ -142,8 +145,9 @@ class Learner:
         return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
 
     def deal(self, tree: Any) -> Any:
-        """Arrays [K, ...] dealt out to the devices as [devices, K', ...]."""
-        return self._put(jax.tree.map(lambda leaf: leaf[self._places], tree))
+        """Arrays [K, ...] dealt out to the devices as [devices, K', ...]. Nobody may change them from then on: devices
+        read them late, and CPUs may go on using the very memory."""
+        return self._put(jax.tree.map(lambda leaf: leaf[self._deal], tree))
 
     def same(self, value: Any) -> jax.Array:
         """One value for all devices, [devices, ...]."""

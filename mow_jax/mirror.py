@@ -25,7 +25,10 @@ class Mirror:
         """Room for `rows` rows of each stream; those already in the replay are copied."""
         self._learner = learner
         tasks = len(learner.mine)
-        self._rows: Batch = learner.deal(replay.empty((tasks, envs, rows)))
+        # Made where it stays: zeros of all rows would take as much memory on the host first.
+        self._rows: Batch = learner.program(functools.partial(_zeros, count=rows))(
+            learner.deal(replay.empty((tasks, envs, 1)))
+        )
         self._write = learner.program(_write, donate=0)
         self._count = 0
         for start in range(0, replay.rows, FILL):
@@ -45,6 +48,11 @@ class Mirror:
         start = self._learner.same(np.int32(self._count))
         self._rows = self._write(self._rows, self._learner.deal(rows), start)
         self._count += rows.reward.shape[2]
+
+
+def _zeros(like: Batch, count: int) -> Batch:
+    """`count` rows [K', E, count, ...] of zeros, of the shapes and kinds of the row `like` [K', E, 1, ...]."""
+    return jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape[:2], count, *leaf.shape[3:]), leaf.dtype), like)
 
 
 def _write(rows: Batch, new: Batch, start: jax.Array) -> Batch:

@@ -65,6 +65,7 @@ class Run:
         fresh = not config.train.init_from
         self.advice = advice.Advice(self.names, self.plan.warmup_updates, fresh)
         self.fault = ""  # in learning, for which the run should stop
+        self._drawn: tuple[tuple, list[Batch]] = (), []  # windows of the next update, and the moment they are for
         self._begin()
         self.meter = meter.Meter(self.at.update, self.steps)
         mirror = (self.learner, self.replay, config.train.envs, self.plan.joint_steps)
@@ -92,11 +93,22 @@ class Run:
             return self._mirror.gather(indices, window.length)
         return self.learner.deal(self.replay.gather(indices, window.length))
 
+    def draw(self, name: str) -> None:
+        """Draws the windows of update `name` and keeps them for it; early, while the devices still work on another."""
+        draws = self.system.updates[name].windows.items()
+        self._drawn = self._moment(name), [self.sample(window, stream) for stream, window in draws]
+
     def update(self, name: str) -> dict[str, Any]:
         """One update of the system, on the windows that it draws; metrics."""
         self.trace.at(self.at.update, self.learner.state)
-        draws = self.system.updates[name].windows.items()
-        return self.learner.update(name, *(self.sample(window, stream) for stream, window in draws))
+        if self._drawn[0] != self._moment(name):
+            self.draw(name)
+        (_, windows), self._drawn = self._drawn, ((), [])
+        return self.learner.update(name, *windows)
+
+    def _moment(self, name: str) -> tuple:
+        """All that windows depend on but the seed: what was drawn at another moment is not what `name` draws now."""
+        return name, self.at.update, self.replay.rows
 
     def add_episodes(self, episodes: list[Episode]) -> None:
         """This process's finished episodes, for the next line of metrics."""

@@ -61,6 +61,7 @@ def collect(run: Run) -> None:
     run.append(row, extras)
     run.add_episodes(episodes)
     run.at.joint += 1
+    draw_ahead(run)
 
 
 def due(run: Run) -> tuple[int, int]:
@@ -70,6 +71,15 @@ def due(run: Run) -> tuple[int, int]:
     rounds = (run.at.joint - run.plan.warmup_joint) // run.config.train.burst
     after = int(rounds * run.config.train.burst * run.config.train.ratio + 1e-9)
     return rounds, run.plan.warmup_updates + after
+
+
+def draw_ahead(run: Run) -> None:
+    """Draws the windows of what is due next, while the devices still learn from those before."""
+    rounds, updates = due(run)
+    if run.at.round < rounds and "on_policy" in run.system.updates:
+        run.draw("on_policy")
+    elif run.at.update < updates:
+        run.draw("training")
 
 
 def learn(run: Run) -> None:

@@ -168,7 +168,7 @@ def test_a_newcomer_reads_the_loop_the_algorithm_its_model_and_an_experiment():
     for guide in ("README.md", "CONTRIBUTING.md"):
         text = (ROOT / guide).read_text()
         assert all(f"`{name}`" in text for name in read), guide
-    assert sum(len((ROOT / name).read_text().splitlines()) for name in read) <= 780
+    assert sum(len((ROOT / name).read_text().splitlines()) for name in read) <= 800
 
 
 IMPORT_WHOLE_ROOM = """

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from processes import ROOT, digests, metrics, replay_files
+from processes import ROOT, assert_same_run, digests, metrics, replay_files
 
 from mow_jax import config as keys
 from mow_jax import evaluate, load, load_agent, train, workdir
 from mow_jax.report.__main__ import main as report
+from mow_jax.run import Run
 from mow_jax.types import Acted, BadInput, System, Update, Window
 
 
@@ -165,6 +166,40 @@ def test_the_copy_on_the_device_has_the_extras_too(whole, tmp_path):
     config.replay.device_mirror = True
     trained(tmp_path / "run", config)
     assert all(metrics(tmp_path / "run")[i] == line for i, line in enumerate(metrics(whole)))
+
+
+@pytest.mark.parametrize(
+    ("training", "rounds", "mirror", "devices"),
+    [
+        (dict(burst=1), False, False, 1),
+        pytest.param(dict(burst=4), True, True, 1, marks=pytest.mark.slow),
+        pytest.param(dict(burst=1, ratio=2.0), False, True, 2, marks=pytest.mark.slow),
+        pytest.param(dict(burst=2, ratio=0.5, overlap=False), False, False, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_windows_drawn_ahead_are_those_that_an_update_would_draw(
+    tmp_path, monkeypatch, training, rounds, mirror, devices
+):
+    config, here, update, ready = settings(steps=32, **training), jax.local_devices()[:devices], Run.update, []
+    config.replay.device_mirror = mirror
+
+    def without_rounds(*arguments):
+        made = fake(*arguments)
+        return made._replace(updates={"training": made.updates["training"]})
+
+    if not rounds:
+        monkeypatch.setattr(sys.modules["mow_jax.systems.fake.build"], "system", without_rounds)
+    monkeypatch.setattr(jax, "local_devices", lambda: here)
+    monkeypatch.setattr(Run, "update", lambda run, name: ready.append((name, run._drawn[0])) or update(run, name))
+    ahead = trained(tmp_path / "ahead", config)
+    first = [name for name, moment in ready if moment]
+    assert first == ["on_policy" if rounds else "training"] * (
+        8 // max(training["burst"], 1 / training.get("ratio", 1))
+    )
+    monkeypatch.setattr(train, "draw_ahead", lambda run: None)
+    plain = trained(tmp_path / "plain", config)
+    assert not any(moment for _, moment in ready[len(ready) // 2 :])
+    assert_same_run(plain, ahead)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mow_jax.ops.precision import EXACT
 from mow_jax.types import Shard
 
 
@@ -25,7 +26,7 @@ def take_rows(params: Any, table: jax.Array) -> Any:
 def pool_by_row(x: jax.Array, row: jax.Array, rows: int) -> jax.Array:
     """The sum of x [...] over all tasks with the same row; seen by one task, inside the axes "task" and "device"."""
     one_hot = jax.nn.one_hot(row, rows, dtype=x.dtype)
-    return jax.lax.psum(jnp.tensordot(one_hot, x, axes=0), ("task", "device"))[row]
+    return jax.lax.psum(jnp.tensordot(one_hot, x, axes=0, precision=EXACT), ("task", "device"))[row]
 
 
 def of_all_tasks(x: jax.Array) -> jax.Array:
@@ -42,7 +43,7 @@ def merge_rows(stacked: Any, updated: Any, table: jax.Array, valid: jax.Array) -
     def merge(old, new):
         used = jax.nn.one_hot(table, old.shape[0]) * valid[:, None]
         count = jax.lax.psum(used.sum(0), "device").reshape(-1, *[1] * (old.ndim - 1))
-        total = jax.lax.psum(jnp.tensordot(used, new, axes=(0, 0)), "device")
+        total = jax.lax.psum(jnp.tensordot(used, new, axes=(0, 0), precision=EXACT), "device")
         return jnp.where(count > 0, total / jnp.maximum(count, 1), old)
 
     return jax.tree.map(merge, stacked, updated)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from mow_jax.ops.precision import EXACT
+
 BINS = 255
 LIMIT = 20.0
 
@@ -46,7 +48,8 @@ def decode(logits: jax.Array, limit: float = LIMIT) -> jax.Array:
 
     Of what is seldom and large it makes little: 100 with probability 0.01 is read as 0.05.
     """
-    return symexp(jax.nn.softmax(logits.astype(jnp.float32)) @ bins(logits.shape[-1], limit))
+    p = jax.nn.softmax(logits.astype(jnp.float32))
+    return symexp(jnp.matmul(p, bins(logits.shape[-1], limit), precision=EXACT))
 
 
 def mean(logits: jax.Array) -> jax.Array:
@@ -55,4 +58,4 @@ def mean(logits: jax.Array) -> jax.Array:
     Bins of opposite sign are added up first, so that what a young head gives to the outermost ones cancels.
     """
     p, half = jax.nn.softmax(logits.astype(jnp.float32)), BINS // 2
-    return (p[..., half + 1 :] - p[..., :half][..., ::-1]) @ symexp(bins()[half + 1 :])
+    return jnp.matmul(p[..., half + 1 :] - p[..., :half][..., ::-1], symexp(bins()[half + 1 :]), precision=EXACT)

@@ -93,7 +93,8 @@ def convolutions(layers: list[dict], frames: jax.Array, dtype: Any) -> jax.Array
     stride 2 with ReLU."""
     x = (frames.astype(jnp.float32) / 255 - 0.5).astype(dtype).reshape(-1, *frames.shape[-3:])
     for layer in layers:
-        x = jax.nn.relu(downsample(x, layer["kernel"].astype(dtype)) + layer["bias"].astype(dtype))
+        x = downsample(x, layer["kernel"].astype(dtype)).astype(jnp.float32) + layer["bias"]  # summed so in gradients
+        x = jax.nn.relu(x).astype(dtype)
     return x.astype(jnp.float32).reshape(*frames.shape[:-3], -1)
 
 

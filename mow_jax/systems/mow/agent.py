@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from mow_jax.ops import routing
+from mow_jax.ops import precision, routing
 from mow_jax.ops.keys import named_key, task_keys
 from mow_jax.systems.mow import actor_critic, imagination, router, world_model
 from mow_jax.systems.mow.actor_critic import ActorCritic
@@ -114,8 +114,9 @@ def end_warmup(agent: Agent, state: TrainState, table: Table, copy_rows: bool) -
 def update(agent: Agent, state: TrainState, batch: Batch, contexts: Batch, shard: Shard) -> tuple[TrainState, dict]:
     """One whole update from windows [K', B, T] and contexts [K', N, C]; metrics are scalars, [K] or [N_e] arrays."""
     learned, world_metrics = learn_world(agent, state, batch, shard)
-    rows = gather(agent, learned, shard)
-    dream = imagine(agent, learned, rows, contexts, shard)
+    fixed = cast_once(agent, learned)
+    rows = gather(agent, fixed, shard)
+    dream = imagine(agent, fixed, rows, contexts, shard)
     learned, agent_metrics = learn_behaviour(agent, learned, rows, dream, shard)
     return keep_finite(state, learned, world_metrics | agent_metrics)
 
@@ -218,6 +219,12 @@ def gather(agent: Agent, state: TrainState, shard: Shard) -> Rows:
     return world_model.gather(agent.world, state.params, state.statistics, state.table, shard.ids, scores)
 
 
+def cast_once(agent: Agent, state: TrainState) -> TrainState:
+    """The state to imagine and act with: without gradients, so that weights can be in the products' precision."""
+    params, actor = precision.cast_once((state.params, state.actor), agent.world.dtype)
+    return state._replace(params=params, actor=actor)
+
+
 # --- Imagination ------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +269,7 @@ def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, d
 
 def act(agent: Agent, state: TrainState, acting: ActState, observation, is_first, step, shard: Shard):
     """Sampled actions [K', E] (or [K', E, A]) for frames [K', E, S, S, 3] at joint step `step`; the new contexts."""
+    state = cast_once(agent, state)
     run = functools.partial(imagination.act, agent.imagination, agent.world, agent.behaviour, state.actor)
     keys = task_keys(agent.seed, step, "act", shard)
     vmapped = jax.vmap(run, in_axes=(ROW_AXES, 0, 0, 0, 0, 0))

@@ -33,15 +33,16 @@ class Linear(nn.Module):
     bias: bool = True
     scale: float = 1.0
     dtype: Any = jnp.float32
+    precision: jax.lax.Precision | None = None  # of the product; None: jax's default
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         bound = self.scale / math.sqrt(x.shape[-1])
         kernel = self.param("kernel", uniform(bound), (x.shape[-1], self.features))
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
-        if self.bias:
-            y = y + self.param("bias", uniform(bound), (self.features,)).astype(self.dtype)
-        return y
+        y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), precision=self.precision)
+        if self.bias:  # added in float32, so that its gradient is a sum in float32 too
+            y = y.astype(jnp.float32) + self.param("bias", uniform(bound), (self.features,))
+        return y.astype(self.dtype)
 
 
 class Convolution(nn.Module):
@@ -92,7 +93,7 @@ class BatchNorm(nn.Module):
                 running_mean.value = (1 - self.momentum) * running_mean.value + self.momentum * mean
                 running_var.value = (1 - self.momentum) * running_var.value + self.momentum * unbiased
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
+        return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(x.dtype)  # gradients sum in float32
 
 
 class ConvolutionBlock(nn.Module):

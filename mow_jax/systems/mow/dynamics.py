@@ -98,7 +98,7 @@ class Dynamics(NamedTuple):
         expert_cache = None if cache is None else cache.experts
         in_axes = (0, None if cache is None else 0, None if keys is None else 0)
         outputs, expert_cache = jax.vmap(run, in_axes)(rows, expert_cache, None if keys is None else keys[1:])
-        outputs = jnp.moveaxis(outputs * gate[:, None, None, None].astype(outputs.dtype), 0, -2)
+        outputs = jnp.moveaxis((outputs * gate[:, None, None, None]).astype(self.expert.dtype), 0, -2)
         outputs = outputs.reshape(*outputs.shape[:-2], -1)
         embedding = jnp.broadcast_to(embedding, (*outputs.shape[:-1], embedding.shape[-1]))
         rngs = None if keys is None else {"dropout": keys[0]}

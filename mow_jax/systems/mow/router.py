@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mow_jax.ops.precision import EXACT
 from mow_jax.systems.mow.blocks import Linear
 
 
@@ -118,9 +119,10 @@ class Router(nn.Module):
 
     @nn.compact
     def __call__(self, embedding: jax.Array, tau: jax.Array | float = 1.0) -> jax.Array:
-        x = nn.relu(Linear(self.width)(embedding))
-        x = nn.relu(Linear(self.width)(x))
-        return jax.nn.softmax(Linear(self.experts)(x) / tau)
+        linear = functools.partial(Linear, precision=EXACT)
+        x = nn.relu(linear(self.width)(embedding))
+        x = nn.relu(linear(self.width)(x))
+        return jax.nn.softmax(linear(self.experts)(x) / tau)
 
 
 def first_selection(scores: jax.Array, active: int, first: str = "even") -> jax.Array:

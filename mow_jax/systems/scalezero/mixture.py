@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mow_jax.ops.precision import EXACT
+
 XAVIER = nn.initializers.xavier_uniform()
 
 
@@ -64,7 +66,7 @@ class Mixture(nn.Module):
         experts = {name: self.param(name, stacked, (self.experts, *shape)) for name, shape in shapes.items()}
         flat = x.reshape(-1, width)
         # In float32: a rounding would send a token to another expert.
-        weight, index = select(flat.astype(jnp.float32) @ gate, self.active, self.gate_norm)
+        weight, index = select(jnp.matmul(flat.astype(jnp.float32), gate, precision=EXACT), self.active, self.gate_norm)
         self.sow("intermediates", "load", (index[..., None] == jnp.arange(self.experts)).mean((0, 1)))
         experts = {name: leaf.astype(self.dtype) for name, leaf in experts.items()}
         y = mix(flat.astype(self.dtype), weight, index, **experts).reshape(x.shape)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from mow_jax.ops.precision import EXACT
+
 _EPSILON = 1e-3
 
 
@@ -31,7 +33,8 @@ def categories(x: jax.Array, bins: int, smoothing: float = 0.0) -> jax.Array:
 def scalar(logits: jax.Array) -> jax.Array:
     """What logits [..., bins] stand for: h^-1 of the mean bin."""
     limit = (logits.shape[-1] - 1) // 2
-    return expand(jax.nn.softmax(logits.astype(jnp.float32)) @ jnp.arange(-limit, limit + 1, dtype=jnp.float32))
+    p, bins = jax.nn.softmax(logits.astype(jnp.float32)), jnp.arange(-limit, limit + 1, dtype=jnp.float32)
+    return expand(jnp.matmul(p, bins, precision=EXACT))
 
 
 def cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:

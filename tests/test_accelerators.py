@@ -1,0 +1,83 @@
+"""What GPUs and TPUs would make of an update in bfloat16, read off its program: nothing is compiled."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_agent import BATCH, CONTEXTS, SHARD, TASK_LIST, tiny_settings
+
+from mow_jax import build
+from mow_jax.systems.mow import agent as algorithm
+from mow_jax.systems.mow import build as mow
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def program() -> Any:
+    """The jaxpr of a whole update of one device."""
+    settings = tiny_settings()
+    settings.model.compute_dtype = "bfloat16"
+    settings.router.gate = "straight_through"  # so that scores and gates have gradients
+    agent = mow.agent(settings, TASK_LIST, build.plan(settings))
+    state = jax.eval_shape(functools.partial(algorithm.init, agent))
+    lead = lambda leaf: jax.ShapeDtypeStruct((1, *np.shape(leaf)), leaf.dtype)
+    arguments = jax.tree.map(lead, (state, BATCH, CONTEXTS, SHARD))
+    return jax.make_jaxpr(jax.vmap(functools.partial(algorithm.update, agent), axis_name="device"))(*arguments).jaxpr
+
+
+def inner(equation: Any) -> Iterator[Any]:
+    """The programs inside an equation."""
+    for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+        if hasattr(value, "eqns") or hasattr(value, "jaxpr"):
+            yield getattr(value, "jaxpr", value)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All of a program, those of inner programs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for part in inner(equation):
+            yield from equations(part)
+
+
+def test_products_in_float32_are_exact(program):
+    """At jax's default GPUs would round their factors to TF32, TPUs to bfloat16."""
+    products = [equation for equation in equations(program) if equation.primitive.name == "dot_general"]
+    single = [equation for equation in products if equation.invars[0].aval.dtype == jnp.float32]
+    assert 0 < len(single) < len(products) / 2, "most are in bfloat16"
+    exact = (jax.lax.Precision.HIGHEST,) * 2
+    assert [str(equation) for equation in single if equation.params["precision"] != exact] == []
+
+
+def test_sums_are_taken_in_float32(program):
+    """Gradients of biases and of the factors and shifts of norms among them."""
+    sums = [equation for equation in equations(program) if equation.primitive.name == "reduce_sum"]
+    dtypes = {equation.invars[0].aval.dtype.name for equation in sums}
+    assert "float32" in dtypes and "bfloat16" not in dtypes
+
+
+def cast_inside(jaxpr: Any, arguments: list[Any]) -> Iterator[str]:
+    """Which of these arguments of a program it casts to bfloat16."""
+    for equation in jaxpr.eqns:
+        given = [i for i, variable in enumerate(equation.invars) if any(variable is one for one in arguments)]
+        if given and equation.primitive.name == "convert_element_type" and equation.params["new_dtype"] == jnp.bfloat16:
+            yield str(equation)
+        for part in inner(equation):
+            if len(part.invars) == len(equation.invars):
+                yield from cast_inside(part, [part.invars[i] for i in given])
+
+
+def test_no_loop_casts_its_weights_anew_at_every_step(program):
+    loops = [equation for equation in equations(program) if equation.primitive.name == "scan"]
+    bodies = [(loop.params["jaxpr"].jaxpr, loop.params["num_consts"]) for loop in loops]
+    imagining = [(body, count) for body, count in bodies if count > 5]
+    assert len(imagining) == 2, "contexts are encoded in one loop, rollouts imagined in another"
+    for body, count in bodies:
+        assert list(cast_inside(body, body.invars[:count])) == []
