@@ -310,12 +310,15 @@ def temporaries(program: Program) -> int:
 
 def _live(program: Program, name: str) -> int:
     computation = program.computations[name]
-    owners = _owners(program, computation)
-    last = {owner: place for place, one in enumerate(computation.values()) for owner in owners[one.name]}
-    kept = {owner for one in computation.values() if one.root for owner in owners[one.name]}
+    lies = _owners(program, computation)
+    last, kept = dict.fromkeys(computation, 0), frozenset[str]()
+    for place, one in enumerate(computation.values()):
+        touched = lies[one.name].union(*(lies[operand] for operand in one.operands if operand in lies))
+        last |= dict.fromkeys(touched, place)
+        kept |= lies[one.name] if one.root else frozenset()
     live, now, most = {}, 0, 0
     for place, one in enumerate(computation.values()):
-        if one.name in owners[one.name] and one.opcode not in FREE and one.name not in kept:
+        if one.name in lies[one.name] - kept and one.opcode not in FREE:
             live[one.name] = size(one.shapes)
             now += live[one.name]
         within = _live(program, _called(one, "body")) if one.opcode == "while" else 0
@@ -326,15 +329,16 @@ def _live(program: Program, name: str) -> int:
 
 
 def _owners(program: Program, computation: Computation) -> dict[str, frozenset[str]]:
-    """Of each instruction, those whose memory its result lies in, and those whose memory its operands lie in."""
+    """Of each instruction, those that made the memory which its result lies in: itself, unless it is a view of what it
+    is given or updates it in place."""
     lies: dict[str, frozenset[str]] = {}
     for one in computation.values():
-        under = frozenset[str]().union(*(lies.get(name, frozenset()) for name in one.operands))
         inner = _inside(program, one)
         placed = any(root.opcode in IN_PLACE for root in _outputs(inner)) if inner else one.opcode in IN_PLACE
-        lies[one.name] = under if one.opcode in VIEWS or placed else frozenset({one.name})
-    used = {one.name: [lies.get(name, frozenset()) for name in one.operands] for one in computation.values()}
-    return {name: own.union(*used[name]) for name, own in lies.items()}
+        same = [name for name in one.operands if name in computation and computation[name].shapes == one.shapes]
+        under = one.operands if one.opcode in VIEWS else same[:1] if placed else ()
+        lies[one.name] = frozenset[str]().union(*(lies[name] for name in under)) or frozenset({one.name})
+    return lies
 
 
 # --- What a kernel does -----------------------------------------------------------------------------------------------
