@@ -40,6 +40,7 @@ from mow_jax import build, command, flops, logs, replay, summary
 from mow_jax.config import check
 from mow_jax.types import BadInput, Shard, System, Task
 
+FLAGS = os.environ.get("XLA_FLAGS", "")
 PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin")
 ALL = (*throughput.PARTS, "whole update", "acting")
 # What the compiler leaves behind, in order: kernels chosen, then scheduled, then with their buffers.
@@ -69,10 +70,7 @@ def main(config: ConfigDict, gpu: gpus.Gpu, parts: list[str], minutes: float, ke
             "jax's CUDA plugin is not installed, without which nothing compiles for a GPU:"
             f" pip install jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__}"
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(keep or scratch)
-        found = {name: account(config, gpu, name, folder, minutes) for name in parts or known}
-    record = {
+    record: dict[str, Any] = {
         "gpu": gpu.title,
         "kind": "read from the compiler's program; the bound is computed, nothing was timed",
         "assumed": {
@@ -82,12 +80,14 @@ def main(config: ConfigDict, gpu: gpus.Gpu, parts: list[str], minutes: float, ke
         },
         "versions": summary.versions() | plugin(),
         "commit": summary.commit(),
-        "parts": found,
+        "parts": {},
     }
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in parts or known:
+            record["parts"][name] = account(config, gpu, name, Path(keep or scratch), minutes)
+            if output:
+                Path(output).write_text(json.dumps(record, indent=1) + "\n")
     show(record)
-    if output:
-        Path(output).write_text(json.dumps(record, indent=1) + "\n")
-        print(f"written: {output}")
 
 
 def plugin() -> dict[str, str]:
@@ -143,9 +143,9 @@ def account(config: ConfigDict, gpu: gpus.Gpu, name: str, keep: Path, minutes: f
     """Compiles a program in a process of its own, which ends where its text is complete, and counts it."""
     begin, folder = time.monotonic(), keep / re.sub("[^a-z0-9]+", "_", name)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*"):
+    for old in folder.glob("module_*"):
         old.unlink()
-    os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
+    os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_dump_to={folder} --xla_dump_hlo_as_text"
     process = multiprocessing.get_context("spawn").Process(target=lower, args=(config, gpu, name, folder))
     process.start()
     while process.is_alive() and time.monotonic() - begin < 60 * minutes and not whole(folder):
