@@ -4,7 +4,8 @@
 
 Nothing is run and no parameter is made: the CUDA plugin compiles from shapes for a described GPU (gpus.py), and hlo.py
 reads the optimised program; the code of its kernels is not generated. The bound is that of bytes and matrix products,
-kernel by kernel: NOT a measurement. What to install is in docs/performance.md; `--keep=DIR` keeps the programs.
+kernel by kernel: NOT a measurement. What to install is in docs/performance.md. `--keep=DIR` keeps the programs,
+`--recount` counts those again.
 """
 
 from __future__ import annotations
@@ -59,7 +60,15 @@ class Work(NamedTuple):
     donate: tuple[int, ...] = ()
 
 
-def main(config: ConfigDict, gpu: gpus.Gpu, parts: list[str], minutes: float, keep: str | None, output: str | None):
+def main(
+    config: ConfigDict,
+    gpu: gpus.Gpu,
+    parts: list[str],
+    minutes: float,
+    keep: str | None,
+    recount: bool,
+    output: str | None,
+) -> None:
     """Compiles, prints the tables, writes the JSON."""
     check(config)
     known = [name for name in ALL if config.system == "mow" or name not in throughput.PARTS]
@@ -84,7 +93,10 @@ def main(config: ConfigDict, gpu: gpus.Gpu, parts: list[str], minutes: float, ke
     }
     with tempfile.TemporaryDirectory() as scratch:
         for name in parts or known:
-            record["parts"][name] = account(config, gpu, name, Path(keep or scratch), minutes)
+            folder = Path(keep or scratch) / re.sub("[^a-z0-9]+", "_", name)
+            if not recount:
+                compile_part(config, gpu, name, folder, minutes)
+            record["parts"][name] = account(gpu, name, folder)
             if output:
                 Path(output).write_text(json.dumps(record, indent=1) + "\n")
     show(record)
@@ -139,9 +151,9 @@ def mow_parts(config: ConfigDict, tasks: list[Task], state: Any, windows: list[A
 # --- Compiling --------------------------------------------------------------------------------------------------------
 
 
-def account(config: ConfigDict, gpu: gpus.Gpu, name: str, keep: Path, minutes: float) -> dict[str, Any]:
-    """Compiles a program in a process of its own, which ends where its text is complete, and counts it."""
-    begin, folder = time.monotonic(), keep / re.sub("[^a-z0-9]+", "_", name)
+def compile_part(config: ConfigDict, gpu: gpus.Gpu, name: str, folder: Path, minutes: float) -> None:
+    """Compiles a program in a process of its own, which ends where its text is complete or its time is over."""
+    begin = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("module_*"):
         old.unlink()
@@ -152,16 +164,7 @@ def account(config: ConfigDict, gpu: gpus.Gpu, name: str, keep: Path, minutes: f
         process.join(1)
     process.kill()
     process.join()
-    texts = [path for path in (largest(folder, SCHEDULED), largest(folder, CHOSEN)) if path]
-    if not texts:
-        raise BadInput(f"{name}: no program after {minutes:g} minutes; what the compiler says stands above")
     print(f"{name}: {logs.duration(time.monotonic() - begin)}", flush=True)
-    program, buffers = hlo.parse(texts[0].read_text()), largest(folder, BUFFERS)
-    return counted(hlo.kernels(program), gpu) | {
-        "counted_flop": json.loads((folder / "flop.json").read_text()),
-        "memory": hlo.assigned(buffers.read_text()) if buffers else hlo.walked(program),
-        "memory_from": "final buffers" if buffers else "a walk over what lives",
-    }
 
 
 def lower(config: ConfigDict, gpu: gpus.Gpu, name: str, folder: Path) -> None:
@@ -189,6 +192,22 @@ def largest(folder: Path, pattern: str) -> Path | None:
 
 
 # --- The account ------------------------------------------------------------------------------------------------------
+
+
+def account(gpu: gpus.Gpu, name: str, folder: Path) -> dict[str, Any]:
+    """Counts the program that the compiler left in a folder; where it did not come to the end, the last one before."""
+    buffers = largest(folder, BUFFERS)
+    text = largest(folder, SCHEDULED if buffers else CHOSEN)
+    if not text:
+        raise BadInput(
+            f"{name}: there is no program in {folder}; give the compiler more --minutes, or see what it says"
+        )
+    program = hlo.parse(text.read_text())
+    return counted(hlo.kernels(program), gpu) | {
+        "counted_flop": json.loads((folder / "flop.json").read_text()),
+        "memory": hlo.assigned(buffers.read_text()) if buffers else hlo.walked(program),
+        "memory_from": "final buffers" if buffers else "a walk over what lives",
+    }
 
 
 def counted(kernels: Iterable[hlo.Kernel], gpu: gpus.Gpu) -> dict[str, Any]:
@@ -249,7 +268,16 @@ if __name__ == "__main__":
     _PARTS = flags.DEFINE_list("parts", [], f"Which programs, of {', '.join(ALL)}; default all.")
     _MINUTES = flags.DEFINE_float("minutes", 30.0, "Longest time to compile a program.")
     _KEEP = flags.DEFINE_string("keep", None, "Folder for the optimised programs.")
+    _RECOUNT = flags.DEFINE_bool("recount", False, "Counts what --keep=DIR holds, compiles nothing.")
     _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
     command.run(
-        lambda: main(_CONFIG.value, gpus.GPUS[_GPU.value], _PARTS.value, _MINUTES.value, _KEEP.value, _OUTPUT.value)
+        lambda: main(
+            _CONFIG.value,
+            gpus.GPUS[_GPU.value],
+            _PARTS.value,
+            _MINUTES.value,
+            _KEEP.value,
+            _RECOUNT.value,
+            _OUTPUT.value,
+        )
     )

@@ -165,8 +165,8 @@ def _kernels(program: Program, name: str, times: int) -> Iterator[Kernel]:
 
 def _kernel(program: Program, computation: Computation, one: Instruction, times: int) -> Kernel:
     inner = _inside(program, one)
+    roots = _outputs(inner) if inner else [one]
     if inner:
-        roots = _outputs(inner)
         wanted = _wanted(inner, roots)
         inputs = (each for each in inner.values() if each.opcode == "parameter")
         moved = sum(round(_share(wanted[each.name]) * size(each.shapes)) for each in inputs)
@@ -179,7 +179,7 @@ def _kernel(program: Program, computation: Computation, one: Instruction, times:
     frame = re.search(r"stack_frame_id=(\d+)", one.attributes)
     place = program.places.get(int(frame[1]), "") if frame else ""
     flop = _flop(nested if inner else computation, nested.values())
-    return Kernel(one.name, _kind(one, nested, bool(flop)), place, times, moved, flop)
+    return Kernel(one.name, _kind(one, nested, roots, bool(flop)), place, times, moved, flop)
 
 
 def _wanted(inner: Computation, roots: list[Instruction]) -> dict[str, Windows]:
@@ -188,10 +188,9 @@ def _wanted(inner: Computation, roots: list[Instruction]) -> dict[str, Windows]:
     for root in roots:
         wanted[root.name] = {"": 1.0}
     for one in reversed(inner.values()):  # operands stand before what uses them
-        windows = wanted[one.name] or {"": 1.0}
         for place, name in enumerate(one.operands):
             if name in wanted:
-                for window, share in _windows(one, place, inner[name], windows, one in roots).items():
+                for window, share in _windows(one, place, inner[name], wanted[one.name], one in roots).items():
                     wanted[name][window] = max(share, wanted[name].get(window, 0.0))
     return wanted
 
@@ -361,9 +360,9 @@ def _library(one: Instruction) -> bool:
     return one.opcode == "custom-call" and bool(re.search(r'custom_call_target="[^"]*(gemm|matmul)', one.attributes))
 
 
-def _kind(one: Instruction, nested: Computation, product: bool) -> str:
+def _kind(one: Instruction, nested: Computation, roots: list[Instruction], product: bool) -> str:
     """What a kernel is for, by the most telling operation inside it."""
-    inside = {each.opcode for each in nested.values()}
+    inside = {each.opcode for each in nested.values()} - IN_PLACE | {root.opcode for root in roots}
     if product or _library(one):
         return "matrix products"
     if re.search(r'op_name="[^"]*(random|threefry|shuffle)', one.attributes):

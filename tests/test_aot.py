@@ -73,7 +73,8 @@ StackFrames
   %p.4 = f32[1,4]{1,0} parameter(1)
   %p.5 = s32[] parameter(2)
   %zero = s32[] constant(0)
-  ROOT %u.0 = f32[100,4]{1,0} dynamic-update-slice(%p.3, %p.4, %p.5, %zero)
+  %same = f32[100,4]{1,0} bitcast(%p.3)
+  ROOT %u.0 = f32[100,4]{1,0} dynamic-update-slice(%same, %p.4, %p.5, %zero)
 }
 
 %cut (p.6: f32[100,4], p.7: f32[100,4]) -> (f32[10,4], f32[10,4]) {
