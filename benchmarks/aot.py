@@ -211,18 +211,25 @@ def account(gpu: gpus.Gpu, name: str, folder: Path) -> dict[str, Any]:
 
 
 def counted(kernels: Iterable[hlo.Kernel], gpu: gpus.Gpu) -> dict[str, Any]:
-    """Totals of a program, then by kind and by place of the code."""
+    """Totals of a program, then by kind, by place of the code and, inside loops, by how often they run."""
     kernels = list(kernels)
     flop: Counter = Counter()
     for kernel in kernels:
         flop.update({dtype: kernel.times * count for dtype, count in kernel.flop.items()})
-    kinds, places = defaultdict(list), defaultdict(list)
+    kinds, places, loops = defaultdict(list), defaultdict(list), defaultdict(list)
     for kernel in kernels:
         file = kernel.place.partition(":")[0]
         kinds[f"convolution: {kernel.kind}" if file.endswith("convolution.py") else kernel.kind].append(kernel)
         places[kernel.place or "made by the compiler"].append(kernel)
+        if kernel.times > 1:
+            loops[f"{kernel.times} times"].append(kernel)
     group = lambda groups: {name: totals(groups[name], gpu) for name in sorted(groups)}
-    return totals(kernels, gpu) | {"flop": dict(flop), "kinds": group(kinds), "places": group(places)}
+    return totals(kernels, gpu) | {
+        "flop": dict(flop),
+        "kinds": group(kinds),
+        "places": group(places),
+        "loops": group(loops),
+    }
 
 
 def totals(kernels: list[hlo.Kernel], gpu: gpus.Gpu) -> dict[str, float]:
