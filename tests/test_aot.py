@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,11 +12,13 @@ import jax.numpy as jnp
 import pytest
 from processes import ROOT, environment
 
-from mow_jax import flops
+from mow_jax import build, flops
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import aot
 import gpus
 import hlo
+import throughput
 
 # As XLA writes it: a loop that runs 16 times, in it weights converted and multiplied; then a row updated in place, two
 # corners cut out of a sum, rows gathered and scattered, and a product that a library makes.
@@ -216,6 +219,16 @@ def test_the_bound_is_bytes_or_products_whichever_takes_longer():
     assert gpus.seconds(gpu, 3_350_000_000, {}) == pytest.approx(1e-3 / gpus.BANDWIDTH_REACHED)
     assert gpus.seconds(gpu, 1, {"bf16": 989_000_000_000}) == pytest.approx(1e-3 / gpus.RATE_REACHED)
     assert gpus.seconds(gpu, 1, {"f32": 1e9}) > gpus.seconds(gpu, 1, {"bf16": 1e9})
+
+
+@pytest.mark.slow
+def test_programs_come_from_shapes_alone_and_the_parts_are_the_whole_update():
+    config = runpy.run_path(str(ROOT / "tests/configs/tiny.py"))["get_config"]()
+    work = aot.programs(config, build.tasks(config))
+    assert set(work) == set(aot.ALL)
+    assert not any(isinstance(leaf, jax.Array) for part in work.values() for leaf in jax.tree.leaves(part.arguments))
+    counted = {name: flops.count(throughput.with_axis(part.function), *part.arguments) for name, part in work.items()}
+    assert counted["whole update"] == sum(counted[name] for name in throughput.PARTS) > 0 < counted["acting"]
 
 
 @pytest.mark.slow
