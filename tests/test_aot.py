@@ -228,7 +228,8 @@ def test_programs_come_from_shapes_alone_and_the_parts_are_the_whole_update():
     assert set(work) == set(aot.ALL)
     assert not any(isinstance(leaf, jax.Array) for part in work.values() for leaf in jax.tree.leaves(part.arguments))
     counted = {name: flops.count(throughput.with_axis(part.function), *part.arguments) for name, part in work.items()}
-    assert counted["whole update"] == sum(counted[name] for name in throughput.PARTS) > 0 < counted["acting"]
+    parts = sum(counted[name] for name in throughput.PARTS)  # two of them choose rows by the router, the whole but once
+    assert 0 < counted["whole update"] <= parts < 1.01 * counted["whole update"] and counted["acting"] > 0
 
 
 @pytest.mark.slow
