@@ -1,11 +1,10 @@
-"""Everything that waits for a CUDA GPU, in one command; works offline, without ale-py, and in several goes.
+"""Everything that waits for a CUDA GPU, for a machine that is lent for minutes, offline, and whose disk is lost after.
 
-    python benchmarks/gpu_suite.py --output=DIR [--parts=NAME,...] [--reference=STORM_CHECKOUT] [--minutes=9]
+    python benchmarks/gpu_suite.py --output=DIR [--minutes=9] [--parts=NAME,...] [--reference=STORM_CHECKOUT]
 
-Most valuable first: throughput of storm, atari26, atari26_small and metaworld_mt50, the comparison with STORM's public
-code (needs torch and a checkout), parity in float32, precision, then a learning run on three real games (needs ale-py),
-which goes on from its checkpoint in the next call. Each part is a process that ends within `minutes`; its log, its JSON
-and a line in DIR/suite.json stay whatever happens to the others. `--tiny` runs everything at test sizes.
+DIR is all that has to travel: compiled programs, results, logs, a learning run. Give it back and the same command goes
+on with what is not done. Most valuable first; each part is a process with a limit of its own, and what it had written
+stays whatever happens to it. `--tiny`: test sizes on any device. docs/performance.md says how packages get there.
 """
 
 from __future__ import annotations
@@ -13,9 +12,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,108 +28,149 @@ from mow_jax.types import BadInput
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-THROUGHPUT = ("storm", "atari26", "atari26_small", "metaworld_mt50")
 TINY = "tests/configs/tiny.py"
+TRAVELS = 60e6  # bytes that DIR may have
+SAVING = 40.0  # seconds at the end of a part's time for what it saves
 FULL_PRECISION = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}  # else a GPU multiplies float32 in TF32
+FAST_COMPILE = {"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=false"}  # library products alone: nothing to try out
+SHARED_MEMORY = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}  # the other half is torch's
+LEARNING = "learning"
 
 
 class Part(NamedTuple):
     """One command of the suite."""
 
     name: str
+    minutes: float  # its limit
     arguments: list[str]  # of python
     missing: str = ""  # why it cannot run here
     variables: dict[str, str] = {}
 
 
-def parts(output: Path, reference: str | None, tiny: bool) -> list[Part]:
-    """All parts, most valuable first."""
-    small = ["--rounds=2", "--seconds=0.1"] if tiny else []
-    measured = []
-    for name in THROUGHPUT:
-        config = f"--config={TINY if tiny else f'experiments/{name}.py'}"
-        script = str(HERE / "throughput.py")
-        measured.append(
-            Part(f"throughput_{name}", [script, config, f"--output={output}/throughput_{name}.json", *small])
-        )
-    cost = [str(HERE / "task_cost.py"), f"--output={output}/task_cost.json"]
-    tiny_config = [f"--config={TINY}", "--rounds=1"] if tiny else []
-    measured.append(Part("task_cost", cost + tiny_config))
+def parts(output: Path, scratch: Path, reference: str | None, tiny: bool) -> list[Part]:
+    """All parts, most valuable first: rates and convolutions, whole updates, then the parts of updates and the rest."""
+    quick = ["--rounds=2", "--seconds=0.1"] if tiny else []
+    sizes = ["--tasks=2", "--images=2", "--channels=4", "--seconds=0.01"] if tiny else []
+    file = lambda name: f"--output={output}/{name}.json"
+    experiment = lambda name: f"--config={TINY if tiny else f'experiments/{name}.py'}"
+
+    def throughput(name: str, config: str, minutes: float, *more: str, **variables: str) -> Part:
+        arguments = [str(HERE / "throughput.py"), experiment(config), file(name), *quick, *more]
+        return Part(name, minutes, arguments, "", variables)
+
     why = "" if reference else "needs --reference=DIR"
     why = why or ("" if importlib.util.find_spec("torch") else "needs torch")
-    compare = [str(HERE / "compare_storm.py"), f"--reference={reference}", "--dtype=bfloat16"]
-    compared = Part("compare_storm", [*compare, f"--output={output}/compare_storm.json"], why)
+    compare = [str(HERE / "compare_storm.py"), f"--reference={reference}", "--dtype=bfloat16", file("compare_storm")]
     platform = {} if tiny else {"JAX_PLATFORMS": "cuda"}
-    parity = Part(
-        "parity", ["-m", "pytest", "-q", "-n", "0", "tests/test_storm_parity.py"], "", FULL_PRECISION | platform
-    )
-    script, updates = str(HERE / "precision.py"), "--updates=4" if tiny else "--updates=200"
-    precision = [script, f"--config={TINY}"] if tiny else [script]
-    learn = ["-m", "mow_jax.train", f"--config={TINY + ':atari' if tiny else 'experiments/atari26_small.py'}"]
-    games = [] if tiny else ["--config.suite.tasks=('Pong','Boxing','Breakout')", "--config.checkpoint.every=1000"]
+    parity = ["-m", "pytest", "-q", "-n", "0", "tests/test_storm_parity.py"]
+    updates, rounds = ("--updates=4", ["--rounds=1"]) if tiny else ("--updates=200", [])
+    learn = ["-m", "mow_jax.train", f"--config={TINY}:atari" if tiny else "--config=experiments/atari26_small.py"]
+    games = ["--config.suite.tasks=('Pong','Boxing','Breakout')", "--config.warmup.updates=500"]
     return [
-        measured[0],
-        measured[1],
-        compared,
-        *measured[2:],
-        parity,
-        Part("precision", [*precision, updates, f"--output={output}/precision.json"]),
+        Part("convolutions", 3, [str(HERE / "convolutions.py"), file("convolutions"), *sizes]),
+        throughput("storm", "storm", 3, "--noparts"),
+        throughput("atari26_first", "atari26", 5, "--noparts", f"--profile={output}/trace", **FAST_COMPILE),
+        throughput("atari26", "atari26", 9),
+        throughput("atari26_small", "atari26_small", 6),
+        Part("compare_storm", 8, compare, why, SHARED_MEMORY),
+        throughput("metaworld_mt50", "metaworld_mt50", 9, "--noparts"),
+        Part("parity", 5, parity, "", FULL_PRECISION | platform),
+        Part("task_cost", 8, [str(HERE / "task_cost.py"), experiment("atari26"), file("task_cost"), *rounds]),
+        Part("precision", 6, [str(HERE / "precision.py"), experiment("atari26_small"), updates, file("precision")]),
         Part(
-            "learning",
-            [*learn, *games, f"--workdir={output}/learning"],
+            LEARNING,
+            9,
+            [*learn, *([] if tiny else games), f"--workdir={scratch}/{LEARNING}"],
             "" if importlib.util.find_spec("ale_py") else "needs ale-py",
         ),
     ]
 
 
 def main(output: Path, wanted: list[str], reference: str | None, minutes: float, tiny: bool) -> None:
-    """Runs the parts, one after the other."""
-    output = output.resolve()
+    """Runs what is not done yet, in order, until the minutes are over."""
+    end, output = time.monotonic() + 60 * minutes, output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    listed = parts(output, reference, tiny)
-    if unknown := sorted(set(wanted) - {part.name for part in listed}):
-        raise BadInput(f"--parts names {', '.join(unknown)}: choose from {', '.join(part.name for part in listed)}")
-    record: dict[str, Any] = {"versions": summary.versions(), "commit": summary.commit(), "parts": {}}
-    for part in listed:
-        if not wanted or part.name in wanted:
-            record["parts"][part.name] = run(part, output, minutes)
-            (output / "suite.json").write_text(json.dumps(record, indent=1) + "\n")
+    path = output / "suite.json"
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"parts": {}}
+    record |= {"versions": summary.versions(), "commit": summary.commit()}
+    with tempfile.TemporaryDirectory() as scratch:
+        listed = parts(output, Path(scratch), reference, tiny)
+        if unknown := sorted(set(wanted) - {part.name for part in listed}):
+            raise BadInput(f"--parts names {', '.join(unknown)}: choose from {', '.join(part.name for part in listed)}")
+        for part in listed:
+            done = record["parts"].get(part.name, {}).get("outcome") == "done"
+            if part.name in wanted or (not wanted and not done):
+                record["parts"][part.name] = run(part, output, Path(scratch), end - time.monotonic())
+                path.write_text(json.dumps(record, indent=1) + "\n")
     rows = [(name, entry["outcome"], f"{entry['seconds']:.0f}") for name, entry in record["parts"].items()]
     logs.table("GPU suite", ["part", "outcome", "seconds"], rows)
+    weigh(output)
 
 
-def run(part: Part, output: Path, minutes: float) -> dict[str, Any]:
-    """One part, its output in a log; out of time it is asked to stop, which saves a learning run, then made to."""
+def run(part: Part, output: Path, scratch: Path, left: float) -> dict[str, Any]:
+    """One part within its own limit and the seconds that are left, its output in a log."""
+    limit = min(60 * part.minutes, left)
     if part.missing:
         return {"outcome": f"skipped: {part.missing}", "seconds": 0.0}
+    if limit < 30 * part.minutes:  # half of a part's time brings nothing as a rule
+        return {"outcome": "not begun: too little time left", "seconds": 0.0}
     print(f"{part.name} ...", flush=True)
     begin = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}", **part.variables}
-    with (output / f"{part.name}.log").open("w") as log:
+    compiled = {"JAX_COMPILATION_CACHE_DIR": str(output / "compiled")}  # with what XLA found out about products
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}", **compiled, **part.variables}
+    unpack(output, scratch, part.name)
+    with (output / f"{part.name}.log").open("a") as log:
         process = subprocess.Popen([sys.executable, *part.arguments], cwd=ROOT, env=environment, stdout=log, stderr=log)
-        code = wait(process, 60 * minutes)
+        code = wait(process, limit)
+    pack(output, scratch, part.name)
     outcome = {0: "done", None: "out of time"}.get(code, f"exit code {code}, see {part.name}.log")
     return {"outcome": outcome, "seconds": time.monotonic() - begin}
 
 
 def wait(process: subprocess.Popen, seconds: float) -> int | None:
-    """The exit code, or None if the process had to be stopped."""
+    """The exit code, or None where the process had to be stopped: it is asked first, which saves a learning run."""
+    grace = min(SAVING, seconds / 4)
     try:
-        return process.wait(max(seconds - 40, 1))
+        return process.wait(max(seconds - grace, 0.1))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
     try:
-        process.wait(40)
+        process.wait(max(grace, 0.1))
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
     return None
 
 
+def unpack(output: Path, scratch: Path, name: str) -> None:
+    """A part's folder from an earlier call back to where the part looks for it."""
+    packed = output / f"{name}.tar.gz"
+    if packed.exists():
+        shutil.unpack_archive(packed, scratch / name, filter="data")
+
+
+def pack(output: Path, scratch: Path, name: str) -> None:
+    """The folder that a part left, if any, into one file that travels: frames shrink to a fraction."""
+    if (scratch / name).is_dir():
+        shutil.make_archive(str(output / name), "gztar", scratch / name)
+
+
+def weigh(output: Path) -> None:
+    """Says what has to travel, and what is largest where that is too much."""
+    sizes = {path: path.stat().st_size for path in output.rglob("*") if path.is_file()}
+    total = sum(sizes.values())
+    print(f"{output} holds {summary.size(total)}", end="")
+    if total > TRAVELS:
+        large = sorted(sizes, key=lambda path: -sizes[path])[:3]
+        named = ", ".join(f"{path.relative_to(output)} {summary.size(sizes[path])}" for path in large)
+        print(f", more than the {summary.size(TRAVELS)} that are to travel; largest: {named}", end="")
+    print()
+
+
 if __name__ == "__main__":
-    _OUTPUT = flags.DEFINE_string("output", None, "Folder for logs and results.", required=True)
-    _PARTS = flags.DEFINE_list("parts", [], "Names of parts; default all.")
+    _OUTPUT = flags.DEFINE_string("output", None, "The folder that travels.", required=True)
+    _PARTS = flags.DEFINE_list("parts", [], "Names of parts; default all that are not done.")
     _REFERENCE = flags.DEFINE_string("reference", None, "Your checkout of the public STORM code.")
-    _MINUTES = flags.DEFINE_float("minutes", 9.0, "Longest time of a part.")
+    _MINUTES = flags.DEFINE_float("minutes", 9.0, "Longest time of this call.")
     _TINY = flags.DEFINE_bool("tiny", False, "Test sizes, any device.")
     command.run(lambda: main(Path(_OUTPUT.value), _PARTS.value, _REFERENCE.value, _MINUTES.value, _TINY.value))

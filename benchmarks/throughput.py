@@ -4,7 +4,8 @@
 
 Frames are random: the cost does not depend on them. Milliseconds are medians over rounds, the parts timed one after the
 other in every round. FLOP are those of the matrix products (flops.py); the share is of the rate of a large matrix
-product measured in the same rounds.
+product measured in the same rounds. `--noparts`: whole updates alone, which compiles half as long. `--profile=DIR`: a
+trace of two.
 """
 
 from __future__ import annotations
@@ -45,14 +46,16 @@ MATRIX = {"cpu": 2048}  # side of the measured matrix product, by platform; on a
 ACCELERATOR_MATRIX = 8192
 
 
-def main(config: ConfigDict, rounds: int, seconds: float, output: str | None) -> None:
+def main(
+    config: ConfigDict, rounds: int, seconds: float, output: str | None, parts: bool = True, profile: str | None = None
+) -> None:
     """Measures, prints the table, writes the JSON."""
     check(config)
     tasks = tasks_of(config)
     agent = agent_of(config, tasks)
     logs.first_screen([("measuring", f"{len(tasks)} tasks, {agent.world.clusters} clusters, on {device()}")])
     with tempfile.TemporaryDirectory() as directory:
-        results = measure(config, agent, tasks, Path(directory), rounds, seconds)
+        results = measure(config, agent, tasks, Path(directory), rounds, seconds, parts, profile)
     show(results)
     if output:
         Path(output).write_text(json.dumps(results, indent=1) + "\n")
@@ -76,7 +79,14 @@ def agent_of(config: ConfigDict, tasks: list[Task]) -> Agent:
 
 
 def measure(
-    config: ConfigDict, agent: Agent, tasks: list[Task], directory: Path, rounds: int, seconds: float
+    config: ConfigDict,
+    agent: Agent,
+    tasks: list[Task],
+    directory: Path,
+    rounds: int,
+    seconds: float,
+    parts: bool,
+    profile: str | None,
 ) -> dict[str, Any]:
     """All numbers, for JSON."""
     learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
@@ -89,7 +99,7 @@ def measure(
     frames, first = frames.repeat(config.train.envs, 1), first.repeat(config.train.envs, 1)
     state = {"acting": learner.act(acting, frames, first, 0, True)[2]}
 
-    calls = part_calls(learner, agent, windows)
+    calls = part_calls(learner, agent, windows) if parts else {}
     calls["whole update"] = lambda: learner.update("training", *windows)
     calls["sampling"] = lambda: sample(config, learner, replay, 1)
 
@@ -105,6 +115,9 @@ def measure(
         for name, call in calls.items():
             times[name].append(timed(call, repeats[name]))
     median = {name: statistics.median(values) for name, values in times.items()}
+    if profile:
+        with jax.profiler.trace(profile):
+            timed(calls["whole update"], 2)
     counted = part_flops(learner, agent, windows)
     return results(config, learner, agent, median, times, counted, matrix_flop / median["matrix"])
 
@@ -123,7 +136,7 @@ def results(config: ConfigDict, learner: Learner, agent: Agent, median, times, c
         "spread": {name: [1000 * min(values), 1000 * max(values)] for name, values in times.items()},
         "flop": counted,
         "matrix_rate": rate,
-        "share": {name: counted[name] / median[name] / rate for name in counted},
+        "share": {name: counted[name] / median[name] / rate for name in counted if name in median},
         "updates_per_second": updates,
         "agent_steps_per_second": len(learner.mine) * config.train.envs / joint,
         "hours_of_updates": build.plan(config).updates * median["whole update"] / 3600,
@@ -268,4 +281,6 @@ if __name__ == "__main__":
     _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; the medians are shown.")
     _SECONDS = flags.DEFINE_float("seconds", 1.0, "About so long is each part timed in a round.")
     _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
-    command.run(lambda: main(_CONFIG.value, _ROUNDS.value, _SECONDS.value, _OUTPUT.value))
+    _PARTS = flags.DEFINE_bool("parts", True, "Whether an update's parts are timed too.")
+    _PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace of two updates.")
+    command.run(lambda: main(_CONFIG.value, _ROUNDS.value, _SECONDS.value, _OUTPUT.value, _PARTS.value, _PROFILE.value))

@@ -7,6 +7,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tarfile
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from processes import ROOT, environment
 from mow_jax import build
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import gpu_suite
+
 from mow_jax import flops
 
 
@@ -55,22 +58,70 @@ def test_a_loop_of_unknown_length_is_refused():
         flops.count(lambda x: jax.lax.while_loop(lambda y: y.sum() < 9, lambda y: y + 1, x), jnp.ones(3))
 
 
+# A learning run in little: it counts its calls in its folder, and goes on for ever unless it is the second.
+LEARNS = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1]); folder.mkdir(exist_ok=True)
+count = folder / "count"; calls = int(count.read_text()) + 1 if count.exists() else 1
+def save(*_): count.write_text(str(calls)); sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+while calls < 2: time.sleep(0.1)
+save()
+"""
+
+
+def test_a_part_that_is_out_of_time_is_asked_to_save_and_goes_on_from_what_travelled(tmp_path):
+    travels = tmp_path / "travels"
+    travels.mkdir()
+    outcomes = []
+    for call in ("first machine", "second machine"):
+        scratch = tmp_path / call
+        scratch.mkdir()
+        part = gpu_suite.Part("learning", 0.1, ["-c", LEARNS, str(scratch / "learning")])
+        outcomes.append(gpu_suite.run(part, travels, scratch, left=4.0)["outcome"])
+    assert outcomes == ["out of time", "done"]
+    assert (tmp_path / "second machine" / "learning" / "count").read_text() == "2"
+
+
+def test_a_part_keeps_to_its_own_limit_and_does_not_begin_where_half_of_it_is_gone(tmp_path):
+    forever = ["-c", "import time; print('begun', flush=True); time.sleep(600)"]
+    run = lambda minutes, left: gpu_suite.run(gpu_suite.Part("part", minutes, forever), tmp_path, tmp_path, left)
+    entry = run(minutes=0.05, left=500.0)
+    assert entry["outcome"] == "out of time" and entry["seconds"] < 60
+    assert (tmp_path / "part.log").read_text() == "begun\n"
+    assert run(minutes=3, left=80.0) == {"outcome": "not begun: too little time left", "seconds": 0.0}
+
+
+def test_rates_and_convolutions_come_first_then_whole_updates_and_learning_last(tmp_path):
+    listed = gpu_suite.parts(tmp_path, tmp_path, None, tiny=False)
+    names = [part.name for part in listed]
+    assert names[:4] == ["convolutions", "storm", "atari26_first", "atari26"] and names[-1] == "learning"
+    assert sum(part.minutes for part in listed[:2]) <= 9 and all("--noparts" in part.arguments for part in listed[1:3])
+
+
 @pytest.mark.slow
-def test_the_gpu_suite_runs_at_test_sizes_and_leaves_its_record(tmp_path):
+def test_the_gpu_suite_is_rehearsed_at_test_sizes_and_goes_on_with_what_is_not_done(tmp_path):
     command = [sys.executable, "benchmarks/gpu_suite.py", f"--output={tmp_path}", "--tiny"]
-    parts = "--parts=throughput_storm,compare_storm,precision,learning"
-    run = subprocess.run(
-        [*command, parts], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=600
+    rehearse = lambda *more: subprocess.run(
+        [*command, *more], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=600
     )
+    run = rehearse("--minutes=0.1")  # a false limit: nothing begins, and every part says why
     assert run.returncode == 0, run.stderr
-    outcomes = {
-        name: entry["outcome"] for name, entry in json.loads((tmp_path / "suite.json").read_text())["parts"].items()
-    }
-    done = dict.fromkeys(("throughput_storm", "precision", "learning"), "done")
-    assert outcomes == done | {"compare_storm": "skipped: needs --reference=DIR"}, os.listdir(tmp_path)
-    record = json.loads((tmp_path / "throughput_storm.json").read_text())
+    outcomes = {entry["outcome"] for entry in json.loads((tmp_path / "suite.json").read_text())["parts"].values()}
+    assert all(outcome.startswith(("not begun", "skipped")) for outcome in outcomes), outcomes
+    run = rehearse("--minutes=9", "--parts=convolutions,storm,compare_storm,precision,learning")
+    assert run.returncode == 0, run.stderr
+    parts = json.loads((tmp_path / "suite.json").read_text())["parts"]
+    done = {name for name, entry in parts.items() if entry["outcome"] == "done"}
+    assert done == {"convolutions", "storm", "precision", "learning"}, os.listdir(tmp_path)
+    assert parts["compare_storm"]["outcome"] == "skipped: needs --reference=DIR"
+    record = json.loads((tmp_path / "storm.json").read_text())
     assert record["milliseconds"]["whole update"] > 0 and record["flop"]["whole update"] > 0
-    assert (tmp_path / "learning" / "results.json").exists()
+    assert "imagination" not in record["milliseconds"]
+    assert len(json.loads((tmp_path / "convolutions.json").read_text())["lines"]) == 3 + 4 * 2 * 2 * 2
+    with tarfile.open(tmp_path / "learning.tar.gz") as packed:
+        assert "./results.json" in packed.getnames()
+    assert "holds" in run.stdout and list((tmp_path / "compiled").iterdir())
 
 
 @pytest.mark.slow
