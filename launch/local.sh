@@ -21,7 +21,7 @@ for argument in "$@"; do
   case $argument in --workdir=*) workdir=${argument#--workdir=} ;; esac
 done
 [[ -n $workdir ]] || usage
-port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')}
+port=${PORT:-$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')}
 export JAX_PLATFORMS=cpu
 export XLA_FLAGS="--xla_force_host_platform_device_count=${DEVICES:-4} --xla_backend_optimization_level=1 ${XLA_FLAGS:-}"
 mkdir -p "$(dirname "$workdir")"
@@ -31,7 +31,7 @@ pids=()
 forward() { for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done; }
 trap forward TERM INT
 for ((index = 0; index < count; index++)); do
-  job=("$python" -m mow_jax.train --distributed "--coordinator_address=localhost:$port"
+  job=("$python" -m mow_jax.train --distributed "--coordinator_address=127.0.0.1:$port"
     "--num_processes=$count" "--process_id=$index" "$@")
   if ((index == 0)); then "${job[@]}" & else "${job[@]}" >"${workdir%/}.process-$index.log" 2>&1 & fi
   pids+=($!)

@@ -42,8 +42,13 @@ def whole(tmp_path_factory):
     return of
 
 
+# Of the games two moments, the others with the long tests: the toy has them all.
+RARE = {("atari", "warm-up"), ("atari", "training")}
+CASES = [*itertools.product(("toy", "atari"), MOMENTS), ("metaworld", "training")]
+
+
 @pytest.mark.parametrize(
-    ("suite", "moment"), [*itertools.product(("toy", "atari"), MOMENTS), ("metaworld", "training")]
+    ("suite", "moment"), [pytest.param(*case, marks=[pytest.mark.long] * (case in RARE)) for case in CASES]
 )
 def test_a_killed_run_ends_like_an_uninterrupted_one(whole, suite, moment, tmp_path):
     if suite == "metaworld":
@@ -55,6 +60,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(whole, suite, moment, tmp_p
     assert_same_run(whole(suite), workdir)
 
 
+@pytest.mark.long
 def test_killed_again_and_again(whole, tmp_path):
     workdir = tmp_path / "killed"
     for update in (5, 13, 22, 27):

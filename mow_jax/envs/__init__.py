@@ -7,6 +7,8 @@ Called by train, evaluate, actors and mow_jax.make_env.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from types import ModuleType
 
 from mow_jax.envs.base import Environment
@@ -24,6 +26,8 @@ def resolve(suite: str, names: tuple[str, ...], settings: dict) -> list[Task]:
     Raises BadInput for an unknown suite or task, a task named twice, or discrete and continuous tasks together.
     """
     module = _module(suite)
+    if settings.get("observation") == "state":
+        _spare_renderer()
     expanded = expand(suite, names)
     if not expanded:
         raise BadInput("suite.tasks is empty: name at least one task, e.g. --config.suite.tasks=\"('Pong',)\"")
@@ -36,7 +40,15 @@ def resolve(suite: str, names: tuple[str, ...], settings: dict) -> list[Task]:
 
 def make(task: Task, settings: dict) -> Environment:
     """A new environment of `task`; `settings` as in `resolve`. Nothing runs before its first `reset` or `restore`."""
+    if task.numbers:
+        _spare_renderer()
     return _module(task.suite).make(task, settings)
+
+
+def _spare_renderer() -> None:
+    """Nothing is drawn: mujoco, which loads a renderer when it is imported, is to load none. It may be missing here."""
+    if "mujoco" not in sys.modules:
+        os.environ["MUJOCO_GL"] = "disabled"
 
 
 def _module(suite: str) -> ModuleType:

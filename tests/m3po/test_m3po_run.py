@@ -121,6 +121,7 @@ def np_leaves(state) -> list[np.ndarray]:
     return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.long
 def test_it_learns_from_pictures_too(tmp_path):
     pixels = ("--config.suite.observation=pixels", "--config.model.shift=1", "--config.train.steps=40")
     output = train(tmp_path / "run", *pixels, config=CONFIG)
