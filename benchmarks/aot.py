@@ -11,7 +11,6 @@ kernel by kernel: NOT a measurement. What to install is in docs/performance.md. 
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -74,7 +73,8 @@ def main(
     known = [name for name in ALL if config.system == "mow" or name not in throughput.PARTS]
     if unknown := sorted(set(parts) - set(known)):
         raise BadInput(f"--parts names {', '.join(unknown)}: choose from {', '.join(known)}")
-    if not plugin():
+    plugin = summary.installed(PLUGINS)
+    if not plugin:
         raise BadInput(
             "jax's CUDA plugin is not installed, without which nothing compiles for a GPU:"
             f" pip install jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__}"
@@ -87,7 +87,7 @@ def main(
             "FLOP a second": {name: rate * gpus.RATE_REACHED for name, rate in gpu.rates.items()},
             "seconds of a launch": gpus.LAUNCH,
         },
-        "versions": summary.versions() | plugin(),
+        "versions": summary.versions() | plugin,
         "commit": summary.commit(),
         "parts": {},
     }
@@ -100,17 +100,6 @@ def main(
             if output:
                 Path(output).write_text(json.dumps(record, indent=1) + "\n")
     show(record)
-
-
-def plugin() -> dict[str, str]:
-    """The installed CUDA plugin and its version."""
-    found = {}
-    for name in PLUGINS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 # --- The programs, from shapes alone ----------------------------------------------------------------------------------

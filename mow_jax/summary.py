@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -27,8 +28,13 @@ PACKAGES = ("jax", "flax", "optax", "mctx", "numpy", "ale-py", "gymnasium", "met
 
 def versions() -> dict[str, str]:
     """Our version and those of the packages that decide results."""
-    found = {"mow_jax": mow_jax.__version__}
-    for name in PACKAGES:
+    return {"mow_jax": mow_jax.__version__} | installed(PACKAGES)
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Those of some packages that are installed, and their versions."""
+    found = {}
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

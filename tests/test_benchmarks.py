@@ -124,6 +124,13 @@ def test_the_gpu_suite_is_rehearsed_at_test_sizes_and_goes_on_with_what_is_not_d
     assert "holds" in run.stdout and list((tmp_path / "compiled").iterdir())
 
 
+@pytest.mark.long
+def test_the_gpu_suite_s_precision_is_rehearsed_too(tmp_path):
+    command = [sys.executable, "benchmarks/gpu_suite.py", f"--output={tmp_path}", "--tiny", "--parts=precision"]
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=600)
+    assert json.loads((tmp_path / "suite.json").read_text())["parts"]["precision"]["outcome"] == "done"
+
+
 @pytest.mark.slow
 def test_what_an_update_sends_is_read_from_its_program():
     command = [sys.executable, "benchmarks/communication.py", "--config=tests/configs/tiny.py"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
 import zipfile
 from pathlib import Path
 
@@ -212,10 +212,7 @@ def test_a_mirror_on_the_device_changes_nothing(finished, tmp_path):
 
 def test_windows_drawn_ahead_change_nothing(tmp_path, monkeypatch):
     """Two short runs, in one of which every update draws its windows when it is due."""
-    spec = importlib.util.spec_from_file_location("tiny", ROOT / TINY)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config, one = module.get_config(), jax.local_devices()[:1]
+    config, one = runpy.run_path(str(ROOT / TINY))["get_config"](), jax.local_devices()[:1]
     config.train.steps, config.warmup.updates, config.log.every = 32, 2, 1
     config.clustering.method = "random"
     config.evaluation.update(every=0, episodes=1, max_steps=4)

@@ -42,7 +42,7 @@ def whole(tmp_path_factory):
     return of
 
 
-# Of the games two moments, the others with the long tests: the toy has them all.
+# Moments that CI tries with the toy alone; with games they are long tests.
 RARE = {("atari", "warm-up"), ("atari", "training")}
 CASES = [*itertools.product(("toy", "atari"), MOMENTS), ("metaworld", "training")]
 

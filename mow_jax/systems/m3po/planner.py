@@ -80,9 +80,8 @@ def plan(
         elites = actions[:, place]
         weight = jnp.exp(p.temperature * (best - best[0]))
         weight = weight / weight.sum()
-        mean = jnp.clip(
-            jnp.einsum("n,hna->ha", weight, elites, precision=EXACT), -1, 1
-        )  # rounding must not lead out of the bounds
+        mean = jnp.einsum("n,hna->ha", weight, elites, precision=EXACT)
+        mean = jnp.clip(mean, -1, 1)  # rounding must not lead out of the bounds
         std = jnp.sqrt(jnp.einsum("n,hna->ha", weight, (elites - mean[:, None]) ** 2, precision=EXACT))
         std = jnp.clip(std, p.std_min, p.std_max)
         return (mean * mask, std * mask, elites[0], weight), None
