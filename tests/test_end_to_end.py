@@ -210,6 +210,7 @@ def test_a_mirror_on_the_device_changes_nothing(finished, tmp_path):
     assert metrics(tmp_path) == metrics(finished)
 
 
+@pytest.mark.long
 def test_windows_drawn_ahead_change_nothing(tmp_path, monkeypatch):
     """Two short runs, in one of which every update draws its windows when it is due."""
     config, one = runpy.run_path(str(ROOT / TINY))["get_config"](), jax.local_devices()[:1]
