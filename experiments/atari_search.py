@@ -20,6 +20,12 @@ TOGETHER = {
 }
 MEAN = TOGETHER | {"model.reward": "mean", "agent.entropy": 5e-3}
 APART = MEAN | {"clustering.method": "identity", "router.experts": 4, "router.active": 2}
+PATCHES = APART | {
+    "model.autoencoder": "patches",
+    "model.channels": 16,
+    "model.posterior_scale": 8.0,
+    "model.activation": "silu",
+}
 # What each variant changes. Prediction and outcome of every one: results/atari_cpu.
 VARIANTS = {
     "baseline": {},
@@ -63,6 +69,8 @@ VARIANTS = {
         "model.posterior_scale": 4.0,
         "train.ratio": 0.35,
     },
+    "patches": PATCHES,
+    "patches_slow": PATCHES | {"train.ratio": 1.0, "agent.contexts": 16},
     "one": {"clustering.method": "single", "router.experts": 1},
 }
 

@@ -77,7 +77,8 @@ def _model() -> ConfigDict:
             categoricals=32,  # latent variables ...
             classes=32,  # ... and classes of each
             unimix=0.01,
-            channels=32,  # of the first convolution; doubled by each further one
+            autoencoder="convolutions",  # or patches: matrix products, for small models on CPUs
+            channels=32,  # of the first convolution, doubled by each further one; or of a patch
             norm="batch",  # in convolutions: batch, rms or none
             activation="relu",  # in convolutions and heads: relu or silu
             posterior_scale=1.0,  # factor on the posterior's initial weights
@@ -129,6 +130,7 @@ CHOICES = {
     "clustering.vector": ("layer_mean", "layer_scalar", "projection"),
     "loss.harmony": ("optimum", "zero", "off"),
     "model.compute_dtype": ("auto", "float32", "bfloat16"),
+    "model.autoencoder": ("convolutions", "patches"),
     "model.norm": ("batch", "rms", "none"),
     "model.activation": ("relu", "silu"),
     "model.reward": ("symlog", "mean"),
@@ -204,7 +206,7 @@ def _check_positions(config: ConfigDict) -> None:
 # --- Older runs -------------------------------------------------------------------------------------------------------
 
 # Keys that older runs' config.json lack, and the values that those runs had.
-BEFORE = {"model": {"position_scale": 1.0}, "agent": {"unimix": 0.0}}
+BEFORE = {"model": {"position_scale": 1.0, "autoencoder": "convolutions"}, "agent": {"unimix": 0.0}}
 # Keys that a resumed run of other systems may change, and this one's may not.
 LOCKED: tuple[str, ...] = ()
 

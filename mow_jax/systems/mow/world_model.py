@@ -19,7 +19,6 @@ from mow_jax.systems.mow.blocks import Head, Linear, Pool, Transformer, causal_m
 from mow_jax.systems.mow.dynamics import Dynamics, DynamicsCache, Expert, Shared
 from mow_jax.systems.mow.router import Routing
 from mow_jax.systems.mow.types import Table
-from mow_jax.systems.mow.vae import Decoder, Encoder
 from mow_jax.types import Batch
 
 TERMS = ("reconstruction", "reward", "continuation", "task", "dyn", "rep")
@@ -59,6 +58,7 @@ class WorldModel:
     categoricals: int = 32  # G
     classes: int = 32  # C
     unimix: float = 0.01
+    autoencoder: str = "convolutions"
     channels: int = 32
     norm: str = "batch"
     activation: str = "relu"
@@ -84,12 +84,13 @@ class WorldModel:
     @functools.cached_property
     def cluster_modules(self) -> dict[str, Any]:
         """The modules that each cluster has its own row of."""
-        convolution = dict(norm=self.norm, activation=self.activation, dtype=self.dtype)
+        encoder, decoder = vae.MODULES[self.autoencoder]
+        seen = dict(norm=self.norm, activation=self.activation, dtype=self.dtype)
         head = dict(width=self.head_width, activation=self.activation, zero=self.zero_heads, dtype=self.dtype)
         return {
-            "encoder": Encoder(self.image_size, self.channels, **convolution),
+            "encoder": encoder(self.image_size, self.channels, **seen),
             "posterior": Linear(self.latent, scale=self.posterior_scale, dtype=self.dtype),
-            "decoder": Decoder(self.image_size, self.channels, **convolution),
+            "decoder": decoder(self.image_size, self.channels, **seen),
             "prior": Linear(self.latent, dtype=self.dtype),
             "reward": Head(twohot.BINS, **head),
             "continuation": Head(1, **head),
@@ -121,7 +122,7 @@ def init(model: WorldModel, key: jax.Array) -> tuple[Any, Any]:
     """Parameters {"cluster", "expert", "shared"} and batch-norm statistics [N_m, ...]."""
     key_cluster, key_dynamics, key_routing, key_task = jax.random.split(key, 4)
     width = model.routing.embedding
-    frame, features = jnp.zeros((1, model.image_size, model.image_size, 3)), 2 * model.channels * model.image_size
+    frame, features = jnp.zeros((1, *2 * (model.image_size,), 3)), model.cluster_modules["encoder"].features
     hidden, z, embedding = jnp.zeros((1, model.width + width)), jnp.zeros((1, model.latent)), jnp.zeros((1, width))
     inputs = dict.fromkeys(("prior", "reward", "continuation"), (hidden,)) | {
         "encoder": (frame, True, _no_pool),
