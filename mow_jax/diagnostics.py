@@ -99,6 +99,7 @@ class Rows:
             **reward_numbers(rows["reward"], rows["predicted_reward"]),
             **termination_numbers(rows["termination"], rows["predicted_termination"]),
             **frame_numbers(rows["predicted_error"], self._sum[k], int(self._squares[k])),
+            **action_numbers(rows.get("predicted_action", np.empty(0))),
         }
 
 
@@ -162,15 +163,22 @@ def frame_numbers(errors: np.ndarray, total: np.ndarray, squares: int) -> Number
     }
 
 
+def action_numbers(told: np.ndarray) -> Numbers:
+    """The mean of what actions tell of the next latent [N] in nats, NaN where a row has none; None if nobody says."""
+    told = told[~np.isnan(told)]
+    mean = float(told.mean(dtype=np.float64)) if len(told) else np.nan
+    return {"action_nats": mean if np.isfinite(mean) else None}
+
+
 def metrics(diagnostics: dict[str, Numbers]) -> dict[str, float]:
     """The defined ones of the numbers that a curve is drawn of, by their names in metrics.jsonl."""
-    names = {key: key for key in ("reward_correlation", "reward_precision", "termination_error")}
+    names = {key: key for key in ("reward_correlation", "reward_precision", "termination_error", "action_nats")}
     names["reconstruction_ratio"] = "ratio"
     return {
         f"evaluation/{task}/{name}": numbers[key]
         for task, numbers in diagnostics.items()
         for name, key in names.items()
-        if numbers[key] is not None
+        if numbers.get(key) is not None
     }
 
 

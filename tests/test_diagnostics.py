@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mow_jax import diagnostics
-from mow_jax.diagnostics import frame_numbers, reward_numbers, termination_numbers
+from mow_jax.diagnostics import action_numbers, frame_numbers, reward_numbers, termination_numbers
 from mow_jax.types import Batch
 
 # --- Numbers ----------------------------------------------------------------------------------------------------------
@@ -69,6 +69,12 @@ def test_frames_that_never_change_have_no_ratio():
     frames = np.full((7, 4, 4, 3), 99, np.int64)
     numbers = frame_numbers(np.ones(7), frames.sum(0), int((frames**2).sum()))
     assert numbers == {"reconstruction_error": 1.0, "mean_frame_error": 0.0, "ratio": None}
+
+
+def test_what_actions_tell_is_the_mean_of_rows_that_have_a_successor():
+    assert action_numbers(np.array([0.5, np.nan, 1.0], np.float32)) == {"action_nats": 0.75}
+    for silent in ([], [np.nan], [1.0, np.inf]):
+        assert action_numbers(np.array(silent)) == {"action_nats": None}
 
 
 def test_metrics_leave_out_what_is_undefined():

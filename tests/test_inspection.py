@@ -98,3 +98,17 @@ def test_any_number_of_devices_says_the_same(state, predict):
     said = learner.predictions(WINDOWS)
     for name, expected in predict(WINDOWS).items():
         np.testing.assert_allclose(said[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_action_tells_nothing_to_a_model_that_ignores_it(state, predict):
+    said = predict(WINDOWS)["action"]
+    last = np.isin(np.arange(6), (2, 5))  # of an episode, of the window
+    np.testing.assert_array_equal(np.isnan(said), np.broadcast_to(last, said.shape))
+    assert (abs(said[..., ~last]) > 1e-6).mean() > 0.5
+    blind = jax.tree.map(np.array, state.params["expert"]["mixer"])
+    first = blind["Linear_0"]["kernel"]  # [N_e, Z + A + E, D]
+    first[:, AGENT.world.latent : AGENT.world.latent + AGENT.world.action_size] = 0.0
+    params = state.params | {"expert": state.params["expert"] | {"mixer": blind}}
+    program = on_one_device(functools.partial(inspection.predictions, AGENT))
+    told = np.asarray(program(state._replace(params=params), WINDOWS, SHARD)["action"])
+    np.testing.assert_array_equal(told[..., ~last], 0.0)

@@ -179,7 +179,7 @@ def test_diagnostics_of_an_older_version_show_dashes(workdir):
     path.write_text(json.dumps(results))
     assert main([f"--workdir={workdir}"]) == 0
     text = (workdir / "report" / "report.md").read_text()
-    assert f"| Pong | {'– | ' * 6}0.250 |" in text and "terminations.png" not in text and "knowledge.png" in text
+    assert f"| Pong | {'– | ' * 7}0.250 |" in text and "terminations.png" not in text and "knowledge.png" in text
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "clusters.json", "results.json", "frames.npz"])

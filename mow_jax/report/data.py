@@ -26,10 +26,10 @@ SOURCES = {
     "frames.npz": "run python -m mow_jax.evaluate --workdir={workdir}",
 }
 
-# Numbers of a task's diagnostics that the report shows; runs of older versions have only the last one.
+# Numbers of a task's diagnostics that the report shows; runs of older versions lack some.
 KNOWN = (
     *("rows", "reward_correlation", "reward_precision", "reward_base", "termination_share", "termination_predicted"),
-    *("termination_at_ends", "termination_error", "ratio"),
+    *("termination_at_ends", "termination_error", "action_nats", "ratio"),
 )
 
 

@@ -67,7 +67,7 @@ def aggregate(results: dict) -> Table:
 def knowledge(diagnostics: dict) -> Table:
     """A row a task: what the world model knows of rewards and ends, and its reconstruction beside the mean frame."""
     columns = ["task", "rows", "reward correlation", "reward AP (chance)", "ends said (real)", "at ends"]
-    columns += ["calibration error", "reconstruction ratio"]
+    columns += ["calibration error", "action nats", "reconstruction ratio"]
     return Table(columns, [[name, *_known(entry)] for name, entry in diagnostics.items()])
 
 
@@ -78,7 +78,7 @@ def _known(entry: dict) -> list[str]:
         ratio(entry["reward_correlation"]),
         NONE if precision is None else f"{precision:.3f} ({entry['reward_base']:.3f})",
         NONE if predicted is None else f"{predicted:.2%} ({entry['termination_share']:.2%})",
-        *(ratio(entry[key]) for key in ("termination_at_ends", "termination_error", "ratio")),
+        *(ratio(entry[key]) for key in ("termination_at_ends", "termination_error", "action_nats", "ratio")),
     ]
 
 

@@ -29,9 +29,10 @@ def show(run: Run) -> None:
 
 
 def _print(console: Console, title: str, table: tables.Table) -> None:
-    shown = rich.table.Table(title=title or None, title_justify="left", box=rich.box.SIMPLE_HEAD)
+    narrow = dict(collapse_padding=True, pad_edge=False)
+    shown = rich.table.Table(title=title or None, title_justify="left", box=rich.box.SIMPLE_HEAD, **narrow)
     for index, column in enumerate(table.columns):
-        head = "\n".join(column.rsplit(" ", 1)) if len(column) > 14 else column  # names of tasks need the room
+        head = "\n".join(column.rsplit(" ", 1)) if len(column) > 10 else column  # names of tasks need the room
         shown.add_column(head, justify="right" if index else "left", vertical="bottom")
     for row in table.rows:
         shown.add_row(*map(Text, row))

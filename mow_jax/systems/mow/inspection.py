@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from mow_jax.ops.distributions import sample_latent
+from mow_jax.ops.distributions import kl, sample_latent
 from mow_jax.ops.gradients import layer_vectors
 from mow_jax.ops.keys import task_keys
 from mow_jax.systems.mow import world_model
@@ -24,7 +24,9 @@ from mow_jax.types import Batch, Shard
 
 def predictions(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
     """What is said of every row of windows [K', B, T], each [K', B, T] float32: "reward", "termination" (probability),
-    and "error" (squared error of the reconstructed frame, summed over its pixels in [0, 1]).
+    "error" (squared error of the reconstructed frame, summed over its pixels in [0, 1]), and "action" (nats that the
+    actions tell of the next latent: how much worse it is foreseen under other actions of the same window; NaN in the
+    last row of a window or an episode).
 
     As in training, row t's predictions come from h_t, which has seen z_t and a_t, and no earlier episode.
     """
@@ -36,20 +38,27 @@ def predictions(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
 def _predictions(model: WorldModel, rows: Rows, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
     key_latent, _ = jax.random.split(key)  # under the same key world_model.losses draws the same latents
     posterior, _ = world_model.encode(model, rows, batch.observation, key_latent, in_turn=True)
-    causal = causal_mask(world_model.segments(model, batch.is_first))
-    hidden, _ = world_model.transition(model, rows, posterior.z, batch.action, causal)
+    segment = world_model.segments(model, batch.is_first)
+    think = lambda action: world_model.transition(model, rows, posterior.z, action, causal_mask(segment))[0]
+    hidden = think(batch.action)
 
     def error(step):
         z, real = step
         frames, _ = world_model.decode(model, rows, z)
         return ((frames - real.astype(jnp.float32) / 255) ** 2).sum((-3, -2, -1))
 
+    def surprise(hidden):
+        return kl(posterior.log_p[:, 1:], world_model.prior(model, rows, hidden[:, :-1]))
+
+    other = think(jnp.roll(batch.action, batch.action.shape[1] // 2, axis=1))
+    told = jnp.where(segment[:, 1:] == segment[:, :-1], surprise(other) - surprise(hidden), jnp.nan)
     # One time step of all windows after the other: the decoder's memory would be that of a training batch else.
     steps = (posterior.z.swapaxes(0, 1), batch.observation.swapaxes(0, 1))
     return {
         "reward": world_model.predicted_reward(model, rows, hidden),
         "termination": jax.nn.sigmoid(world_model.termination_logit(model, rows, hidden)),
         "error": jax.lax.map(error, steps).swapaxes(0, 1),
+        "action": jnp.pad(told, ((0, 0), (0, 1)), constant_values=jnp.nan),
     }
 
 
