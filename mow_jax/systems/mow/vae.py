@@ -115,7 +115,7 @@ class PatchEncoder(nn.Module):
 
 
 class PatchDecoder(nn.Module):
-    """The same way back, added to a learned background: as Decoder, frames in blocks."""
+    """The same way back, added to a learned background: latents [N, Z] and embeddings [N, E] to frames in patches."""
 
     image_size: int
     channels: int
@@ -132,8 +132,7 @@ class PatchDecoder(nn.Module):
         x = ACTIVATIONS[self.activation](Linear(PATCHES**2 * self.channels, dtype=self.dtype, name="patches")(x))
         x = x.reshape(-1, PATCHES**2, self.channels)
         x = Linear(size, bias=False, scale=0.1, dtype=self.dtype, name="patch")(x).astype(jnp.float32)
-        background = self.param("background", nn.initializers.zeros, (PATCHES**2, size))
-        return convolution.to_blocks(from_patches(x + BRIGHTNESS * background))
+        return x + BRIGHTNESS * self.param("background", nn.initializers.zeros, (PATCHES**2, size))
 
 
 def to_patches(x: jax.Array) -> jax.Array:
@@ -154,9 +153,16 @@ def from_patches(x: jax.Array) -> jax.Array:
 MODULES = {"convolutions": (Encoder, Decoder), "patches": (PatchEncoder, PatchDecoder)}
 
 
-def squared_error(blocks: jax.Array, frames: jax.Array) -> jax.Array:
-    """[B * T] summed over the pixels of uint8 frames [B, T, S, S, 3] and of their reconstructions in blocks."""
+def to_frames(decoded: jax.Array) -> jax.Array:
+    """The frames [N, S, S, 3] of what a decoder gives: patches [N, 64, 3 (S / 8)^2], or blocks [N, S/2 + 1, ...]."""
+    return from_patches(decoded) if decoded.ndim == 3 else convolution.from_blocks(decoded)
+
+
+def squared_error(decoded: jax.Array, frames: jax.Array) -> jax.Array:
+    """[B * T] summed over the pixels of uint8 frames [B, T, S, S, 3] and of what a decoder gives for them."""
     frames = frames.reshape(-1, *frames.shape[2:])
+    if decoded.ndim == 3:
+        return ((decoded - to_patches(frames).astype(jnp.float32) / 255) ** 2).sum((-2, -1))
     inside = convolution.to_blocks(jnp.ones((1, *frames.shape[1:])))
     target = convolution.to_blocks(frames.astype(jnp.float32) / 255)
-    return ((blocks * inside - target) ** 2).sum((-3, -2, -1))
+    return ((decoded * inside - target) ** 2).sum((-3, -2, -1))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mow_jax.ops import convolution, distributions, routing, twohot
+from mow_jax.ops import distributions, routing, twohot
 from mow_jax.systems.mow import router, vae
 from mow_jax.systems.mow.blocks import Head, Linear, Pool, Transformer, causal_mask
 from mow_jax.systems.mow.dynamics import Dynamics, DynamicsCache, Expert, Shared
@@ -207,13 +207,13 @@ def unimixed(model: WorldModel, logits: jax.Array) -> jax.Array:
 
 def decode(model: WorldModel, rows: Rows, z, train: bool = False, pool: Pool = _no_pool) -> tuple[jax.Array, Any]:
     """Frames [B, T, S, S, 3] in float32 of latents [B, T, Z], and the decoder's new running statistics."""
-    blocks, statistics = _decode_blocks(model, rows, z, train, pool)
-    frames = convolution.from_blocks(blocks)
+    decoded, statistics = _decode(model, rows, z, train, pool)
+    frames = vae.to_frames(decoded)
     return frames.reshape(*z.shape[:-1], *frames.shape[1:]), statistics
 
 
-def _decode_blocks(model: WorldModel, rows: Rows, z, train: bool, pool: Pool) -> tuple[jax.Array, Any]:
-    """The same with frames in blocks [B * T, ...]."""
+def _decode(model: WorldModel, rows: Rows, z, train: bool, pool: Pool) -> tuple[jax.Array, Any]:
+    """The same with frames as the decoder lays them out, [B * T, ...]."""
     flat = z.reshape(-1, z.shape[-1])
     embedding = jnp.broadcast_to(rows.embedding, (flat.shape[0], rows.embedding.shape[-1]))
     return _run(model, rows, "decoder", flat, embedding, train=train, pool=pool)
@@ -263,7 +263,7 @@ def losses(model: WorldModel, rows: Rows, batch: Batch, task: jax.Array, key, tr
     """
     key_latent, key_dropout = jax.random.split(key)
     posterior, encoder_statistics = encode(model, rows, batch.observation, key_latent, train, pool)
-    blocks, decoder_statistics = _decode_blocks(model, rows, posterior.z, train, pool)
+    decoded, decoder_statistics = _decode(model, rows, posterior.z, train, pool)
     segment = segments(model, batch.is_first)
     dropout_key = key_dropout if train and model.dropout else None
     hidden, _ = transition(model, rows, posterior.z, batch.action, causal_mask(segment), dropout_key=dropout_key)
@@ -272,7 +272,7 @@ def losses(model: WorldModel, rows: Rows, batch: Batch, task: jax.Array, key, tr
     task_logits = model.task_head.apply({"params": rows.shared["task_head"]}, hidden).astype(jnp.float32)
     kl_dyn, kl_rep = _kl(posterior.log_p, prior(model, rows, hidden), segment)
     terms = {
-        "reconstruction": vae.squared_error(blocks, batch.observation).mean(),
+        "reconstruction": vae.squared_error(decoded, batch.observation).mean(),
         "reward": twohot.cross_entropy(head(model, rows, "reward", hidden), batch.reward).mean(),
         "continuation": (jax.nn.softplus(logit) - logit * batch.termination).mean(),
         "task": -jax.nn.log_softmax(task_logits)[..., task].mean(),
