@@ -26,6 +26,7 @@ PATCHES = APART | {
     "model.posterior_scale": 8.0,
     "model.activation": "silu",
 }
+SLOW = PATCHES | {"train.ratio": 1.0, "agent.contexts": 16}
 # What each variant changes. Prediction and outcome of every one: results/atari_cpu.
 VARIANTS = {
     "baseline": {},
@@ -70,7 +71,8 @@ VARIANTS = {
         "train.ratio": 0.35,
     },
     "patches": PATCHES,
-    "patches_slow": PATCHES | {"train.ratio": 1.0, "agent.contexts": 16},
+    "patches_slow": SLOW,
+    "latents": SLOW | {"model.categoricals": 32, "model.channels": 12},
     "one": {"clustering.method": "single", "router.experts": 1},
 }
 
