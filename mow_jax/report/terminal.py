@@ -29,8 +29,8 @@ def show(run: Run) -> None:
 
 
 def _print(console: Console, title: str, table: tables.Table) -> None:
-    narrow = dict(collapse_padding=True, pad_edge=False)
-    shown = rich.table.Table(title=title or None, title_justify="left", box=rich.box.SIMPLE_HEAD, **narrow)
+    shown = rich.table.Table(title=title or None, title_justify="left", box=rich.box.SIMPLE_HEAD)
+    shown.collapse_padding, shown.pad_edge = True, False  # a row of nine numbers in 120 columns
     for index, column in enumerate(table.columns):
         head = "\n".join(column.rsplit(" ", 1)) if len(column) > 10 else column  # names of tasks need the room
         shown.add_column(head, justify="right" if index else "left", vertical="bottom")

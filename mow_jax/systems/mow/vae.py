@@ -1,7 +1,7 @@
 """The two halves of one cluster's VAE, frames to features and latents to frames: STORM's convolutions, or patches.
 
-Patches are plain matrix products: an eighth of the image's height and width at a time. On one CPU core they learn to see
-Atari games several times sooner than small convolutions (results/atari_cpu/search.md).
+Patches are plain matrix products: squares of an eighth of the image's height and width. On a CPU core they
+learn to see Atari games several times sooner than small convolutions (results/atari_cpu/search.md).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Decoder(nn.Module):
 
 
 class PatchEncoder(nn.Module):
-    """Frames [N, S, S, 3] in [0, 1] to features [N, 16 * channels]: one linear map for every patch, one for all of them.
+    """Frames [N, S, S, 3] in [0, 1] to features [N, 16 * channels]: a linear map for every patch, one for all of them.
 
     The norm over the batch takes away what all frames have in common. Without it the decoder learns the background
     before latents say anything, and they are given up as noise.
