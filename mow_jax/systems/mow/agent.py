@@ -117,24 +117,26 @@ def update(agent: Agent, state: TrainState, batch: Batch, contexts: Batch, shard
     fixed = cast_once(agent, learned)
     rows = gather(agent, fixed, shard)
     dream = imagine(agent, fixed, rows, contexts, shard)
-    learned, agent_metrics = learn_behaviour(agent, learned, rows, dream, shard)
-    return keep_finite(state, learned, world_metrics | agent_metrics)
+    learned, agent_metrics = learn_behaviour(agent, learned, rows, dream, shard, world_metrics["world/gradient_norm"])
+    return count(learned, world_metrics | agent_metrics)
 
 
 def warmup_update(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> tuple[TrainState, dict]:
     """An update of the world model alone."""
-    return keep_finite(state, *learn_world(agent, state, batch, shard))
+    return count(*learn_world(agent, state, batch, shard))
 
 
-def keep_finite(old: TrainState, new: TrainState, metrics: dict) -> tuple[TrainState, dict]:
-    """The new state, or the old one with the skip counted where a gradient was not finite."""
+def keep_finite(old: TrainState, new: TrainState, gradient_norm: jax.Array) -> TrainState:
+    """The new state, or the old where the gradient was not finite: chosen on the optimiser's own way over the state."""
+    return jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(gradient_norm), a, b), new, old)
+
+
+def count(state: TrainState, metrics: dict) -> tuple[TrainState, dict]:
+    """Counts the update, and that it was skipped where a gradient was not finite."""
     finite = jnp.isfinite(metrics["world/gradient_norm"]) & jnp.isfinite(metrics.get("agent/gradient_norm", 0.0))
-    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-    skipped = jnp.where(finite, old.skipped * jnp.array([1, 0]), old.skipped + 1)
-    return kept._replace(update=old.update + 1, skipped=skipped), metrics | {
-        "train/skipped": skipped[0],
-        "train/skipped_in_row": skipped[1],
-    }
+    skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
+    metrics |= {"train/skipped": skipped[0], "train/skipped_in_row": skipped[1]}
+    return state._replace(update=state.update + 1, skipped=skipped), metrics
 
 
 # --- The world model --------------------------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
     scores = router.scores(rules, state.params["shared"], state.update)
     experts = router.select(rules, scores, old, state.update, named_key(agent.seed, state.update, "router"))
     experts = routing.of_first_device(experts)  # scores may differ in their last bits from one machine to another
-    state = state._replace(table=state.table._replace(experts=experts))
+    before, state = state, state._replace(table=state.table._replace(experts=experts))
 
     grad = jax.grad(world_loss, argnums=(1, 2), has_aux=True)
     gradients, (harmony, statistics, metrics) = grad(agent, state.params, state.harmony, state, batch, shard)
@@ -172,6 +174,7 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
         world_optimizer=world_optimizer,
         harmony_optimizer=harmony_optimizer,
     )
+    state = keep_finite(before, state, metrics["world/gradient_norm"])
     return state, metrics | {"harmony": jnp.exp(state.harmony)}
 
 
@@ -238,8 +241,8 @@ def imagine(agent: Agent, state: TrainState, rows: Rows, contexts: Batch, shard:
 # --- Actor and critics ------------------------------------------------------------------------------------------------
 
 
-def learn_behaviour(agent: Agent, state: TrainState, rows: Rows, dream: Dream, shard: Shard) -> tuple[TrainState, dict]:
-    """One Adam step of actor and critics on the dream, then the slow critic's moving average."""
+def learn_behaviour(agent: Agent, state: TrainState, rows: Rows, dream: Dream, shard: Shard, world_norm=0.0):
+    """One Adam step of actor and critics on the dream, then the slow critic's average; if both norms are finite."""
     grad = jax.grad(behaviour_loss, argnums=1, has_aux=True)
     gradient, (scale, metrics) = grad(agent, (state.actor, state.critic), state, rows, dream, shard)
     gradient, unravel = ravel_pytree(gradient)
@@ -248,7 +251,8 @@ def learn_behaviour(agent: Agent, state: TrainState, rows: Rows, dream: Dream, s
     actor, critic = optax.apply_updates((state.actor, state.critic), unravel(step))
     slow = optax.incremental_update(critic, state.slow_critic, 1 - agent.slow_decay)
     new = dict(actor=actor, critic=critic, slow_critic=slow, return_scale=scale, agent_optimizer=agent_optimizer)
-    return state._replace(**new), metrics | {"agent/gradient_norm": jnp.linalg.norm(gradient)}
+    norm = jnp.linalg.norm(gradient)
+    return keep_finite(state, state._replace(**new), norm + world_norm), metrics | {"agent/gradient_norm": norm}
 
 
 def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, dream: Dream, shard: Shard):
@@ -256,8 +260,7 @@ def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, d
     (actor, critic), cluster = params, state.table.cluster[shard.ids]
     critics = routing.take_rows(critic, cluster), routing.take_rows(state.slow_critic, cluster)
     run = jax.vmap(functools.partial(actor_critic.losses, agent.behaviour, actor), axis_name="task")
-    scale = state.return_scale[shard.ids]
-    terms, scale, metrics = run(*critics, dream, rows.embedding, scale, shard.mask, shard.valid)
+    terms, scale, metrics = run(*critics, dream, rows.embedding, state.return_scale[shard.ids], shard.mask, shard.valid)
     loss = terms["policy"] + terms["critic"] + terms["slow"] - agent.behaviour.entropy * terms["entropy"]
     spread = functools.partial(routing.everywhere, shard=shard, tasks=agent.world.routing.tasks)
     metrics = {f"agent/{name}": spread(value) for name, value in (terms | metrics).items()}

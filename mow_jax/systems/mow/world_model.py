@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from mow_jax.ops import distributions, routing, twohot
 from mow_jax.systems.mow import router, vae
 from mow_jax.systems.mow.blocks import Head, Linear, Pool, Transformer, causal_mask
-from mow_jax.systems.mow.dynamics import Dynamics, DynamicsCache, Expert, Shared
+from mow_jax.systems.mow.dynamics import Dynamics, Expert, Shared
 from mow_jax.systems.mow.router import Routing
 from mow_jax.systems.mow.types import Table
 from mow_jax.types import Batch
@@ -231,9 +231,7 @@ def tokens(model: WorldModel, rows: Rows, z: jax.Array, action: jax.Array) -> ja
     return _with_embedding(jnp.concatenate([z.astype(model.dtype), action.astype(model.dtype)], -1), rows.embedding)
 
 
-def transition(
-    model: WorldModel, rows: Rows, z, action, mask, cache: DynamicsCache | None = None, place=0, dropout_key=None
-):
+def transition(model: WorldModel, rows: Rows, z, action, mask, cache=None, place=0, dropout_key=None):
     """Hidden states [B, T, D] of latents [B, T, Z] and actions under an attention mask [B, T, L]; and the new cache."""
     token = tokens(model, rows, z, action)
     return model.dynamics.apply(
