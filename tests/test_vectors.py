@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -120,6 +121,17 @@ def test_what_is_no_vector_as_said_is_one_message(given, said: str):
     with pytest.raises(BadInput) as refusal:
         environment.step(np.zeros(1, np.float32))
     assert said in str(refusal.value) and "BrokenVector-v0" in str(refusal.value)
+
+
+@pytest.mark.parametrize("before", [None, "osmesa"])
+def test_states_leave_the_renderer_to_tasks_that_are_drawn_later(before, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mujoco", raising=False)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    if before:
+        monkeypatch.setenv("MUJOCO_GL", before)
+    (task,), settings = made("toy", "slide")
+    envs.make(task, settings).reset(0, 0)
+    assert os.environ.get("MUJOCO_GL") == before
 
 
 def test_observations_that_are_no_vectors_are_refused():

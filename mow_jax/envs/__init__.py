@@ -6,9 +6,11 @@ Called by train, evaluate, actors and mow_jax.make_env.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 from mow_jax.envs.base import Environment
@@ -25,13 +27,11 @@ def resolve(suite: str, names: tuple[str, ...], settings: dict) -> list[Task]:
     config.suite.<suite>. Vectors have as many numbers as the widest task's.
     Raises BadInput for an unknown suite or task, a task named twice, or discrete and continuous tasks together.
     """
-    module = _module(suite)
-    if settings.get("observation") == "state":
-        _spare_renderer()
-    expanded = expand(suite, names)
+    module, expanded = _module(suite), expand(suite, names)
     if not expanded:
         raise BadInput("suite.tasks is empty: name at least one task, e.g. --config.suite.tasks=\"('Pong',)\"")
-    tasks = module.resolve(expanded, settings)
+    with _without_renderer(settings.get("observation") == "state"):
+        tasks = module.resolve(expanded, settings)
     _refuse_duplicates([task.name for task in tasks])
     _refuse_mixture(tasks)
     widest = max(task.numbers for task in tasks)
@@ -40,15 +40,25 @@ def resolve(suite: str, names: tuple[str, ...], settings: dict) -> list[Task]:
 
 def make(task: Task, settings: dict) -> Environment:
     """A new environment of `task`; `settings` as in `resolve`. Nothing runs before its first `reset` or `restore`."""
-    if task.numbers:
-        _spare_renderer()
-    return _module(task.suite).make(task, settings)
+    with _without_renderer(bool(task.numbers)):
+        return _module(task.suite).make(task, settings)
 
 
-def _spare_renderer() -> None:
-    """Nothing is drawn: mujoco, which loads a renderer when it is imported, is to load none. It may be missing here."""
-    if "mujoco" not in sys.modules:
-        os.environ["MUJOCO_GL"] = "disabled"
+@contextlib.contextmanager
+def _without_renderer(states: bool) -> Iterator[None]:
+    """With `states` nothing is drawn: mujoco, which loads a renderer when it is imported, loads none inside. It may be
+    missing here, or wanted later by tasks that are drawn."""
+    if not states or "mujoco" in sys.modules:
+        yield
+        return
+    before = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = "disabled"
+    try:
+        yield
+    finally:
+        del os.environ["MUJOCO_GL"]
+        if before is not None:
+            os.environ["MUJOCO_GL"] = before
 
 
 def _module(suite: str) -> ModuleType:
