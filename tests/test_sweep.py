@@ -145,7 +145,7 @@ def test_a_sweep_killed_at_any_moment_repeats_nothing_and_changes_no_score(tmp_p
     assert "git checkout c\n" in script and "--seeds=0,1,2" in script and script.count("--config.seed=") == 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_jobs_of_an_array_make_the_same_table(tmp_path: Path):
     assert start(tmp_path, "--count").communicate(timeout=300)[0] == "3\n"
     several = [start(tmp_path, f"--only={index}") for index in range(3)]
