@@ -178,7 +178,7 @@ def metrics(diagnostics: dict[str, Numbers]) -> dict[str, float]:
         f"evaluation/{task}/{name}": numbers[key]
         for task, numbers in diagnostics.items()
         for name, key in names.items()
-        if numbers.get(key) is not None
+        if numbers[key] is not None
     }
 
 

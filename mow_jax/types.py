@@ -149,8 +149,6 @@ class System(NamedTuple):
     after_save: Callable[..., None] | None = None  # (learner, directory), after the warm-up, in process 0
     after_evaluation: Callable[..., Any] | None = None  # (state, normalised [K], NaN: unknown) -> state
     # Looking into a world model, None where there is none to look into.
-    predictions: Callable[..., dict] | None = (
-        None  # (state, batch, shard) -> reward, termination, error, ... [K', B, T]
-    )
+    predictions: Callable[..., dict] | None = None  # (state, batch, shard) -> {"reward", ...: [K', B, T]}
     open_loop: Callable[..., tuple] | None = None  # (state, batch, shard, context) -> reconstructed, imagined frames
     playable: Playable | None = None

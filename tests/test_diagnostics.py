@@ -79,6 +79,7 @@ def test_what_actions_tell_is_the_mean_of_rows_that_have_a_successor():
 
 def test_metrics_leave_out_what_is_undefined():
     numbers = {"reward_correlation": 0.5, "reward_precision": None, "termination_error": 0.1, "ratio": None}
+    numbers["action_nats"] = None
     assert diagnostics.metrics({"a": numbers}) == {
         "evaluation/a/reward_correlation": 0.5,
         "evaluation/a/termination_error": 0.1,

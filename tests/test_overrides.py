@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mow_jax.types import BadInput
 FILE = ROOT / "tests" / "configs" / "tiny.py"
 KEYS = checks.flat(config.default())
 NAMES = sorted(KEYS)
-SYSTEMS = ("m3po", "mow", "scalezero")
+SYSTEMS = {module.name for module in pkgutil.iter_modules(config.__path__)}
 # No database: examples found on one machine stay out of the checkout.
 OPTIONS = dict(database=None, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 QUICK, WIDE = settings(**OPTIONS, max_examples=60), settings(**OPTIONS, max_examples=5000)

@@ -79,8 +79,8 @@ def _model() -> ConfigDict:
             unimix=0.01,
             autoencoder="convolutions",  # or patches: matrix products, for small models on CPUs
             channels=32,  # of the first convolution, doubled by each further one; or of a patch
-            norm="batch",  # in convolutions: batch, rms or none
-            activation="relu",  # in convolutions and heads: relu or silu
+            norm="batch",  # in convolutions and the encoder of patches: batch, rms or none
+            activation="relu",  # in autoencoders and heads: relu or silu
             posterior_scale=1.0,  # factor on the posterior's initial weights
             width=512,  # D of the temporal module
             layers=2,  # blocks of an expert Transformer; 0: an expert is its mixer alone

@@ -167,6 +167,8 @@ def _knowledge(run: Run, directory: Path) -> Section | None:
         "Ends are terminations and lost lives, not time limits: the mean predicted probability, in brackets the real "
         "share; the mean probability on the rows that did end; and the expected calibration error over ten bins. As "
         "ends are rare, a model that never expects one has a small error too: the column before it tells.",
+        "Nats of an action: how much worse the next latent is foreseen under other actions than the real ones. Near 0 "
+        "the model ignores what is done; a dash stands where a system foresees no latents.",
         "The reconstruction ratio divides the model's squared pixel error by the error of one fixed picture, the mean "
         "of the task's frames. A model that paints only the mean background scores 1, so that what moves in a game "
         "counts; below 1 is better, 0 is perfect, above 1 the pictures are blurred or mixed up with another task's.",

@@ -122,11 +122,11 @@ def init(model: WorldModel, key: jax.Array) -> tuple[Any, Any]:
     """Parameters {"cluster", "expert", "shared"} and batch-norm statistics [N_m, ...]."""
     key_cluster, key_dynamics, key_routing, key_task = jax.random.split(key, 4)
     width = model.routing.embedding
-    frame, features = jnp.zeros((1, *2 * (model.image_size,), 3)), model.cluster_modules["encoder"].features
+    frame = jnp.zeros((1, model.image_size, model.image_size, 3))
     hidden, z, embedding = jnp.zeros((1, model.width + width)), jnp.zeros((1, model.latent)), jnp.zeros((1, width))
     inputs = dict.fromkeys(("prior", "reward", "continuation"), (hidden,)) | {
         "encoder": (frame, True, _no_pool),
-        "posterior": (jnp.zeros((1, features + width)),),
+        "posterior": (jnp.zeros((1, model.cluster_modules["encoder"].features + width)),),
         "decoder": (z, embedding, True, _no_pool),
     }
 
