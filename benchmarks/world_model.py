@@ -5,8 +5,9 @@
 
 A search for settings in minutes instead of hours: the warm-up, then updates of the world model alone on the first
 `steps` agent steps of every task, and after each part of them the error of reconstruction over the frames' own variance
-(1: as if the mean frame were painted every time) and the correlation of predicted and real rewards, on later steps that
-were not learned from. Milliseconds are processor time. MoW only: other systems have no warm-up.
+(1: as if the mean frame were painted every time), the correlation of predicted and real rewards, and the nats that
+actions tell of the next latent, on later steps that were not learned from. Milliseconds are processor time. MoW only:
+other systems have no warm-up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ml_collections.config_flags import config_flags
 
 from mow_jax import command, logs, summary
 from mow_jax.config import check
-from mow_jax.diagnostics import frame_numbers, reward_numbers
+from mow_jax.diagnostics import action_numbers, frame_numbers, reward_numbers
 from mow_jax.run import Run
 from mow_jax.train import collect
 from mow_jax.types import BadInput, Batch
@@ -80,7 +81,8 @@ def measure(run: Run, steps: int, updates: int, marks: int):
         jax.block_until_ready(run.learner.state)
         spent += time.process_time() - begun
         found = numbers(run, later)
-        text = "  ".join(f"{name} {n['ratio']:.3f} {n['reward_correlation'] or 0:.3f}" for name, n in found.items())
+        said = ("ratio", "reward_correlation", "action_nats")
+        text = "  ".join(" ".join([name] + [f"{n[key] or 0:.3f}" for key in said]) for name, n in found.items())
         print(f"{target:6,} updates {spent * 1000 / max(1, target - 1):5.0f} ms each | {text}", flush=True)
         yield {"updates": target, "seconds": spent, "tasks": found}
 
@@ -102,7 +104,9 @@ def numbers(run: Run, batches: list[Batch]) -> dict[str, dict[str, Any]]:
         predicted = np.concatenate([part["reward"][k][:, CONTEXT:].ravel() for part in said])
         error = np.concatenate([part["error"][k].ravel() for part in said])
         wide = frames.astype(np.int64)
+        told = np.concatenate([part["action"][k].ravel() for part in said])
         found[name] = reward_numbers(real, predicted) | frame_numbers(error, wide.sum(0), int((wide**2).sum()))
+        found[name] |= action_numbers(told)
     return found
 
 

@@ -22,11 +22,15 @@ MEAN = TOGETHER | {"model.reward": "mean", "agent.entropy": 5e-3}
 APART = MEAN | {"clustering.method": "identity", "router.experts": 4, "router.active": 2}
 PATCHES = APART | {
     "model.autoencoder": "patches",
-    "model.channels": 16,
-    "model.posterior_scale": 8.0,
+    "model.categoricals": 192,
+    "model.classes": 4,
+    "model.embedding": 8,
     "model.activation": "silu",
+    "loss.rep": 0.02,
+    "loss.saturation": 20.0,
+    "train.ratio": 1.0,
+    "agent.contexts": 16,
 }
-SLOW = PATCHES | {"train.ratio": 1.0, "agent.contexts": 16}
 # What each variant changes. Prediction and outcome of every one: results/atari_cpu.
 VARIANTS = {
     "baseline": {},
@@ -70,9 +74,7 @@ VARIANTS = {
         "model.posterior_scale": 4.0,
         "train.ratio": 0.35,
     },
-    "patches": PATCHES,
-    "patches_slow": SLOW,
-    "latents": SLOW | {"model.categoricals": 32, "model.channels": 12},
+    "own_latents": PATCHES,
     "one": {"clustering.method": "single", "router.experts": 1},
 }
 

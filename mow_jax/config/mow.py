@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mow_jax import checks
+from mow_jax.systems.mow.types import PATCHES
 from mow_jax.types import BadInput
 
 
@@ -50,6 +51,7 @@ def add(config: ConfigDict) -> None:
             continuation=1.0,
             task=1.0,  # 0: no task head loss
             balance=0.1,  # 0: no balance loss
+            saturation=0.0,  # c > 0: a frame's reconstruction error E counts as c ln(1 + E / c); 0: as E
             harmony="optimum",  # start of s_k: "optimum", "zero" (the paper's), or "off"
             mask_boundaries=True,  # attention and KL stop at an episode's start
         )
@@ -77,9 +79,9 @@ def _model() -> ConfigDict:
             categoricals=32,  # latent variables ...
             classes=32,  # ... and classes of each
             unimix=0.01,
-            autoencoder="convolutions",  # or patches: matrix products, for small models on CPUs
-            channels=32,  # of the first convolution, doubled by each further one; or of a patch
-            norm="batch",  # in convolutions and the encoder of patches: batch, rms or none
+            autoencoder="convolutions",  # or patches with latents of their own: for small models on CPUs
+            channels=32,  # of the first convolution, doubled by each further one
+            norm="batch",  # after convolutions: batch, rms or none
             activation="relu",  # in autoencoders and heads: relu or silu
             posterior_scale=1.0,  # factor on the posterior's initial weights
             width=512,  # D of the temporal module
@@ -148,8 +150,8 @@ RANGES = {
     ),
     "[0, inf)": (
         "router.margin router.noise loss.dyn loss.rep loss.free_bits loss.reward loss.continuation loss.task"
-        " loss.balance model.embedding model.layers model.shared_layers model.posterior_scale model.position_scale"
-        " agent.depth agent.entropy"
+        " loss.balance loss.saturation model.embedding model.layers model.shared_layers model.posterior_scale"
+        " model.position_scale agent.depth agent.entropy"
     ),
     "(0, inf)": (
         "router.tau_start router.tau_end optimizer.world_lr optimizer.world_eps optimizer.world_clip"
@@ -171,6 +173,11 @@ def check(config: ConfigDict) -> None:
         )
     if model.width % model.heads:
         raise BadInput(f"model.width={model.width} does not divide by model.heads={model.heads}: choose a divisor")
+    if model.autoencoder == "patches" and model.categoricals % PATCHES**2:
+        raise BadInput(
+            f"model.categoricals={model.categoricals} cannot be shared out evenly among the {PATCHES**2} patches of"
+            f" model.autoencoder='patches': use a multiple of {PATCHES**2}"
+        )
     if clustering.method == "file" and not clustering.table:
         raise BadInput("clustering.method='file' needs clustering.table=PATH of a clusters.json")
     _check_positions(config)
