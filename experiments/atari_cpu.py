@@ -18,13 +18,13 @@ FOUR = ("Boxing", "RoadRunner", "CrazyClimber", "Assault")
 OTHERS = ("UpNDown", "Jamesbond", "Freeway", "MsPacman")
 GAMES = {"four": FOUR, "others": OTHERS, "one": FOUR} | {game: (game,) for game in FOUR}
 SINGLE = {"clustering.method": "single", "router.experts": 1, "router.active": 1}
-ONE = SINGLE | {"model.width": 352, "model.head_width": 288, "agent.width": 288}
+ONE = SINGLE | {"model.channels": 26, "model.width": 288, "model.head_width": 256, "agent.width": 256}
 SEPARATE = SINGLE | {"model.width": 112, "model.head_width": 96, "agent.width": 96}
 
 
 def get_config(variant="four"):
-    """`own_latents` of the search on the games of a variant: MoW, one cluster with one expert, or a game by itself."""
-    config = runpy.run_path(str(Path(__file__).with_name("atari_search.py")))["get_config"]("own_latents")
+    """`latents` of the search on the games of a variant: MoW, one cluster with one expert, or a game by itself."""
+    config = runpy.run_path(str(Path(__file__).with_name("atari_search.py")))["get_config"]("latents")
     config.suite.tasks = GAMES[variant]
     config.evaluation.update(episodes=20, parallel=5, every=0)
     if variant == "one" or variant in FOUR:

@@ -22,14 +22,19 @@ MEAN = TOGETHER | {"model.reward": "mean", "agent.entropy": 5e-3}
 APART = MEAN | {"clustering.method": "identity", "router.experts": 4, "router.active": 2}
 PATCHES = APART | {
     "model.autoencoder": "patches",
+    "model.channels": 16,
+    "model.posterior_scale": 8.0,
+    "model.activation": "silu",
+}
+SLOW = PATCHES | {"train.ratio": 1.0, "agent.contexts": 16}
+LOCAL = {
+    "model.autoencoder": "local",
     "model.categoricals": 192,
     "model.classes": 4,
     "model.embedding": 8,
-    "model.activation": "silu",
+    "model.posterior_scale": 1.0,
     "loss.rep": 0.02,
     "loss.saturation": 20.0,
-    "train.ratio": 1.0,
-    "agent.contexts": 16,
 }
 # What each variant changes. Prediction and outcome of every one: results/atari_cpu.
 VARIANTS = {
@@ -74,7 +79,10 @@ VARIANTS = {
         "model.posterior_scale": 4.0,
         "train.ratio": 0.35,
     },
-    "own_latents": PATCHES,
+    "patches": PATCHES,
+    "patches_slow": SLOW,
+    "latents": SLOW | {"model.categoricals": 32, "model.channels": 12},
+    "local": SLOW | LOCAL,
     "one": {"clustering.method": "single", "router.experts": 1},
 }
 

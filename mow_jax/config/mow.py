@@ -7,7 +7,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mow_jax import checks
-from mow_jax.systems.mow.types import PATCHES
 from mow_jax.types import BadInput
 
 
@@ -79,9 +78,9 @@ def _model() -> ConfigDict:
             categoricals=32,  # latent variables ...
             classes=32,  # ... and classes of each
             unimix=0.01,
-            autoencoder="convolutions",  # or patches with latents of their own: for small models on CPUs
-            channels=32,  # of the first convolution, doubled by each further one
-            norm="batch",  # after convolutions: batch, rms or none
+            autoencoder="convolutions",  # or, for small models on CPUs: patches, local (patches with latents)
+            channels=32,  # of the first convolution, doubled by each further one; or of a patch
+            norm="batch",  # in convolutions and the encoder of patches: batch, rms or none
             activation="relu",  # in autoencoders and heads: relu or silu
             posterior_scale=1.0,  # factor on the posterior's initial weights
             width=512,  # D of the temporal module
@@ -132,7 +131,7 @@ CHOICES = {
     "clustering.vector": ("layer_mean", "layer_scalar", "projection"),
     "loss.harmony": ("optimum", "zero", "off"),
     "model.compute_dtype": ("auto", "float32", "bfloat16"),
-    "model.autoencoder": ("convolutions", "patches"),
+    "model.autoencoder": ("convolutions", "patches", "local"),
     "model.norm": ("batch", "rms", "none"),
     "model.activation": ("relu", "silu"),
     "model.reward": ("symlog", "mean"),
@@ -162,6 +161,9 @@ RANGES = {
 }
 
 
+PATCHES = 64  # of a frame, where the autoencoder is a local one
+
+
 def check(config: ConfigDict) -> None:
     """Raises BadInput for the first of these settings that cannot work."""
     checks.pixels(config)
@@ -173,10 +175,10 @@ def check(config: ConfigDict) -> None:
         )
     if model.width % model.heads:
         raise BadInput(f"model.width={model.width} does not divide by model.heads={model.heads}: choose a divisor")
-    if model.autoencoder == "patches" and model.categoricals % PATCHES**2:
+    if model.autoencoder == "local" and model.categoricals % PATCHES:
         raise BadInput(
-            f"model.categoricals={model.categoricals} cannot be shared out evenly among the {PATCHES**2} patches of"
-            f" model.autoencoder='patches': use a multiple of {PATCHES**2}"
+            f"model.categoricals={model.categoricals} cannot be shared out evenly among the {PATCHES} patches of"
+            f" model.autoencoder='local': use a multiple of {PATCHES}"
         )
     if clustering.method == "file" and not clustering.table:
         raise BadInput("clustering.method='file' needs clustering.table=PATH of a clusters.json")

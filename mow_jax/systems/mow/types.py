@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-PATCHES = 8  # in a row of an image, whatever its size, where model.autoencoder is "patches"
-
 
 class Table(NamedTuple):
     """The task table: which rows of the stacked parameters a task uses."""

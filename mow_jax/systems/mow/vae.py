@@ -1,9 +1,10 @@
-"""One cluster's VAE, frames to features to logits and latents to frames: STORM's convolutions, or patches.
+"""One cluster's VAE, frames to features to logits and latents to frames: STORM's convolutions, or one of two kinds of
+patches, squares of an eighth of the image's height and width.
 
-Patches are squares of an eighth of the image's height and width, and each has latents of its own: one matrix product to
-their logits, one from them to its pixels. Small objects are found in hundreds of updates where small
-convolutions take thousands, at a fraction of the time on a CPU core (results/atari_cpu/search.md). What they cannot do
-is what a deep encoder is for: say the same of an object wherever it is.
+"patches": matrix products over all of them, latents of the whole frame. On a CPU core they learn to see Atari games in
+half the time of small convolutions or less. "local": each patch has latents of its own, one product to their logits,
+one from them to its pixels. Objects of a few pixels are found in hundreds of updates. What it cannot do is what deep
+encoders are for: say the same of an object wherever it is. What both are worth: results/atari_cpu/search.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 
 from mow_jax.ops import convolution
 from mow_jax.systems.mow.blocks import (
+    ACTIVATIONS,
     Convolution,
     ConvolutionBlock,
     Linear,
@@ -24,16 +26,16 @@ from mow_jax.systems.mow.blocks import (
     normalised_activation,
     uniform,
 )
-from mow_jax.systems.mow.types import PATCHES
 
 MAP = 4  # every encoder ends, every decoder starts at 4 x 4
-CONTRAST = 4.0  # a frame's difference from the mean frame, in this unit, ...
-NOISE = 0.02  # ... and the mean square below which a patch's difference fades instead of being brought to unit size
+PATCHES = 8  # patches in a row of an image, whatever its size
+CONTRAST = 4.0  # frames come in [-2, 2]: about unit variance
+BRIGHTNESS = 5.0  # the background's unit: under Adam it is learned so many times faster
+NOISE = 0.02  # mean square of a patch's difference below which it fades instead of being brought to unit size
 MOMENTUM = 0.02  # of the mean frame
 SPREAD = 2.0  # a patch's logits at the start
 FIRST = 6.0  # and the first class's lead: patches in which nothing happens should agree on what they say
-# Parameters are kept in these units: under Adam what they stand for is learned so many times faster.
-PIXELS, BRIGHTNESS = 3.0, 5.0
+PIXELS = 3.0  # the unit of maps of single patches: under Adam they are learned so many times faster
 
 
 def blocks(image_size: int) -> int:
@@ -45,9 +47,9 @@ class Half(nn.Module):
     """The sizes of an encoder or a decoder."""
 
     image_size: int
-    channels: int  # of the first convolution; patches have none
+    channels: int  # of the first convolution, or of a patch
     latents: tuple[int, int]  # categoricals G and classes C
-    norm: str = "batch"  # of convolutions: batch, rms or none
+    norm: str = "batch"  # batch, rms or none; a decoder of patches has a layer norm instead
     activation: str = "relu"
     dtype: Any = jnp.float32
 
@@ -93,6 +95,42 @@ class Decoder(Half):
         return x.astype(jnp.float32) + jnp.tile(bias, 4)
 
 
+class PatchEncoder(Half):
+    """Frames [N, S, S, 3] in [0, 1] to features [N, 16 * channels]: a linear map for every patch, one for all of them.
+
+    The norm over the batch takes away what all frames have in common. Without it the decoder learns the background
+    before latents say anything, and they are given up as noise.
+    """
+
+    @property
+    def features(self) -> int:
+        """The length of its output."""
+        return 16 * self.channels
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, pool: Pool) -> jax.Array:
+        x = Linear(self.channels, dtype=self.dtype, name="patch")(CONTRAST * (to_patches(x) - 0.5))
+        x = ACTIVATIONS[self.activation](x).swapaxes(0, 1).reshape(x.shape[1], -1)
+        x = Linear(self.features, bias=False, dtype=self.dtype, name="frame")(x)
+        return normalised_activation(x, self.norm, self.activation, self.dtype, train, pool)
+
+
+class PatchDecoder(Half):
+    """The same way back, added to a learned background: latents [N, Z] and embeddings [N, E] to frames in patches."""
+
+    @nn.compact
+    def __call__(self, z: jax.Array, embedding: jax.Array, train: bool, pool: Pool) -> jax.Array:
+        size = 3 * (self.image_size // PATCHES) ** 2
+        x = jnp.concatenate([z.astype(self.dtype), embedding.astype(self.dtype)], axis=-1)
+        x = Linear(16 * self.channels, bias=False, dtype=self.dtype, name="frame")(x)
+        x = ACTIVATIONS[self.activation](nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x))
+        x = ACTIVATIONS[self.activation](Linear(PATCHES**2 * self.channels, dtype=self.dtype, name="patches")(x))
+        x = x.reshape(-1, PATCHES**2, self.channels).swapaxes(0, 1)
+        x = Linear(size, bias=False, scale=0.1, dtype=self.dtype, name="patch")(x).astype(jnp.float32)
+        background = self.param("background", nn.initializers.zeros, (PATCHES**2, size))
+        return x + BRIGHTNESS * background[:, None]
+
+
 class OfEach(nn.Module):
     """[64, N, I] to [64, N, features]: every patch has a linear map of its own."""
 
@@ -107,7 +145,7 @@ class OfEach(nn.Module):
         return jnp.matmul(x.astype(self.dtype), PIXELS * kernel.astype(self.dtype)).astype(jnp.float32)
 
 
-class PatchEncoder(Half):
+class LocalEncoder(Half):
     """Frames [N, S, S, 3] in [0, 1] to logits [N, G * C]: of each patch's difference from the cluster's mean frame.
 
     The mean frame is a running one, in training too: what a patch shows must not depend on the batch it comes in.
@@ -134,7 +172,7 @@ class PatchEncoder(Half):
         return (x + PIXELS * self.param("bias", lead, self.latents)).reshape(x.shape[0], -1).astype(self.dtype)
 
 
-class PatchPosterior(nn.Module):
+class LocalPosterior(nn.Module):
     """Logits and an embedding [..., G * C + E] to logits [..., G * C]: the task moves what its patches say."""
 
     features: int  # G * C
@@ -149,7 +187,7 @@ class PatchPosterior(nn.Module):
         return logits + Linear(self.features, scale=self.scale, dtype=self.dtype)(embedding)
 
 
-class PatchDecoder(Half):
+class LocalDecoder(Half):
     """Latents [N, G * C] and embeddings [N, E], all alike, to frames in patches [64, N, 3 (S / 8)^2]: what each patch's
     latents add to the background of the task."""
 
@@ -182,7 +220,8 @@ def from_patches(x: jax.Array) -> jax.Array:
 
 MODULES = {
     "convolutions": (Encoder, Linear, Decoder),
-    "patches": (PatchEncoder, PatchPosterior, PatchDecoder),
+    "patches": (PatchEncoder, Linear, PatchDecoder),
+    "local": (LocalEncoder, LocalPosterior, LocalDecoder),
 }
 
 
