@@ -10,11 +10,12 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 PACKAGING := pyproject.toml setup.cfg
 
 .NOTPARALLEL:
-.PHONY: help quickstart demo system test test-fast test-slow test-long test-versions check lint format clean
+.PHONY: help quickstart demo watch system test test-fast test-slow test-long test-versions check lint format clean
 
 help:
 	@echo "make quickstart   four Atari games on the CPU: train, evaluate, report -> runs/quickstart"
 	@echo "make demo         toy tasks on the CPU, no ROM, no GL -> runs/demo"
+	@echo "make watch        an agent that has learned four Atari games plays them, beside what it imagines -> runs/watch"
 	@echo "make test         all tests but the long ones: system, the fast (make test-fast), then the slow (make test-slow)"
 	@echo "make system       what tests take from the system: installed where root and apt-get are here, else named"
 	@echo "make test-long    tests of minutes each: several processes killed and moved, every number of devices"
@@ -30,6 +31,10 @@ quickstart: $(VENV)/.installed-all
 demo: $(VENV)/.installed-core
 	$(BIN)/python -m mow_jax.train --config=experiments/demo.py --workdir=runs/demo
 	$(BIN)/python -m mow_jax.report --workdir=runs/demo
+
+watch: $(VENV)/.installed-all
+	$(BIN)/python -m mow_jax.evaluate --workdir=results/atari_cpu/agent.npz --out=runs/watch --episodes=1
+	$(BIN)/python -m mow_jax.report --workdir=runs/watch
 
 system:
 	@.ci/system

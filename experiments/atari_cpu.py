@@ -7,8 +7,8 @@
 so on are agents of one game each. `:one`, and the four agents of a game taken together, have the parameters of the four
 games' agent within 2%. Settings from the search in results/atari_cpu: an autoencoder of patches a game, rewards read as
 their mean and weighted up.
-Hardware: one CPU core; 3 to 4 hours, an estimate; an agent of one game a quarter of it.
-Not yet run to its end; no score is claimed.
+Hardware: one CPU core, 3 hours; an agent of one game, by estimate, a quarter of it.
+Measured: the four games, seed 0: 0.99 of a human in the mean (results/atari_cpu). `make watch` shows that agent.
 """
 
 import runpy

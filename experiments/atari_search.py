@@ -27,15 +27,6 @@ PATCHES = APART | {
     "model.activation": "silu",
 }
 SLOW = PATCHES | {"train.ratio": 1.0, "agent.contexts": 16}
-LOCAL = {
-    "model.autoencoder": "local",
-    "model.categoricals": 192,
-    "model.classes": 4,
-    "model.embedding": 8,
-    "model.posterior_scale": 1.0,
-    "loss.rep": 0.02,
-    "loss.saturation": 20.0,
-}
 # What each variant changes. Prediction and outcome of every one: results/atari_cpu.
 VARIANTS = {
     "baseline": {},
@@ -82,7 +73,6 @@ VARIANTS = {
     "patches": PATCHES,
     "patches_slow": SLOW,
     "latents": SLOW | {"model.categoricals": 32, "model.channels": 12},
-    "local": SLOW | LOCAL,
     "one": {"clustering.method": "single", "router.experts": 1},
 }
 

@@ -191,6 +191,16 @@ def test_an_absent_file_is_named_with_the_command_that_makes_it(workdir, capsys,
     assert re.search(wanted, (workdir / "report" / "index.html").read_text())
 
 
+def test_an_exported_agents_evaluation_misses_nothing(workdir, capsys):
+    for name in ("config.json", "metrics.jsonl", "clusters.json"):
+        (workdir / name).unlink()
+    assert main([f"--workdir={workdir}"]) == 0
+    page = (workdir / "report" / "index.html").read_text()
+    assert "missing" not in capsys.readouterr().out and "Missing" not in page
+    assert f"An agent&#x27;s evaluation in {workdir.name}" in page and "What the world model sees" in page
+    assert "Learning curves" not in page
+
+
 def test_a_line_that_is_still_being_written_is_left_out(workdir):
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 210, "upd')

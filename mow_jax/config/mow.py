@@ -50,7 +50,6 @@ def add(config: ConfigDict) -> None:
             continuation=1.0,
             task=1.0,  # 0: no task head loss
             balance=0.1,  # 0: no balance loss
-            saturation=0.0,  # c > 0: a frame's reconstruction error E counts as c ln(1 + E / c); 0: as E
             harmony="optimum",  # start of s_k: "optimum", "zero" (the paper's), or "off"
             mask_boundaries=True,  # attention and KL stop at an episode's start
         )
@@ -78,7 +77,7 @@ def _model() -> ConfigDict:
             categoricals=32,  # latent variables ...
             classes=32,  # ... and classes of each
             unimix=0.01,
-            autoencoder="convolutions",  # or, for small models on CPUs: patches, local (patches with latents)
+            autoencoder="convolutions",  # or patches: matrix products, for small models on CPUs
             channels=32,  # of the first convolution, doubled by each further one; or of a patch
             norm="batch",  # in convolutions and the encoder of patches: batch, rms or none
             activation="relu",  # in autoencoders and heads: relu or silu
@@ -131,7 +130,7 @@ CHOICES = {
     "clustering.vector": ("layer_mean", "layer_scalar", "projection"),
     "loss.harmony": ("optimum", "zero", "off"),
     "model.compute_dtype": ("auto", "float32", "bfloat16"),
-    "model.autoencoder": ("convolutions", "patches", "local"),
+    "model.autoencoder": ("convolutions", "patches"),
     "model.norm": ("batch", "rms", "none"),
     "model.activation": ("relu", "silu"),
     "model.reward": ("symlog", "mean"),
@@ -149,8 +148,8 @@ RANGES = {
     ),
     "[0, inf)": (
         "router.margin router.noise loss.dyn loss.rep loss.free_bits loss.reward loss.continuation loss.task"
-        " loss.balance loss.saturation model.embedding model.layers model.shared_layers model.posterior_scale"
-        " model.position_scale agent.depth agent.entropy"
+        " loss.balance model.embedding model.layers model.shared_layers model.posterior_scale model.position_scale"
+        " agent.depth agent.entropy"
     ),
     "(0, inf)": (
         "router.tau_start router.tau_end optimizer.world_lr optimizer.world_eps optimizer.world_clip"
@@ -159,9 +158,6 @@ RANGES = {
     "[0, 1]": "router.anneal agent.gamma agent.lambda_ agent.slow_decay agent.return_decay",
     "[0, 1)": "model.unimix model.dropout agent.unimix",
 }
-
-
-PATCHES = 64  # of a frame, where the autoencoder is a local one
 
 
 def check(config: ConfigDict) -> None:
@@ -175,11 +171,6 @@ def check(config: ConfigDict) -> None:
         )
     if model.width % model.heads:
         raise BadInput(f"model.width={model.width} does not divide by model.heads={model.heads}: choose a divisor")
-    if model.autoencoder == "local" and model.categoricals % PATCHES:
-        raise BadInput(
-            f"model.categoricals={model.categoricals} cannot be shared out evenly among the {PATCHES} patches of"
-            f" model.autoencoder='local': use a multiple of {PATCHES}"
-        )
     if clustering.method == "file" and not clustering.table:
         raise BadInput("clustering.method='file' needs clustering.table=PATH of a clusters.json")
     _check_positions(config)

@@ -107,6 +107,8 @@ def read(workdir: str) -> Run:
     possible = {"clusters.json": has(config, "clustering"), "frames.npz": pictured(config)}
     wanted = [name for name in SOURCES if possible.get(name, True)]
     missing = [f"{name}: {SOURCES[name].format(workdir=workdir)}" for name in wanted if name not in present]
+    if set(present) <= {"results.json", "frames.npz"}:  # an exported agent has been evaluated: of no training
+        missing = []
     tasks = _tasks(metrics, clusters, results, frames)
     return Run(directory, tasks, config, metrics, clusters, results, frames, missing, lines)
 
@@ -121,6 +123,11 @@ def last_change(workdir: str) -> list[float]:
     """When each file of a workdir that the report reads was written last, 0 where there is none."""
     paths = [Path(workdir) / name for name in SOURCES]
     return [path.stat().st_mtime if path.is_file() else 0.0 for path in paths]
+
+
+def only_evaluated(run: Run) -> bool:
+    """Whether the folder is an exported agent's evaluation: nothing of its training is there, or missed."""
+    return run.config is None and run.clusters is None and not run.metrics
 
 
 def has(config: dict | None, section: str, key: str = "") -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mow_jax import advice
 from mow_jax.report import curves, figures, knowledge, render, strips, tables
-from mow_jax.report.data import Frames, Run, has, pictured
+from mow_jax.report.data import Frames, Run, has, only_evaluated, pictured
 from mow_jax.report.render import Picture, Section
 from mow_jax.types import BadInput
 
@@ -61,7 +61,8 @@ def write(run: Run, refresh: int = 0) -> Path:
         for part in ("strips", "episodes"):
             (directory / part).mkdir(parents=True, exist_ok=True)
         sections = _sections(run, directory)
-        title, subtitle = f"Run {run.directory.resolve().name}", _subtitle(run)
+        kind = "An agent's evaluation in" if only_evaluated(run) else "Run"
+        title, subtitle = f"{kind} {run.directory.resolve().name}", _subtitle(run)
         (directory / "report.md").write_text(render.markdown(title, subtitle, sections), encoding="utf-8")
         render.put(directory / "index.html", render.page(title, subtitle, sections, directory, refresh))
     except OSError as problem:
@@ -94,7 +95,8 @@ def _sections(run: Run, directory: Path) -> list[Section]:
         _protocol(run),
     ]
     made = {section.title: section for section in sections if section is not None}
-    wanted = [title for title in NEEDS if title not in made and _could_have(run, title)]
+    evaluated = only_evaluated(run)
+    wanted = [] if evaluated else [title for title in NEEDS if title not in made and _could_have(run, title)]
     unmade = [f"{title}: needs {NEEDS[title]}" for title in wanted if title != "Losses" or not _areas(run)]
     first = [_advice(run), Section("Missing", run.missing + unmade) if run.missing or unmade else None]
     return [section for section in first if section is not None] + list(made.values())
@@ -143,7 +145,7 @@ def _scores(run: Run) -> Section | None:
 
 
 def _curves(run: Run, directory: Path) -> Section | None:
-    if not curves.learning_curves(run, "return", directory / "learning_curves.png"):
+    if only_evaluated(run) or not curves.learning_curves(run, "return", directory / "learning_curves.png"):
         return None
     text = (
         "Every episode that ended while the agent learned, its moving average, and the evaluations. Where a dashed "

@@ -113,7 +113,6 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         max_length=config.batch.length,
         mask_boundaries=config.loss.mask_boundaries,
         free_bits=config.loss.free_bits,
-        saturation=config.loss.saturation,
         **model,
     )
     behaviour = ActorCritic(

@@ -74,7 +74,6 @@ class WorldModel:
     reward: str = "symlog"
     mask_boundaries: bool = True
     free_bits: float = 1.0
-    saturation: float = 0.0
     dtype: Any = jnp.float32
 
     @property
@@ -85,13 +84,13 @@ class WorldModel:
     @functools.cached_property
     def cluster_modules(self) -> dict[str, Any]:
         """The modules that each cluster has its own row of."""
-        encoder, posterior, decoder = vae.MODULES[self.autoencoder]
-        latents, kinds = (self.categoricals, self.classes), (self.norm, self.activation, self.dtype)
+        encoder, decoder = vae.MODULES[self.autoencoder]
+        seen = dict(norm=self.norm, activation=self.activation, dtype=self.dtype)
         head = dict(width=self.head_width, activation=self.activation, zero=self.zero_heads, dtype=self.dtype)
         return {
-            "encoder": encoder(self.image_size, self.channels, latents, *kinds),
-            "posterior": posterior(self.latent, scale=self.posterior_scale, dtype=self.dtype),
-            "decoder": decoder(self.image_size, self.channels, latents, *kinds),
+            "encoder": encoder(self.image_size, self.channels, **seen),
+            "posterior": Linear(self.latent, scale=self.posterior_scale, dtype=self.dtype),
+            "decoder": decoder(self.image_size, self.channels, **seen),
             "prior": Linear(self.latent, dtype=self.dtype),
             "reward": Head(twohot.BINS, **head),
             "continuation": Head(1, **head),
@@ -115,7 +114,8 @@ class WorldModel:
     @functools.cached_property
     def task_head(self) -> Head:
         """From h alone to the task's logits [K]."""
-        return Head(self.routing.tasks, self.head_width, 2, self.activation, self.zero_heads, self.dtype)
+        width, options = self.head_width, dict(activation=self.activation, zero=self.zero_heads, dtype=self.dtype)
+        return Head(self.routing.tasks, width, **options)
 
 
 def init(model: WorldModel, key: jax.Array) -> tuple[Any, Any]:
@@ -270,7 +270,7 @@ def losses(model: WorldModel, rows: Rows, batch: Batch, task: jax.Array, key, tr
     task_logits = model.task_head.apply({"params": rows.shared["task_head"]}, hidden).astype(jnp.float32)
     kl_dyn, kl_rep = _kl(posterior.log_p, prior(model, rows, hidden), segment)
     terms = {
-        "reconstruction": vae.saturated(vae.squared_error(decoded, batch.observation), model.saturation).mean(),
+        "reconstruction": vae.squared_error(decoded, batch.observation).mean(),
         "reward": twohot.cross_entropy(head(model, rows, "reward", hidden), batch.reward).mean(),
         "continuation": (jax.nn.softplus(logit) - logit * batch.termination).mean(),
         "task": -jax.nn.log_softmax(task_logits)[..., task].mean(),
