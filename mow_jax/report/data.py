@@ -127,7 +127,7 @@ def last_change(workdir: str) -> list[float]:
 
 def only_evaluated(run: Run) -> bool:
     """Whether the folder is an exported agent's evaluation: nothing of its training is there, or missed."""
-    return run.config is None and run.clusters is None and not run.metrics
+    return run.config is None and not run.missing
 
 
 def has(config: dict | None, section: str, key: str = "") -> bool:

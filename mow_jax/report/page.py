@@ -95,8 +95,7 @@ def _sections(run: Run, directory: Path) -> list[Section]:
         _protocol(run),
     ]
     made = {section.title: section for section in sections if section is not None}
-    evaluated = only_evaluated(run)
-    wanted = [] if evaluated else [title for title in NEEDS if title not in made and _could_have(run, title)]
+    wanted = [title for title in NEEDS if title not in made and _could_have(run, title)]
     unmade = [f"{title}: needs {NEEDS[title]}" for title in wanted if title != "Losses" or not _areas(run)]
     first = [_advice(run), Section("Missing", run.missing + unmade) if run.missing or unmade else None]
     return [section for section in first if section is not None] + list(made.values())
@@ -119,6 +118,8 @@ def _areas(run: Run) -> list[str]:
 
 
 def _could_have(run: Run, title: str) -> bool:
+    if only_evaluated(run):
+        return False
     if title in OF_PICTURES and not pictured(run.config):
         return False
     if title == "What the world model knows" and run.frames is not None:
