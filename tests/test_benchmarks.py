@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -99,19 +100,26 @@ def test_rates_and_convolutions_come_first_then_whole_updates_and_learning_last(
     assert sum(part.minutes for part in listed[:2]) <= 9 and all("--noparts" in part.arguments for part in listed[1:3])
 
 
+def rehearse(folder: Path, *more: str) -> tuple[str, dict[str, dict]]:
+    """What the suite prints at test sizes, and what came of its parts."""
+    command = [sys.executable, "benchmarks/gpu_suite.py", f"--output={folder}", "--tiny", *more]
+    run = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=600)
+    assert run.returncode == 0, run.stderr
+    return run.stdout, json.loads((folder / "suite.json").read_text())["parts"]
+
+
 @pytest.mark.slow
-def test_the_gpu_suite_is_rehearsed_at_test_sizes_and_goes_on_with_what_is_not_done(tmp_path):
-    command = [sys.executable, "benchmarks/gpu_suite.py", f"--output={tmp_path}", "--tiny"]
-    rehearse = lambda *more: subprocess.run(
-        [*command, *more], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=600
-    )
-    run = rehearse("--minutes=0.1")  # a false limit: nothing begins, and every part says why
-    assert run.returncode == 0, run.stderr
-    outcomes = {entry["outcome"] for entry in json.loads((tmp_path / "suite.json").read_text())["parts"].values()}
+def test_the_gpu_suite_begins_nothing_that_it_has_no_time_for_and_goes_on_with_what_is_not_done(tmp_path):
+    _, parts = rehearse(tmp_path, "--minutes=0.1")  # a false limit: nothing begins, and every part says why
+    outcomes = {entry["outcome"] for entry in parts.values()}
     assert all(outcome.startswith(("not begun", "skipped")) for outcome in outcomes), outcomes
-    run = rehearse("--minutes=9", "--parts=convolutions,storm,compare_storm,learning")
-    assert run.returncode == 0, run.stderr
-    parts = json.loads((tmp_path / "suite.json").read_text())["parts"]
+    _, parts = rehearse(tmp_path, "--minutes=9", "--parts=convolutions")
+    assert [name for name, entry in parts.items() if entry["outcome"] == "done"] == ["convolutions"]
+
+
+@pytest.mark.long
+def test_the_gpu_suite_is_rehearsed_at_test_sizes(tmp_path):
+    stdout, parts = rehearse(tmp_path, "--minutes=9", "--parts=convolutions,storm,compare_storm,learning")
     done = {name for name, entry in parts.items() if entry["outcome"] == "done"}
     assert done == {"convolutions", "storm", "learning"}, os.listdir(tmp_path)
     assert parts["compare_storm"]["outcome"] == "skipped: needs --reference=DIR"
@@ -121,14 +129,12 @@ def test_the_gpu_suite_is_rehearsed_at_test_sizes_and_goes_on_with_what_is_not_d
     assert len(json.loads((tmp_path / "convolutions.json").read_text())["lines"]) == 3 + 4 * 2 * 2 * 2
     with tarfile.open(tmp_path / "learning.tar.gz") as packed:
         assert "./results.json" in packed.getnames()
-    assert "holds" in run.stdout and list((tmp_path / "compiled").iterdir())
+    assert "holds" in stdout and list((tmp_path / "compiled").iterdir())
 
 
 @pytest.mark.long
 def test_the_gpu_suite_s_precision_is_rehearsed_too(tmp_path):
-    command = [sys.executable, "benchmarks/gpu_suite.py", f"--output={tmp_path}", "--tiny", "--parts=precision"]
-    subprocess.run(command, cwd=ROOT, env=environment(), check=True, timeout=600)
-    assert json.loads((tmp_path / "suite.json").read_text())["parts"]["precision"]["outcome"] == "done"
+    assert rehearse(tmp_path, "--parts=precision")[1]["precision"]["outcome"] == "done"
 
 
 @pytest.mark.slow
@@ -145,7 +151,7 @@ def test_what_an_update_sends_is_read_from_its_program():
     assert [int(size.replace(",", "")) for _, size in sent] == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_world_model_alone_learns_and_is_measured_on_steps_it_has_not_seen(tmp_path):
     found = tmp_path / "found.json"
     config = ["--config=tests/configs/tiny.py", "--config.optimizer.world_lr=3e-3"]

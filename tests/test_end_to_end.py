@@ -180,7 +180,8 @@ def test_a_table_is_reused_and_kept(finished, tmp_path):
     )
 
 
-@pytest.mark.parametrize("method", ["spectral", pytest.param("single", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["spectral", "single"])
 def test_every_method_of_clustering_trains(method, tmp_path):
     options = ["--config.suite.tasks=('catch','grid','wall')", f"--config.clustering.method={method}"]
     train(tmp_path, *options, "--config.router.mode=table", "--config.train.steps=28", "--config.evaluation.every=0")

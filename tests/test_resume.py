@@ -43,7 +43,7 @@ def whole(tmp_path_factory):
 
 
 # Moments that CI tries with the toy alone; with games they are long tests.
-RARE = {("atari", "warm-up"), ("atari", "training")}
+RARE = {("atari", "collection"), ("atari", "warm-up"), ("atari", "training")}
 CASES = [*itertools.product(("toy", "atari"), MOMENTS), ("metaworld", "training")]
 
 
