@@ -11,6 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+import mow_jax
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "tests/configs/tiny.py"
 
@@ -98,3 +102,15 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert len({path.read_bytes() if path.exists() else b"" for path in tables}) == 1
     results = [json.loads((run / "results.json").read_text()) for run in (one, other)]
     assert results[0] == results[1]
+
+
+def acted(source: Path, task: str, steps: int, seed: int) -> list:
+    """What the agent of a workdir or a file does at an episode's start."""
+    agent, env = mow_jax.load_agent(source), mow_jax.make_env(source, task)
+    agent.reset(task, seed=seed)
+    seen, taken = env.reset(seed), []
+    for _ in range(steps):
+        action = agent.act(seen, task)
+        taken.append(np.asarray(action).tolist())
+        seen = env.step(action).observation
+    return taken

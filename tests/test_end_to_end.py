@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from processes import ROOT, TINY, assert_same_run, digests, metrics, run, train
+from processes import ROOT, TINY, acted, assert_same_run, digests, metrics, run, train
 
 import mow_jax
 from mow_jax import train as loop
@@ -97,16 +97,8 @@ def test_a_loaded_agent_plays(finished):
 def test_an_exported_agent_plays_what_its_workdir_plays_and_a_damaged_one_is_refused(finished, tmp_path):
     path = tmp_path / "agent.npz"
     assert "2 tasks, step 64" in run("export", f"--workdir={finished}", f"--out={path}")
-    played = []
-    for source in (finished, path):
-        agent, env = mow_jax.load_agent(source), mow_jax.make_env(source, "grid")
-        agent.reset("grid", seed=5)
-        observation, actions = env.reset(5), []
-        for _ in range(12):
-            actions.append(agent.act(observation, "grid"))
-            observation = env.step(actions[-1]).observation
-        played.append((agent.step, actions))
-    assert played[0] == played[1]
+    assert acted(finished, "grid", 12, seed=5) == acted(path, "grid", 12, seed=5)
+    assert mow_jax.load_agent(path).step == 64
     assert path.stat().st_size < 0.5 * sum(f.stat().st_size for f in (finished / "checkpoints" / "64").rglob("*"))
 
     assert "exists already" in run("export", f"--workdir={finished}", f"--out={path}", code=2)

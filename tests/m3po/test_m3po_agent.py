@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sharded import dealt, first, program, same, shard
 
 from mow_jax.systems.m3po import agent as algorithm
 from mow_jax.systems.m3po import fresh, world_model
@@ -18,7 +19,7 @@ from mow_jax.systems.m3po.fresh import Trust
 from mow_jax.systems.m3po.planner import Planner
 from mow_jax.systems.m3po.types import ActState, Draws, State
 from mow_jax.systems.m3po.world_model import WorldModel
-from mow_jax.types import Batch, Shard
+from mow_jax.types import Batch
 
 TASKS, ACTIONS, NUMBERS, HORIZON, ENVS, WINDOWS, SLICE = 2, 2, 3, 2, 4, 5, 6
 MASK = np.array([[True, True], [True, False]])
@@ -60,29 +61,6 @@ def rows(windows: int, time: int, pixels: bool = False, seed: int = 6) -> Batch:
     return Batch(seen, action, reward, rng.random(shape) < 0.1, rng.random(shape) < 0.2)
 
 
-def program(function, devices: int, **options):
-    """A function of one device's arrays as the learner compiles it, on tasks dealt to `devices`."""
-    mapped = jax.pmap(function, axis_name="device", devices=jax.devices()[:devices], **options)
-    return jax.jit(mapped, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def dealt(tree, devices: int):
-    """[K, ...] as [devices, K', ...]."""
-    return jax.tree.map(lambda x: np.reshape(x, (devices, TASKS // devices, *np.shape(x)[1:])), tree)
-
-
-def same(tree, devices: int):
-    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (devices, *np.shape(x))), tree)
-
-
-def shard(devices: int) -> Shard:
-    return dealt(Shard(np.arange(TASKS, dtype=np.int32), np.ones(TASKS, np.float32), MASK), devices)
-
-
-def first(tree):
-    return jax.tree.map(lambda x: np.asarray(x)[0], tree)
-
-
 @functools.cache
 def started(made: Agent) -> State:
     """A state whose parameters are drawn by numpy, none of them zero: compiling the true start takes long."""
@@ -106,7 +84,7 @@ def compiled(function, made: Agent, devices: int):
 
 def learned(function, made: Agent, state: State, batch: Batch, devices: int = 1):
     """State and metrics after `function`, update or on_policy."""
-    new, metrics = compiled(function, made, devices)(same(state, devices), dealt(batch, devices), shard(devices))
+    new, metrics = compiled(function, made, devices)(same(state, devices), dealt(batch, devices), shard(MASK, devices))
     return first(new), jax.tree.map(np.asarray, metrics)
 
 
@@ -116,7 +94,7 @@ def acting(made: Agent, explore: bool):
 
     def run(state, context, seen, is_first, step):
         context, seen, is_first = dealt((context, seen, is_first), 1)
-        return first(compiled(same(state, 1), context, seen, is_first, same(np.int32(step), 1), shard(1)))
+        return first(compiled(same(state, 1), context, seen, is_first, same(np.int32(step), 1), shard(MASK, 1)))
 
     return run
 

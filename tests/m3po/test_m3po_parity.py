@@ -6,8 +6,6 @@ Reads tests/fixtures/tdmpc2_parity.npz, or the file that TDMPC2_PARITY_FIXTURE n
 from __future__ import annotations
 
 import functools
-import os
-from pathlib import Path
 from typing import Any
 
 import chex
@@ -15,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recording
+from recording import compiled
 
 from mow_jax.ops import twohot
 from mow_jax.systems.m3po import networks, planner, world_model
@@ -23,26 +23,13 @@ from mow_jax.systems.m3po.types import Draws
 from mow_jax.systems.m3po.world_model import WorldModel
 from mow_jax.types import Batch
 
-FIXTURE = Path(__file__).parent.parent / "fixtures" / "tdmpc2_parity.npz"
-PATH = Path(os.environ.get("TDMPC2_PARITY_FIXTURE") or FIXTURE)
+recorded = functools.partial(recording.recorded, "tdmpc2")
+part = functools.partial(recording.part, "tdmpc2")
 TOLERANCE = dict(atol=1e-4, rtol=1e-4)
 TIME, WINDOWS, LIMIT = 3, 4, 10.0
 GAMMAS = {"task_0": 0.95, "task_1": 0.99, "episodic": 0.97}
 MORE_PLANS = (("plan_0", 1), ("plan_many", 3), ("plan_episodic", 1))
 SCALES = dict(consistency=20.0, reward=0.1, value=0.1, termination=1.0)
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # each runs once
-
-
-@functools.cache
-def recorded() -> dict[str, np.ndarray]:
-    with np.load(PATH) as arrays:
-        return dict(arrays)
-
-
-def part(name: str, what: str) -> dict[str, np.ndarray]:
-    """The arrays "name/what/..." by the rest of their key."""
-    start = f"{name}/{what}/"
-    return {key.removeprefix(start): value for key, value in recorded().items() if key.startswith(start)}
 
 
 # --- PyTorch's parameters as our pytrees; linear, so that gradients come over the same way ----------------------------

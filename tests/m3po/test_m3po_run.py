@@ -3,13 +3,12 @@ and is refused."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 
 import numpy as np
 import pytest
-from processes import TINY, assert_same_run, kill_when, metrics, refused, replay_files, run, train
+from processes import TINY, acted, assert_same_run, kill_when, metrics, refused, replay_files, run, train
 
 import mow_jax
 from mow_jax import load
@@ -86,16 +85,9 @@ def test_it_is_evaluated_loaded_and_exported(whole, tmp_path):
     for source, out in ((whole, "one"), (file, "other")):
         run("evaluate", f"--workdir={source}", f"--out={tmp_path / out}")
         assert json.loads((tmp_path / out / "results.json").read_text())["tasks"] == before["tasks"]
-    played = []
-    for source, _ in itertools.product((whole, file), range(2)):
-        agent, env = mow_jax.load_agent(source), mow_jax.make_env(source, "slide_swap")
-        agent.reset("slide_swap", seed=5)
-        seen, actions = env.reset(5), []
-        for _ in range(5):
-            actions.append(agent.act(seen, "slide_swap").tolist())
-            seen = env.step(np.array(actions[-1], np.float32)).observation
-        played.append(actions)
+    played = [acted(source, "slide_swap", 5, seed=5) for source in 2 * (whole, file)]
     assert played.count(played[0]) == 4 and np.any(played[0][0] != played[0][1])
+    agent = mow_jax.load_agent(file)
     with pytest.raises(BadInput, match=r"an observation is numbers \[5\], not uint8 \[16, 16, 3\]"):
         agent.act(np.zeros((16, 16, 3), np.uint8), "slide")
     assert not np.any(load.restore(file)[2].snapshot().target[0]["kernel"])

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from drawing import parameters
+from sharded import dealt, first, program, same, shard
 
 from mow_jax.systems.scalezero import agent as algorithm
 from mow_jax.systems.scalezero.agent import Agent
 from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
 from mow_jax.systems.scalezero.world_model import WorldModel
-from mow_jax.types import Batch, Shard
+from mow_jax.types import Batch
 
 TASKS, ACTIONS, UNROLL, STEPS, ENVS, WINDOWS = 2, 3, 4, 2, 2, 3
 MASK = np.array([[True, True, True], [True, False, True]])
@@ -52,29 +53,6 @@ def draws() -> tuple[Batch, np.ndarray]:
     return Batch(frames, action, reward, rng.random(shape) < 0.1, rng.random(shape) < 0.1), policy
 
 
-def program(function, devices: int, **options):
-    """A function of one device's arrays as the learner compiles it, on tasks dealt to `devices`."""
-    mapped = jax.pmap(function, axis_name="device", devices=jax.devices()[:devices], **options)
-    return jax.jit(mapped, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def dealt(tree, devices: int):
-    """[K, ...] as [devices, K', ...]."""
-    return jax.tree.map(lambda x: np.reshape(x, (devices, TASKS // devices, *np.shape(x)[1:])), tree)
-
-
-def same(tree, devices: int):
-    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (devices, *np.shape(x))), tree)
-
-
-def shard(devices: int) -> Shard:
-    return dealt(Shard(np.arange(TASKS, dtype=np.int32), np.ones(TASKS, np.float32), MASK), devices)
-
-
-def first(tree):
-    return jax.tree.map(lambda x: np.asarray(x)[0], tree)
-
-
 @functools.cache
 def started(count: int = 3) -> algorithm.State:
     state = jax.eval_shape(lambda: algorithm.init(agent(count)))
@@ -88,7 +66,7 @@ def updating(devices: int = 1, count: int = 3):
     compiled = program(functools.partial(algorithm.update, agent(count)), devices, out_axes=(0, None))
 
     def run(state, batch, policy):
-        state, metrics = compiled(same(state, devices), *dealt((batch, policy), devices), shard(devices))
+        state, metrics = compiled(same(state, devices), *dealt((batch, policy), devices), shard(MASK, devices))
         return first(state), jax.tree.map(np.asarray, metrics)
 
     return run
@@ -100,7 +78,7 @@ def acting(explore: bool):
 
     def run(state, context, frames, is_first, step):
         context, frames, is_first = dealt((context, frames, is_first), 1)
-        return first(compiled(same(state, 1), context, frames, is_first, same(np.int32(step), 1), shard(1)))
+        return first(compiled(same(state, 1), context, frames, is_first, same(np.int32(step), 1), shard(MASK, 1)))
 
     return run
 
@@ -230,7 +208,7 @@ def test_dropout_and_the_vision_transformer_in_an_update():
     heads = state.params["heads"]
     assert not any(np.any(head["Dense_1"]["kernel"]) for head in heads.values()), "heads say nothing at first"
     run = lambda devices: program(functools.partial(algorithm.update, setup), devices, out_axes=(0, None))(
-        same(state, devices), *dealt(draws(), devices), shard(devices)
+        same(state, devices), *dealt(draws(), devices), shard(MASK, devices)
     )
     (one, metrics), (two, _) = run(1), run(2)
     assert "router/load" not in metrics

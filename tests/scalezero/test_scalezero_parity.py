@@ -6,9 +6,7 @@ Reads tests/fixtures/scalezero_parity.npz, or the file that SCALEZERO_PARITY_FIX
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import chex
@@ -16,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import recording
+from recording import compiled
 
 from mow_jax.systems.scalezero import stages, targets, world_model
 from mow_jax.systems.scalezero.encoder import VisionTransformer
@@ -25,22 +25,9 @@ from mow_jax.systems.scalezero.transformer import Transformer
 from mow_jax.systems.scalezero.types import Prediction
 from mow_jax.systems.scalezero.world_model import Head, Outputs
 
-FIXTURE = Path(__file__).parent.parent / "fixtures" / "scalezero_parity.npz"
-PATH = Path(os.environ.get("SCALEZERO_PARITY_FIXTURE") or FIXTURE)
+recorded = functools.partial(recording.recorded, "scalezero")
+part = functools.partial(recording.part, "scalezero")
 TOLERANCE = dict(atol=1e-4, rtol=1e-4)
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # each runs once
-
-
-@functools.cache
-def recorded() -> dict[str, np.ndarray]:
-    with np.load(PATH) as arrays:
-        return dict(arrays)
-
-
-def part(name: str, what: str) -> dict[str, np.ndarray]:
-    """The arrays "name/what/..." by the rest of their key."""
-    start = f"{name}/{what}/"
-    return {key.removeprefix(start): value for key, value in recorded().items() if key.startswith(start)}
 
 
 # --- PyTorch's parameters as our pytrees; linear, so that gradients come over the same way ----------------------------

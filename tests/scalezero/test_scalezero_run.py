@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 
 import numpy as np
 import pytest
-from processes import TINY, assert_same_run, kill_when, metrics, refused, replay_files, run, train
+from processes import TINY, acted, assert_same_run, kill_when, metrics, refused, replay_files, run, train
 
-import mow_jax
 from mow_jax import load
 
 pytestmark = pytest.mark.slow
@@ -76,15 +74,7 @@ def test_it_is_evaluated_loaded_and_exported(whole, tmp_path):
     for source, out in ((whole, "one"), (file, "other")):
         run("evaluate", f"--workdir={source}", f"--out={tmp_path / out}")
         assert json.loads((tmp_path / out / "results.json").read_text())["tasks"] == before["tasks"]
-    played = []
-    for source, _ in itertools.product((whole, file), range(2)):
-        agent, env = mow_jax.load_agent(source), mow_jax.make_env(source, "grid")
-        agent.reset("grid", seed=5)
-        frame, actions = env.reset(5), []
-        for _ in range(8):
-            actions.append(agent.act(frame, "grid"))
-            frame = env.step(actions[-1]).observation
-        played.append(actions)
+    played = [acted(source, "grid", 8, seed=5) for source in 2 * (whole, file)]
     assert played.count(played[0]) == 4 and 0 not in played[0], "the same, and nothing that grid does not have"
     state = load.restore(file)[2].snapshot()
     assert int(state.stage) == 1 and not any(np.any(x) for x in state.target["encoder"].values() if np.ndim(x))

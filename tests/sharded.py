@@ -1,0 +1,37 @@
+"""A system's programs on a few tasks dealt to a few devices, compiled as the learner compiles them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from mow_jax.types import Shard
+
+
+def program(function, devices: int, **options):
+    """A function of one device's arrays, mapped over `devices` and compiled in haste."""
+    mapped = jax.pmap(function, axis_name="device", devices=jax.devices()[:devices], **options)
+    return jax.jit(mapped, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def dealt(tree: Any, devices: int) -> Any:
+    """[K, ...] as [devices, K', ...]."""
+    return jax.tree.map(lambda x: np.reshape(x, (devices, np.shape(x)[0] // devices, *np.shape(x)[1:])), tree)
+
+
+def same(tree: Any, devices: int) -> Any:
+    """[...] as [devices, ...]."""
+    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (devices, *np.shape(x))), tree)
+
+
+def first(tree: Any) -> Any:
+    """[devices, ...] as [...]."""
+    return jax.tree.map(lambda x: np.asarray(x)[0], tree)
+
+
+def shard(mask: np.ndarray, devices: int) -> Shard:
+    """All tasks of `mask` [K, A], dealt."""
+    tasks = len(mask)
+    return dealt(Shard(np.arange(tasks, dtype=np.int32), np.ones(tasks, np.float32), mask), devices)
