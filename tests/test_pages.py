@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser
+from matplotlib.figure import Figure
 from sklearn.metrics import adjusted_rand_score
 from test_report import TASKS, make_run
 
@@ -85,6 +87,21 @@ def test_several_folders_need_a_place_and_must_hold_runs(sweep: Path, tmp_path: 
     assert main([f"--compare={tmp_path}"]) == 2 and "holds no run" in capsys.readouterr().err
     assert main([f"--workdir={one}", "--out=x"]) == 2 and "--compare" in capsys.readouterr().err
     assert main([f"--compare={one}", "--follow"]) == 2 and "--workdir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3])
+def test_curves_show_what_runs_did_however_far_an_interval_reaches(runs: int, sweep: Path, monkeypatch):
+    series = [data.Series(np.arange(9), np.arange(9), value * np.arange(9.0)) for value in (1, -1, 3)[:runs]]
+    one = data.read(str(sweep / "one" / "0"))
+    group = [one._replace(metrics={f"episode/{one.tasks[0]}/return": line}) for line in series]
+    figure = Figure()
+    monkeypatch.setattr(comparing, "picture", lambda *_: contextlib.nullcontext(figure))
+    assert comparing.curves({"one": group}, Path("unused.png"))
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    assert (-9 * (runs > 1) - 1 < low < 0.1) and 7.9 < high < 26
+    assert len(axes.lines) == (1 if runs == 1 else runs + 1)
+    assert len(axes.collections) == (runs == 3)
 
 
 def test_the_probability_of_improvement_by_hand():

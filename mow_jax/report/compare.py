@@ -109,7 +109,8 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
         ),
         _figure(
             "Learning curves",
-            "Returns of training episodes, smoothed: the mean over a variant's runs and its 95% interval.",
+            "Returns of training episodes, smoothed: runs thin, a variant's mean thick; of three runs or more its 95%"
+            " interval too.",
             comparing.curves(groups, directory / "curves.png"),
             Picture("curves.png", "Episode return of each task"),
         ),

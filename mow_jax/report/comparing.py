@@ -144,8 +144,8 @@ def _probability(scores: np.ndarray, base: np.ndarray) -> float:
 
 
 def curves(runs: dict[str, list[Run]], path: Path) -> bool:
-    """Episode returns against agent steps, a panel a task, a colour a variant: the mean over its runs and its 95% t
-    interval."""
+    """Episode returns against agent steps, a panel a task, a colour a variant: its runs, their mean, and of three runs
+    or more its 95% t interval (that of two reaches beyond all they did)."""
     tasks = list(dict.fromkeys(task for group in runs.values() for run in group for task in run.tasks))
     shown = [task for task in tasks if any(_returns(run, task) is not None for group in runs.values() for run in group)]
     if not shown:
@@ -157,10 +157,15 @@ def curves(runs: dict[str, list[Run]], path: Path) -> bool:
             axes.set_title(short(task))
             axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.yaxis.set_major_formatter(FuncFormatter(compact))
+            bands = []
             for number, (variant, group) in enumerate(runs.items()):
                 found = [series for run in group if (series := _returns(run, task)) is not None]
-                if found:
-                    _band(axes, found, COLOURS[number % len(COLOURS)], short(variant))
+                colour = COLOURS[number % len(COLOURS)]
+                if found and (band := _lines(axes, found, colour, short(variant))):
+                    bands.append((band, colour))
+            axes.set_ylim(axes.get_ylim())  # by what runs did, not by how wide an interval is
+            for band, colour in bands:
+                axes.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
         figure.supxlabel("agent steps", fontsize=9.5)
         figure.supylabel("episode return", fontsize=9.5)
         seen = {
@@ -174,15 +179,19 @@ def _returns(run: Run, task: str):
     return run.metrics.get(f"episode/{task}/return")
 
 
-def _band(axes: Axes, found: list, colour: str, label: str) -> None:
-    """The mean of smoothed curves at common steps, where all of them have begun and none has ended."""
+def _lines(axes: Axes, found: list, colour: str, label: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Smoothed curves of runs and their mean, at common steps, where all of them have begun and none has ended; returns
+    those steps and the mean's interval, low and high, of three runs or more."""
     low, high = max(series.step[0] for series in found), min(series.step[-1] for series in found)
     steps = np.linspace(low, max(high, low), PLACES)
     values = np.array([np.interp(steps, series.step, smooth(series.value)) for series in found])
+    for value in values if len(found) > 1 else ():
+        axes.plot(steps, value, color=colour, linewidth=0.7, alpha=0.5)
     axes.plot(steps, values.mean(0), color=colour, linewidth=1.4, label=label)
-    if len(found) > 1:
-        half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(values, axis=0)
-        axes.fill_between(steps, values.mean(0) - half, values.mean(0) + half, color=colour, alpha=0.15, linewidth=0)
+    if len(found) < 3:
+        return None
+    half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(values, axis=0)
+    return steps, values.mean(0) - half, values.mean(0) + half
 
 
 def cluster_maps(runs: dict[str, Run], path: Path) -> bool:
