@@ -26,7 +26,7 @@ from mow_jax.types import BadInput, System, Task
 DIFFERENT = {"clip_reward": False, "goal_order": "ordered", "end_on_success": True}
 # Heads of tables.knowledge that leave room for names of tasks in 100 columns.
 KNOWLEDGE = ["task", "reward\ncorr", "reward AP\n(chance)", "ends said\n(real)", "at\nends", "calibration\nerror"]
-KNOWLEDGE += ["recon\nratio"]
+KNOWLEDGE += ["action\nnats", "recon\nratio"]
 
 
 def evaluate(

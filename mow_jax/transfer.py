@@ -20,28 +20,32 @@ def check(config: ConfigDict, system: System) -> None:
     """Raises BadInput where the run in `train.init_from`, if one is named, has no weights that fit the system."""
     if config.train.init_from:
         source = Path(config.train.init_from)
-        old, checkpoints = _source(source, system)
+        whose, old, checkpoints = _source(source, system)
         _newest(source, checkpoints)
-        _carried(source, system, old, abstract_state(system))
+        _refuse_sizes(source, jax.eval_shape(whose.carry_over, old, abstract_state(system)), abstract_state(system))
 
 
 def init_from(config: ConfigDict, learner: Learner) -> None:
     """Replaces the weights of a new run by those of the run in `train.init_from`, if one is named: what of them, the
-    system's `carry_over` says. Raises BadInput where sizes differ."""
+    old run's system says by its `carry_over`. Raises BadInput where sizes differ."""
     if not config.train.init_from:
         return
     source = Path(config.train.init_from)
-    like, checkpoints = _source(source, learner.system)
+    whose, like, checkpoints = _source(source, learner.system)
     _, old, _ = checkpoints.load(_newest(source, checkpoints), like)
-    learner.load(_carried(source, learner.system, old, learner.snapshot()))
+    new = learner.snapshot()
+    carried = whose.carry_over(old, new)
+    _refuse_sizes(source, carried, new)
+    learner.load(carried)
 
 
-def _source(source: Path, system: System) -> tuple[Any, Checkpoints]:
-    """The shapes of the run's state, and its checkpoints."""
+def _source(source: Path, system: System) -> tuple[System, Any, Checkpoints]:
+    """The run's own system, the shapes of its state, and its checkpoints."""
     config = workdir.read(source)
     if config.system != system.name:
         raise BadInput(f"train.init_from={source} holds a run of {config.system}, this is one of {system.name}")
-    return abstract_state(build.system(config, build.tasks(config))), Checkpoints(source / "checkpoints", keep=1)
+    whose = build.system(config, build.tasks(config))
+    return whose, abstract_state(whose), Checkpoints(source / "checkpoints", keep=1)
 
 
 def _newest(source: Path, checkpoints: Checkpoints) -> int:
@@ -56,9 +60,8 @@ def _newest(source: Path, checkpoints: Checkpoints) -> int:
     return step
 
 
-def _carried(source: Path, system: System, old: Any, new: Any) -> Any:
-    """The new state with the old one's weights. Raises BadInput where it is not of the new one's shapes."""
-    carried = system.carry_over(old, new)
+def _refuse_sizes(source: Path, carried: Any, new: Any) -> None:
+    """Raises BadInput where a new state with the old one's weights is not of the new one's shapes."""
     wanted, found = _shapes(new), _shapes(carried)
     for name in sorted(wanted | found):
         if wanted.get(name) != found.get(name):
@@ -66,7 +69,6 @@ def _carried(source: Path, system: System, old: Any, new: Any) -> Any:
                 f"train.init_from={source} does not fit: {name} is {found.get(name)} there, {wanted.get(name)} here;"
                 f" give this run the sizes of that one, {source}/config.json has them"
             )
-    return carried
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

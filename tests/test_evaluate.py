@@ -39,3 +39,20 @@ def test_fields_of_one_name_are_kept_apart_in_results_and_report():
 def test_older_results_with_one_level_are_still_shown():
     rows = dict(tables.protocol({"protocol": {"sticky": 0.25, "suite": "atari"}, "commit": "0123abc"}).rows)
     assert rows == {"sticky": "0.25", "suite": "atari", "commit": "0123abc"}
+
+
+def test_what_is_known_stands_under_its_own_heads(capsys):
+    """A column of the report has one here, in its order, but for the count of rows."""
+    numbers = dict(zip(tables.knowledge({}).columns[2:], range(1, 8), strict=True))
+    values = [numbers[name] / 8 for name in numbers]
+    known = dict(reward_correlation=values[0], reward_precision=values[1], reward_base=0.0, termination_share=0.0)
+    known |= dict(termination_predicted=values[2], termination_at_ends=values[3], termination_error=values[4])
+    known |= dict(action_nats=values[5], ratio=values[6], rows=10)
+    evaluate.print_table({"tasks": {}, "diagnostics": {"Pong": known}, "aggregate": None}, 1)
+    printed = capsys.readouterr().out.partition("what the world model knows")[2].splitlines()
+    (row,) = ([cell.strip() for cell in line.split("│")[1:-1]] for line in printed if "Pong" in line)
+    heads = [line.split("┃")[1:-1] for line in printed if "┃" in line]
+    heads = [" ".join(part.strip() for part in parts).strip() for parts in zip(*heads, strict=True)]
+    found = dict(zip(heads, row, strict=True))
+    assert found["action nats"] == f"{values[5]:.3f}" and found["recon ratio"] == f"{values[6]:.3f}"
+    assert found["calibration error"] == f"{values[4]:.3f}" and "" not in heads

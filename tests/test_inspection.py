@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -112,3 +113,11 @@ def test_an_action_tells_nothing_to_a_model_that_ignores_it(state, predict):
     program = on_one_device(functools.partial(inspection.predictions, AGENT))
     told = np.asarray(program(state._replace(params=params), WINDOWS, SHARD)["action"])
     np.testing.assert_array_equal(told[..., ~last], 0.0)
+
+
+def test_an_action_tells_nothing_across_an_episode_s_end_to_a_model_that_looks_across_it(state):
+    """As under STORM's settings, where attention does not stop there."""
+    across = dataclasses.replace(AGENT, world=dataclasses.replace(AGENT.world, mask_boundaries=False))
+    said = on_one_device(functools.partial(inspection.predictions, across))(state, WINDOWS, SHARD)["action"]
+    last = np.isin(np.arange(6), (2, 5))
+    np.testing.assert_array_equal(np.isnan(said), np.broadcast_to(last, said.shape))

@@ -50,7 +50,7 @@ def computed(variant: str) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("variant", ["toy", "scalezero"])
+@pytest.mark.parametrize("variant", ["toy", "scalezero", "m3po"])
 def test_every_metric_of_an_update_has_its_entry(variant: str):
     names = computed(variant)
     assert names - documented() == set() and len(names) > 5

@@ -188,6 +188,11 @@ def _check_fresh(config: ConfigDict) -> None:
             f"fresh.share={fresh.share} of train.envs={train.envs} leaves no environment for fresh rows: raise one of"
             " them, or set fresh.weight=0 and bonus.kind='none'"
         )
+    if train.burst < 2:
+        raise BadInput(
+            f"train.burst={train.burst} leaves fresh rows without a next one, by which values disagree: set it to 2 or"
+            " more, or fresh.weight=0 and bonus.kind='none'"
+        )
     if train.overlap:
         raise BadInput("train.overlap=True lets an older policy act for the first of the fresh rows: set it to False")
     if config.replay.capacity and config.replay.capacity // train.envs < train.burst:

@@ -12,6 +12,7 @@ from mow_jax.types import BadInput
 
 def add(config: ConfigDict) -> None:
     """Puts them beside the common ones."""
+    config.suite.atari.clip_reward = True  # in training; 101 bins end at 2,364
     config.train.update(
         envs=8,
         burst=20,  # joint steps between rounds of learning: 160 steps a task ...
@@ -52,6 +53,7 @@ def add(config: ConfigDict) -> None:
             value=0.5,
             policy=1.0,
             entropy=1e-4,  # of the policy, a bonus
+            continuation=1.0,  # of the end that the search must foresee; 0: none, every action leads on
             smoothing=0.1,  # share of the uniform in the categories of value and reward
         )
     )
@@ -115,7 +117,9 @@ RANGES = {
     "[0, 1)": "model.dropout loss.smoothing",
     "[0, 1]": "search.gamma search.fraction",
     "(0, 1]": "optimizer.target_rate",
-    "[0, inf)": "loss.latent loss.reward loss.value loss.policy loss.entropy optimizer.decay search.c1",
+    "[0, inf)": (
+        "loss.latent loss.reward loss.value loss.policy loss.entropy loss.continuation optimizer.decay search.c1"
+    ),
     "(0, inf)": (
         "search.c2 search.value_range search.alpha search.temperature search.temperature_start optimizer.lr"
         " optimizer.clip stages.alpha"
@@ -147,6 +151,6 @@ def check(config: ConfigDict) -> None:
 # --- Older runs -------------------------------------------------------------------------------------------------------
 
 # Keys that older runs' config.json lack, and the values that those runs had.
-BEFORE: dict[str, dict[str, Any]] = {}
+BEFORE: dict[str, dict[str, Any]] = {"loss": {"continuation": 0.0}}
 # Keys that a resumed run of other systems may change, and this one's may not: stages depend on evaluations.
 LOCKED: tuple[str, ...] = ("evaluation",)

@@ -151,8 +151,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count():
     assert state.skipped.tolist() == [1, 1] and state.update == 1
     extras = {"raw": batch.action, "log_prob": np.zeros_like(batch.reward)}
     newest = jax.tree.map(lambda x: x[:, :ENVS], broken._replace(extras=extras))
-    state, _ = learned(algorithm.on_policy, made, started(made), newest)
+    state, metrics = learned(algorithm.on_policy, made, started(made), newest)
     chex.assert_trees_all_equal(state.params, started(made).params)
+    assert metrics["fresh/skipped"] == 1
 
 
 def test_a_time_limit_bootstraps_by_the_model_and_an_end_does_not():

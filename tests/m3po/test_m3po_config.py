@@ -104,6 +104,7 @@ def test_weights_are_carried_over_but_for_embeddings():
         (dict(fresh=dict(weight=0.0), bonus=dict(kind="none"), policy=dict(replay=False)), "policy.replay=False with"),
         (dict(train=dict(envs=1)), "fresh.share=0.25 of train.envs=1 leaves no environment"),
         (dict(train=dict(overlap=True)), "train.overlap=True lets an older policy act"),
+        (dict(train=dict(burst=1)), "train.burst=1 leaves fresh rows without a next one"),
         (dict(replay=dict(capacity=80)), "replay.capacity=80 holds fewer rows than train.burst=32"),
         (dict(batch=dict(horizon=600)), "the longest window .601.: raise warmup.steps"),
         (dict(bonus=dict(kind="more")), "bonus.kind='more' is not allowed: use one of clipped, reward, none"),

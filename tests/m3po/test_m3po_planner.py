@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mow_jax.systems.m3po import planner
+from mow_jax.systems.m3po import networks, planner
 from mow_jax.systems.m3po.planner import Planner
 from mow_jax.systems.m3po.types import Dream
 
@@ -87,3 +87,23 @@ def test_nothing_counts_behind_an_end():
 def test_two_functions_are_two_and_all_pairs_come_up():
     pairs = {tuple(np.asarray(planner.two_of(jax.random.key(seed), 3)).tolist()) for seed in range(60)}
     assert pairs == {(a, b) for a in range(3) for b in range(3) if a != b}
+
+
+def test_plans_need_no_sequence_of_the_policy_s():
+    """None of them is a batch of none, which every part of the model must take."""
+    found = jax.eval_shape(lambda: networks.simnorm(jnp.zeros((0, 16)), 8))
+    assert found.shape == (0, 16)
+    layers = networks.init_mlp(jax.random.key(0), 4, (8,), 16, "normed")
+    assert networks.mlp(layers, jnp.zeros((0, 4)), jnp.float32, 8).shape == (0, 16)
+
+
+def test_measured_numbers_keep_their_digits_in_a_model_of_bfloat16():
+    """Robots' places are 0.6 and differ by a thousandth; bfloat16 has steps of 0.004 there."""
+    layers = networks.init_mlp(jax.random.key(0), 1, (), 16, "normed")
+    places = jnp.array([[0.6], [0.6013]])
+    of = lambda **exact: (
+        networks.linear(layers[0], places, jnp.bfloat16) if not exact else networks.measured(layers[0], places)
+    )
+    assert not np.any(np.diff(of(), axis=0)) and np.all(np.diff(of(exact=True), axis=0))
+    moved = networks.mlp(layers, places, jnp.bfloat16, 8, exact=True)
+    assert np.any(moved[0] != moved[1])

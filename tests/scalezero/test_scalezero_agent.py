@@ -31,7 +31,10 @@ def agent(count: int = 3, **changes) -> Agent:
         search=Search(simulations=6, temperature=1.0),
         stages=Stages(count=count, rank=2, first=1000, target=0.9),
         seed=0,
-        scales=(("latent", 10.0), ("reward", 1.0), ("value", 0.5), ("policy", 1.0), ("entropy", -1e-4)),
+        scales=(
+            *(("latent", 10.0), ("reward", 1.0), ("value", 0.5), ("policy", 1.0), ("entropy", -1e-4)),
+            ("continuation", 1.0),
+        ),
         steps=STEPS,
         smoothing=0.0,
         lr=3e-3,

@@ -6,7 +6,9 @@ import functools
 import math
 import runpy
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -16,7 +18,7 @@ from mow_jax.build import plan
 from mow_jax.config import default
 from mow_jax.config import scalezero as config
 from mow_jax.systems.scalezero import agent as algorithm
-from mow_jax.systems.scalezero import build
+from mow_jax.systems.scalezero import build, stages
 from mow_jax.types import BadInput, Task
 
 
@@ -61,11 +63,38 @@ def test_the_toy_experiment_builds_and_carries_its_weights_over():
     state = abstract(made, 5)
     assert 2e5 < count(state.params) < 2e6
     old, new = (jax.tree.map(lambda leaf, fill=fill: np.full(leaf.shape, fill), state) for fill in (1, 2))
-    carried = build.carry_over(old, new)
+    carried = build.carry_over(build.agent(made, tasks(5)), old, new)
     values = {
         name: set(np.unique(leaf).tolist()) for name, part in carried.params.items() for leaf in jax.tree.leaves(part)
     }
     assert values == {"encoder": {1}, "tokens": {1}, "backbone": {1}, "heads": {2}}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_weights_are_carried_over_as_they_were_used_at_any_stage(stage: int):
+    """And stay what they are when the new run's own stages come, whose adapters add nothing yet."""
+    sizes = dict(model=dict(width=8, layers=1, heads=2, experts=2), stages=dict(count=3, rank=2, alpha=5.0))
+    made = settings(**sizes)
+    state = abstract(made, 2)
+    rng = np.random.default_rng(0)
+    draw = lambda: jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), state)
+    old, new = draw()._replace(stage=np.int32(stage)), draw()._replace(stage=np.int32(0))
+    up = {
+        name: adapter | {"up": 0 * adapter["up"], "scale": 0 * adapter["scale"]}
+        for name, adapter in new.params["adapters"].items()
+    }
+    new = new._replace(params=new.params | {"adapters": up})
+    agent, other = (
+        build.agent(made, tasks(2)),
+        build.agent(settings(**sizes | {"stages": dict(count=3, rank=2)}), tasks(2)),
+    )
+    carried = build.carry_over(agent, old, new)
+    wanted = stages.merge(agent.stages, old.params, old.stage)["backbone"]
+    for later in range(3):
+        used = stages.merge(other.stages, carried.params, jnp.int32(later))["backbone"]
+        chex.assert_trees_all_close(used, wanted, rtol=1e-6)
+    chex.assert_trees_all_equal(carried.params["adapters"], up)
+    assert int(carried.stage) == 0
 
 
 @pytest.mark.parametrize(
@@ -90,9 +119,9 @@ def test_continuous_actions_are_refused():
         build.agent(settings(), tasks(1, discrete=False))
 
 
-@pytest.mark.parametrize("stages", [1, 2])
-def test_only_stages_take_solved_tasks_out_of_the_loss(stages: int):
+@pytest.mark.parametrize("count", [1, 2])
+def test_only_stages_take_solved_tasks_out_of_the_loss(count: int):
     """A toy run of one stage lost both tasks that had reached their references at its first evaluation."""
-    made = settings(stages=dict(count=stages))
+    made = settings(stages=dict(count=count))
     record = build.system(made, tasks(2), plan(made))
-    assert (record.after_evaluation is not None) == (stages > 1)
+    assert (record.after_evaluation is not None) == (count > 1)

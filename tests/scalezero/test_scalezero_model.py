@@ -152,16 +152,18 @@ def test_a_walk_through_the_tree_is_the_window_read_at_once():
         return world_model.follow(MODEL, params, world_model.task_heads(params, jnp.arange(2)), node, action, MASK)
 
     prediction, node = start(PARAMETERS, z[:, 0])
-    seen, rewards, latents = [prediction], [], [z[:, 0]]
+    seen, rewards, ons, latents = [prediction], [], [], [z[:, 0]]
     for t in range(3):
-        reward, prediction, node = follow(PARAMETERS, node, action[:, t])
-        rewards, latents, seen = [*rewards, reward], [*latents, node.latent], [*seen, prediction]
+        reward, on, prediction, node = follow(PARAMETERS, node, action[:, t])
+        rewards, latents, seen, ons = [*rewards, reward], [*latents, node.latent], [*seen, prediction], [*ons, on]
     stack = lambda parts: jax.tree.map(lambda *x: np.stack(x, 1), *parts)
-    seen, rewards, latents = stack(seen), stack(rewards), stack(latents)
+    seen, rewards, latents, ons = stack(seen), stack(rewards), stack(latents), stack(ons)
     outputs = compiled(whole)(PARAMETERS, latents, action, is_first)
     chex.assert_trees_all_close(seen, outputs.prediction, atol=1e-5)
     np.testing.assert_allclose(latents[:, 1:], outputs.latent[:, :-1], atol=1e-5)
     np.testing.assert_allclose(rewards, compiled(targets.scalar)(outputs.reward[:, :-1]), atol=1e-4)
+    np.testing.assert_allclose(ons, jax.nn.sigmoid(outputs.continuation[:, :-1]), atol=1e-5)
+    assert np.ptp(ons) > 0.01
     assert np.abs(np.diff(seen.value, axis=1)).min(-1).max() > 1e-6, "steps must differ to say anything"
 
 
@@ -172,7 +174,7 @@ def test_no_output_depends_on_later_steps_other_episodes_or_other_tasks():
     @compiled
     def influence(params, z):
         """[t, N, T]: how much the outputs of the first window at t depend on each latent."""
-        said = lambda z: [x[0].astype(jnp.float32) for x in jax.tree.leaves(whole(params, z, action, is_first))]
+        said = lambda z: [x[0].astype(jnp.float32).reshape(4, -1) for x in jax.tree.leaves(whole(params, z, action, is_first))]
         total = lambda z: sum((jnp.where(x < -1e8, 0, x) ** 2).sum(-1) for x in said(z))
         one = lambda t: jnp.abs(jax.grad(lambda z: total(z)[t])(z)).sum(-1)
         return jax.lax.map(one, jnp.arange(4))  # not jacrev: the experts' products have no vmap

@@ -230,7 +230,9 @@ def test_loss_terms_of_a_task():
     is_first[..., -1] = True  # theirs has no row behind the window
     latent = one(np.concatenate([target["latent"][:, 1:], target["latent"][:, :1]], axis=1))
     values = (one(target["reward"]), one(target["value"]), np.ones((1, batch, time)), one(target["policy"]))
-    terms = compiled(functools.partial(world_model.losses, smoothing=0.1))(outputs, latent, *values, is_first)
+    terms = compiled(functools.partial(world_model.losses, smoothing=0.1))(
+        outputs, latent, *values, is_first, np.zeros((1, batch, time), bool)
+    )
     for name, value in terms.items():
         np.testing.assert_allclose(value[0], term[name], err_msg=name, **TOLERANCE)
     scales = dict(latent=10, reward=1, value=0.5, policy=1, entropy=-1e-2)

@@ -58,7 +58,7 @@ def searching(method: str):
             reward = jnp.where(mask[jnp.arange(len(mask)), action], jnp.array(REWARD)[node, action], FORBIDDEN)
             node = jnp.array(FOLLOWING)[node, action]
             at = jnp.arange(len(node)), node
-            return reward, logits[at], values[at], node
+            return reward, jnp.ones(len(node)), logits[at], values[at], node
 
         start = jnp.zeros((len(states), ACTIONS)), jnp.zeros(len(states)), states
         return search.search(setup, follow, *start, mask, noise, 1.0)
@@ -119,6 +119,24 @@ def test_visits_do_not_depend_on_the_place_in_the_batch_nor_on_who_else_is_in_it
     jax.tree.map(np.testing.assert_array_equal, first(mixed), first(found))
     different = run(STATES, MASK, other)
     assert (different.visits != found.visits).any(), "noise must matter"
+
+
+@pytest.mark.parametrize("method", ["puct", "gumbel"])
+@pytest.mark.parametrize("dying", [0, 2])
+def test_a_lost_life_is_worth_what_it_gives_and_not_the_fresh_life_behind_it(method: str, dying: int):
+    """Three actions for ever: one loses the life, behind which a fresh one of value 10 begins, two keep 9."""
+    setup = Search(simulations=30, method=method, gamma=0.997)
+
+    def follow(action, node):
+        dies = action == dying
+        value = jnp.where(dies, 10.0, 9.0)
+        return jnp.where(dies, 0.5, 0.0), 1.0 - dies, jnp.zeros((1, 3)), value, node
+
+    start = jnp.zeros((1, 3)), jnp.array([9.0]), jnp.zeros(1)
+    found = jax.jit(lambda: search.search(setup, follow, *start, jnp.ones((1, 3), bool), None))()
+    assert found.action[0] != dying and found.policy[0, dying] < 0.2
+    if found.visits[0, dying]:
+        np.testing.assert_allclose(found.q[0, dying], 0.5, rtol=1e-6)
 
 
 def test_noise_is_a_distribution_over_what_exists():

@@ -215,7 +215,10 @@ def on_policy(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[S
     said |= {"acting/policy": mine.reward.mean((1, 2)), "fresh/first_moved": moved["fresh/moved"][0]}
     said |= {name: x.mean(0) for name, x in moved.items()}
     metrics = {name: routing.everywhere(x, shard, tasks) for name, x in said.items()}
-    return state._replace(params=params, optimizer=optimizer), metrics | {"bonus/weight": beta}
+    return state._replace(params=params, optimizer=optimizer), metrics | {
+        "bonus/weight": beta,
+        "fresh/skipped": 1.0 - finite,
+    }
 
 
 def epochs(agent: Agent, state: State, rows: fresh.Rows, e: jax.Array, shard: Shard):

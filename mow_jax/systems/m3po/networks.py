@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mow_jax.ops.convolution import downsample
+from mow_jax.ops.precision import EXACT
 
 MAP = 4  # convolutions end at 4 x 4 positions
 STD = 0.02  # of kernels at their start
@@ -21,7 +22,7 @@ STD = 0.02  # of kernels at their start
 
 def simnorm(x: jax.Array, group: int) -> jax.Array:
     """Softmax within groups of `group` numbers [..., D]: every group is a distribution (TD-MPC2)."""
-    return jax.nn.softmax(x.reshape(*x.shape[:-1], -1, group)).reshape(x.shape)
+    return jax.nn.softmax(x.reshape(*x.shape[:-1], x.shape[-1] // group, group)).reshape(x.shape)
 
 
 def mish(x: jax.Array) -> jax.Array:
@@ -47,11 +48,14 @@ def init_linear(key: jax.Array, inputs: int, outputs: int) -> dict:
     return {"kernel": STD * jax.random.normal(key, (inputs, outputs)), "bias": jnp.zeros(outputs)}
 
 
-def mlp(layers: list[dict], x: jax.Array, dtype: Any, group: int = 0, kept: jax.Array | None = None) -> jax.Array:
+def mlp(
+    layers: list[dict], x: jax.Array, dtype: Any, group: int = 0, kept: jax.Array | None = None, exact: bool = False
+) -> jax.Array:
     """[..., inputs] to float32 [..., outputs]. Hidden layers are normed, with Mish; a normed last layer ends in SimNorm
-    of `group`. `kept` [..., hidden]: what dropout multiplies the first layer's product by."""
+    of `group`. `kept` [..., hidden]: what dropout multiplies the first layer's product by; `exact`: that product is of
+    measured numbers, of which bfloat16 would keep three digits."""
     for place, layer in enumerate(layers):
-        x = linear(layer, x, dtype)
+        x = measured(layer, x) if exact and not place else linear(layer, x, dtype)
         if kept is not None and not place:
             x = x * kept
         if "scale" in layer:
@@ -63,6 +67,11 @@ def mlp(layers: list[dict], x: jax.Array, dtype: Any, group: int = 0, kept: jax.
 def linear(layer: dict, x: jax.Array, dtype: Any) -> jax.Array:
     """x W + b, the product in `dtype`."""
     return (x.astype(dtype) @ layer["kernel"].astype(dtype)).astype(jnp.float32) + layer["bias"]
+
+
+def measured(layer: dict, x: jax.Array) -> jax.Array:
+    """x W + b in float32, on accelerators too."""
+    return jnp.matmul(x.astype(jnp.float32), layer["kernel"], precision=EXACT) + layer["bias"]
 
 
 def norm(layer: dict, x: jax.Array) -> jax.Array:

@@ -109,7 +109,7 @@ def encode(model: WorldModel, params: Any, e: jax.Array, observation: jax.Array)
     layers, x = params["encoder"], observation
     if not model.numbers:
         x = networks.convolutions(layers["convolutions"], observation, model.dtype)
-    return mlp(layers["layers"], joined(x, e), model.dtype, model.simnorm)
+    return mlp(layers["layers"], joined(x, e), model.dtype, model.simnorm, exact=bool(model.numbers))
 
 
 def follow(model: WorldModel, params: Any, e: jax.Array, z: jax.Array, action: jax.Array) -> jax.Array:

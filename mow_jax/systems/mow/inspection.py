@@ -51,7 +51,7 @@ def _predictions(model: WorldModel, rows: Rows, batch: Batch, key: jax.Array) ->
         return kl(posterior.log_p[:, 1:], world_model.prior(model, rows, hidden[:, :-1]))
 
     other = think(jnp.roll(batch.action, batch.action.shape[1] // 2, axis=1))
-    told = jnp.where(segment[:, 1:] == segment[:, :-1], surprise(other) - surprise(hidden), jnp.nan)
+    told = jnp.where(batch.is_first[:, 1:], jnp.nan, surprise(other) - surprise(hidden))
     # One time step of all windows after the other: the decoder's memory would be that of a training batch else.
     steps = (posterior.z.swapaxes(0, 1), batch.observation.swapaxes(0, 1))
     return {

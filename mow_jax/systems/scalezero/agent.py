@@ -148,9 +148,10 @@ def loss(agent: Agent, params: Any, state: State, batch: Batch, policy, shard: S
     outputs, watched = unroll(agent, online, z, jax.tree.map(window, batch), shard, keys)
     is_first = batch.is_first[:, :, : length + 1]
     learned = (latent[:, :, :length], window(batch.reward), value, weight, window(policy), is_first)
-    terms = world_model.losses(outputs, *learned, agent.smoothing)
-    assert {name for name, _ in agent.scales} == set(terms), (agent.scales, world_model.TERMS)
-    total = sum(scale * terms[name] for name, scale in agent.scales)
+    terms = world_model.losses(outputs, *learned, window(batch.termination), agent.smoothing)
+    scales = {name: scale for name, scale in agent.scales if name in terms}
+    assert scales.keys() == terms.keys(), (agent.scales, world_model.TERMS)
+    total = sum(scale * terms[name] for name, scale in scales.items())
 
     spread = functools.partial(routing.everywhere, shard=shard, tasks=model.tasks)
     metrics = {f"world/{name}": spread(x) for name, x in (terms | {"total": total}).items()}
@@ -201,8 +202,8 @@ def act(
     root, node = world_model.start(model, params, rows, jax.tree.map(fold, acting), latent, mask)
 
     def follow(action, node):
-        reward, prediction, node = world_model.follow(model, params, rows, node, action, mask)
-        return reward, prediction.policy, targets.scalar(prediction.value), node
+        reward, on, prediction, node = world_model.follow(model, params, rows, node, action, mask)
+        return reward, on, prediction.policy, targets.scalar(prediction.value), node
 
     draw = jax.vmap(functools.partial(search.noise, agent.search, envs=envs))
     noise = jax.tree.map(fold, draw(task_keys(agent, step, "act", shard), shard.mask)) if explore else None

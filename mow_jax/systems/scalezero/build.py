@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from mow_jax.ops.precision import compute_dtype
 from mow_jax.systems.scalezero import agent as algorithm
+from mow_jax.systems.scalezero import stages
 from mow_jax.systems.scalezero.agent import Agent
 from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
@@ -34,7 +35,7 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
         protocol={"evaluation": {"actions": "best of the search"}, "search": config.search.to_dict()},
         components=components,
         exported=("update", "params", "stage"),
-        carry_over=carry_over,
+        carry_over=bound(carry_over),
         # A solved task leaves the loss and is forgotten where all goes on learning: only stages ask for that.
         after_evaluation=bound(algorithm.after_evaluation) if config.stages.count > 1 else None,
     )
@@ -63,12 +64,15 @@ def agent(config: ConfigDict, tasks: list[Task]) -> Agent:
     loss = config.loss.to_dict()
     smoothing = loss.pop("smoothing")
     loss["entropy"] *= -1  # a bonus
+    if not loss["continuation"]:
+        del loss["continuation"]
     world = WorldModel(
         image_size=config.suite.image_size,
         tasks=len(tasks),
         action_size=tasks[0].action_size,
         unroll=config.batch.unroll,
         context=look.pop("context"),
+        continuation="continuation" in loss,
         dtype=dtype,
         **sizes,
     )
@@ -110,7 +114,12 @@ def components(state: State) -> dict[str, Any]:
 # --- Weights ----------------------------------------------------------------------------------------------------------
 
 
-def carry_over(old: State, new: State) -> State:
-    """A new run's state with another run's weights; heads, which belong to the tasks, optimiser and stages stay new."""
-    shared = lambda params, start: {name: start[name] if name == "heads" else part for name, part in params.items()}
+def carry_over(agent: Agent, old: State, new: State) -> State:
+    """A new run's state with the weights of another run, that of `agent`: its backbone as it was used, adapters merged
+    into it. Heads, which belong to the tasks, adapters, optimiser and stages stay new."""
+
+    def shared(params, start):
+        whole = stages.merge(agent.stages, params, old.stage)
+        return start | {name: part for name, part in whole.items() if name != "heads"}
+
     return new._replace(params=shared(old.params, new.params), target=shared(old.target, new.target))

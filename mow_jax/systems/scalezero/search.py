@@ -69,7 +69,7 @@ def temperature(setup: Search, update: jax.Array | int) -> jax.Array:
 
 def search(
     setup: Search,
-    follow: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array, jax.Array, Any]],
+    follow: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array, jax.Array, jax.Array, Any]],
     logits: jax.Array,
     value: jax.Array,
     node: Any,
@@ -79,8 +79,9 @@ def search(
 ) -> Found:
     """Searches from N roots with policy logits [N, A], values [N] and `node` (a pytree with leaves [N, ...]).
 
-    `follow`(action [N], node) gives reward [N], logits [N, A], value [N] and the node reached. mask [N, A] bool of the
-    actions that exist. With noise actions are drawn at temperature `warmth`, without it the best is taken.
+    `follow`(action [N], node) gives reward [N], the probability [N] that the task goes on, logits [N, A], value [N] and
+    the node reached. mask [N, A] bool of the actions that exist. With noise actions are drawn at temperature `warmth`,
+    without it the best is taken.
     """
     quiet = Noise(jnp.zeros_like(logits), jnp.zeros_like(logits), jnp.zeros_like(logits))
     extra = noise or quiet
@@ -91,10 +92,10 @@ def search(
 
     def step(params, key, action, node):
         del params, key
-        reward, child_logits, child_value, node = follow(action, node)
+        reward, on, child_logits, child_value, node = follow(action, node)
         output = mctx.RecurrentFnOutput(
             reward=reward,
-            discount=jnp.full_like(reward, setup.gamma),
+            discount=setup.gamma * on,
             prior_logits=jnp.where(mask, child_logits, -1e9),
             value=child_value,
         )

@@ -1,6 +1,7 @@
 """The world model of K tasks: latents and actions as tokens, one Transformer for all, heads of each task's own.
 
-A step is two tokens: policy and value are read after the latent's, reward and next latent after the action's.
+A step is two tokens: policy and value are read after the latent's; reward, next latent and continuation after the
+action's.
 Parameters are {"encoder", "tokens", "backbone", "heads"}; only "heads" has a row a task. Encoder and Transformer see
 the sequences of all tasks as one batch [N = K' B, ...], tasks in order; `head` gives each task's its own heads.
 """
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from mow_jax.ops import distributions, routing
 from mow_jax.systems.scalezero import targets
@@ -22,7 +24,7 @@ from mow_jax.systems.scalezero.mixture import XAVIER, FeedForward, Mixture
 from mow_jax.systems.scalezero.transformer import Cache, Transformer
 from mow_jax.systems.scalezero.types import ActState, Node, Prediction
 
-TERMS = ("latent", "reward", "value", "policy", "entropy")
+TERMS = ("latent", "reward", "value", "policy", "entropy", "continuation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,7 @@ class WorldModel:
     channels: int = 32
     dropout: float = 0.1
     bins: int = 101
+    continuation: bool = True  # whether an action's end of the task, or of a life, is foreseen
     dtype: Any = jnp.float32
 
     @functools.cached_property
@@ -70,6 +73,7 @@ class WorldModel:
     @functools.cached_property
     def head_modules(self) -> dict[str, Head]:
         sizes = {"policy": self.action_size, "value": self.bins, "reward": self.bins, "latent": self.width}
+        sizes |= {"continuation": 1} if self.continuation else {}
         return {name: Head(size, name == "latent", self.dtype) for name, size in sizes.items()}
 
 
@@ -170,6 +174,7 @@ class Outputs(NamedTuple):
     prediction: Prediction
     reward: jax.Array  # [N, T, bins] logits
     latent: jax.Array  # [N, T, D] of the next step
+    continuation: jax.Array | None = None  # [N, T] logits
 
 
 def unroll(model: WorldModel, params: Any, rows: Any, z, action, is_first, mask, keys=None) -> tuple[Outputs, Any]:
@@ -180,7 +185,8 @@ def unroll(model: WorldModel, params: Any, rows: Any, z, action, is_first, mask,
     hidden, _, watched = run(model, params, with_actions(model, params, z, action), visible, keys=keys)
     after_latent, after_action = hidden[:, ::2], hidden[:, 1::2]
     reward, latent = (head(model, rows, name, after_action) for name in ("reward", "latent"))
-    return Outputs(predict(model, rows, after_latent, mask), reward, latent), watched
+    on = head(model, rows, "continuation", after_action)[..., 0] if model.continuation else None
+    return Outputs(predict(model, rows, after_latent, mask), reward, latent, on), watched
 
 
 # --- A step at a time, in environments and in the tree ----------------------------------------------------------------
@@ -223,8 +229,11 @@ def start(model: WorldModel, params: Any, rows: Any, context: ActState, latent, 
     return _newest(model, params, rows, latent, cache, used, mask), Node(context, latent.astype(context.latent.dtype))
 
 
-def follow(model: WorldModel, params: Any, rows: Any, node: Node, action, mask) -> tuple[jax.Array, Prediction, Node]:
-    """Rewards [N] of actions [N] taken at nodes; policy, value and node of what they lead to.
+def follow(
+    model: WorldModel, params: Any, rows: Any, node: Node, action, mask
+) -> tuple[jax.Array, jax.Array, Prediction, Node]:
+    """Rewards [N] of actions [N] taken at nodes and the probabilities [N] that the task goes on behind them; policy,
+    value and node of what they lead to.
 
     The window is read afresh and only its last token goes through a cache: a window that drops its oldest step moves
     all positions, which stored keys could not follow.
@@ -233,18 +242,23 @@ def follow(model: WorldModel, params: Any, rows: Any, node: Node, action, mask) 
     hidden, cache, used = _read(model, params, context)
     latent = head(model, rows, "latent", hidden[:, -1])
     reward = targets.scalar(head(model, rows, "reward", hidden[:, -1]))
+    on = jnp.ones_like(reward)
+    if model.continuation:
+        on = jax.nn.sigmoid(head(model, rows, "continuation", hidden[:, -1])[:, 0].astype(jnp.float32))
     prediction = _newest(model, params, rows, latent, cache, used, mask)
-    return reward, prediction, Node(context, latent.astype(context.latent.dtype))
+    return reward, on, prediction, Node(context, latent.astype(context.latent.dtype))
 
 
 # --- The losses of a window -------------------------------------------------------------------------------------------
 
 
-def losses(outputs: Outputs, latent, reward, value, weight, policy, is_first, smoothing: float) -> dict[str, jax.Array]:
+def losses(
+    outputs: Outputs, latent, reward, value, weight, policy, is_first, termination, smoothing: float
+) -> dict[str, jax.Array]:
     """Each task's loss terms [K'] from outputs and targets [K', B, H, ...]; means over windows and steps.
 
     latent: of the NEXT step, by the target encoder; reward, value: scalars; weight of the value's; policy: visits as a
-    distribution, all zero where there are none; is_first [K', B, H + 1].
+    distribution, all zero where there are none; is_first [K', B, H + 1]; termination: lost lives too.
     """
     prediction, bins = outputs.prediction, outputs.reward.shape[-1]
     inside = 1.0 - is_first[..., 1:]  # the frame behind a last step is another episode's
@@ -252,10 +266,14 @@ def losses(outputs: Outputs, latent, reward, value, weight, policy, is_first, sm
     always, logits = jnp.ones_like(weight), prediction.policy
     scored = lambda of, x: targets.cross_entropy(of, targets.categories(x, bins, smoothing))
     squared = (outputs.latent.astype(jnp.float32) - latent.astype(jnp.float32)) ** 2
-    return {
+    terms = {
         "latent": mean(squared.mean(-1), inside),
         "reward": mean(scored(outputs.reward, reward), always),
         "value": mean(scored(prediction.value, value), weight),
         "policy": mean(targets.cross_entropy(logits, policy), always),
         "entropy": mean(distributions.categorical_entropy(logits), always),
     }
+    if outputs.continuation is not None:
+        on = outputs.continuation.astype(jnp.float32)
+        terms["continuation"] = mean(optax.sigmoid_binary_cross_entropy(on, 1.0 - termination), always)
+    return terms
