@@ -168,6 +168,7 @@ class Actors:
             raise
         self.observation = self._frames.reshape(*self._shape, *shape).copy()
         self.is_first = np.ones(self._shape, bool)
+        self.lost = np.zeros(self._shape, bool)  # streams whose last row is of a new episode, as their worker was lost
 
     # Joint steps.
 
@@ -206,7 +207,7 @@ class Actors:
         row = Batch(self.observation, self._action, *self._columns(outcomes), self.is_first)
         self.observation = self._frames.reshape(self.observation.shape).copy()
         self.is_first = np.array([outcome.ended for outcome in outcomes]).reshape(self._shape)
-        self._action = None
+        self.lost, self._action = lost.reshape(self._shape), None
         return row, self._books.take_ended()
 
     def _order(self, worker: Worker | Here, cut: bool = False) -> None:

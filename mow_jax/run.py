@@ -77,7 +77,10 @@ class Run:
         return self.at.joint * self.config.train.envs
 
     def append(self, row: Batch, extras: dict[str, np.ndarray]) -> None:
-        """A joint step's row [K, E, ...] into the replay, with the extras of acting (zeros where there are none)."""
+        """A joint step's row [K, E, ...] into the replay, with the extras of acting: zeros where there are none, or
+        where a worker was lost and the row is not of the frame that was acted on."""
+        for name, said in extras.items():
+            extras[name] = np.where(self.actors.lost.reshape(*row.reward.shape, *[1] * (said.ndim - 2)), 0, said)
         row = row._replace(extras=self.replay.empty(row.reward.shape).extras | extras)
         self.replay.append(row)
         if self._mirror:

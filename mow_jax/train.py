@@ -48,29 +48,20 @@ def collect(run: Run) -> None:
     """One joint step: every environment of every task. With train.overlap the learner learns from the steps before it
     meanwhile; either way the order of everything is fixed."""
     extras: dict[str, np.ndarray] = {}
-    seen = (run.actors.observation, run.actors.is_first, run.at.joint)
     if run.at.joint < run.plan.warmup_joint:
         draw = generator(run.config.seed, "random", run.at.joint)
         action = random_actions(draw, run.tasks, run.config.train.envs)[run.learner.mine]
     else:
+        seen = (run.actors.observation, run.actors.is_first, run.at.joint)
         action, extras, run.acting = run.learner.act(run.acting, *seen, explore=True)
     run.actors.send(action)
     if run.config.train.overlap:
         learn(run)
     row, episodes = run.actors.receive()
-    run.append(row, of_what_was_seen(extras, seen[0], row.observation))
+    run.append(row, extras)
     run.add_episodes(episodes)
     run.at.joint += 1
     draw_ahead(run)
-
-
-def of_what_was_seen(extras: dict[str, np.ndarray], seen: np.ndarray, acted_on: np.ndarray) -> dict[str, np.ndarray]:
-    """The extras [K, E, ...] of acting, without those of streams whose worker was lost meanwhile: their rows hold the
-    first frame of a new episode, of which acting had said nothing."""
-    if acted_on is seen:
-        return extras
-    same = (acted_on == seen).reshape(*seen.shape[:2], -1).all(-1)
-    return {name: x * same.reshape(*same.shape, *[1] * (x.ndim - 2)).astype(x.dtype) for name, x in extras.items()}
 
 
 def due(run: Run) -> tuple[int, int]:

@@ -240,7 +240,7 @@ def test_a_lost_worker_is_replaced_and_rows_stay_true(blow, under_way, capfd):
         rows, episodes = [*rows, row], episodes + ended
         row, ended = actors.step(an_action(TOYS, 12))
     assert row.is_first[1].all() and actors.is_first[1].all()
-    assert actors.deaths == 1
+    assert actors.deaths == 1 and actors.lost.all(1).tolist() == [False, True, False]
     later_rows, later_episodes = steps(actors, len(rows) + 1, 40)
     actors.close()
     rows, episodes = [*rows, row, *later_rows], episodes + ended + later_episodes

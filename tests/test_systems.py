@@ -294,12 +294,11 @@ def test_the_record_stays_small():
     assert len(System._fields) <= 18 and len(System._fields) - len(System._field_defaults) == 5
 
 
-def test_what_acting_said_of_a_lost_workers_frame_is_not_said_of_the_next_episodes():
-    seen = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3)).astype(np.uint8)
-    extras = {"age": np.ones((2, 3), np.float32), "policy": np.ones((2, 3, 5), np.float32)}
-    assert train.of_what_was_seen(extras, seen, seen) is extras
-    after = seen.copy()
-    after[1, 2, 3, 3, 0] ^= 1
-    told = train.of_what_was_seen(extras, seen, after)
-    assert told["age"].tolist() == [[1, 1, 1], [1, 1, 0]] and told["age"].dtype == np.float32
-    np.testing.assert_array_equal(told["policy"].sum(-1), 5 * told["age"])
+def test_what_acting_said_of_a_frame_is_not_kept_with_the_next_episodes_where_a_worker_was_lost(tmp_path):
+    run = Run(settings(), tmp_path / "run", [])
+    row, _ = run.actors.step(np.ones((2, 2), np.int32))
+    assert not run.actors.lost.any()
+    run.actors.lost[1, 0] = True
+    run.append(row, {"age": np.full((2, 2), 7, np.float32)})
+    assert run.replay.gather(run.replay.newest(1), 1).extras["age"].squeeze().tolist() == [[7, 7], [0, 7]]
+    run.close()

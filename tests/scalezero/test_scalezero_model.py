@@ -174,7 +174,9 @@ def test_no_output_depends_on_later_steps_other_episodes_or_other_tasks():
     @compiled
     def influence(params, z):
         """[t, N, T]: how much the outputs of the first window at t depend on each latent."""
-        said = lambda z: [x[0].astype(jnp.float32).reshape(4, -1) for x in jax.tree.leaves(whole(params, z, action, is_first))]
+        said = lambda z: [
+            x[0].astype(jnp.float32).reshape(4, -1) for x in jax.tree.leaves(whole(params, z, action, is_first))
+        ]
         total = lambda z: sum((jnp.where(x < -1e8, 0, x) ** 2).sum(-1) for x in said(z))
         one = lambda t: jnp.abs(jax.grad(lambda z: total(z)[t])(z)).sum(-1)
         return jax.lax.map(one, jnp.arange(4))  # not jacrev: the experts' products have no vmap
