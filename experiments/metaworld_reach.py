@@ -11,8 +11,8 @@ Measured: success 0.80 and 0.52 on the 50 goals of reach-v3, 0.84 and 0.98 on th
 
 from mow_jax.config import default
 
-TASKS = {"two": ("reach-v3", "button-press-topdown-v3")}
-TASKS["three"] = (*TASKS["two"], "door-open-v3")
+TWO = ("reach-v3", "button-press-topdown-v3")
+TASKS = {"two": TWO, "three": (*TWO, "door-open-v3")}
 
 
 def get_config(tasks="two"):
