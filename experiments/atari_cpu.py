@@ -7,8 +7,9 @@
 so on are agents of one game each. `:one`, and the four agents of a game taken together, have the parameters of the four
 games' agent within 2%. Settings from the search in results/atari_cpu: an autoencoder of patches a game, rewards read as
 their mean and weighted up.
-Hardware: one CPU core, 3 hours; an agent of one game, by estimate, a quarter of it.
-Measured: the four games, seed 0: 0.99 of a human in the mean (results/atari_cpu). `make watch` shows that agent.
+Hardware: one CPU core, 3 to 4 hours; an agent of one game, by estimate, a quarter of it.
+Measured: the four games, two seeds: 0.99 and 0.74 of a human in the mean (results/atari_cpu). `make watch` shows the
+first one's agent.
 """
 
 import runpy
