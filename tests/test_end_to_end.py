@@ -181,9 +181,8 @@ def test_every_method_of_clustering_trains(method, tmp_path):
     assert len(set(table["cluster"])) == {"spectral": 2, "single": 1}[method]
 
 
-@pytest.mark.parametrize(
-    "tasks", [pytest.param(("CartPole-v1",), marks=pytest.mark.long), ("CartPole-v1", "Acrobot-v1")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("tasks", [("CartPole-v1",), ("CartPole-v1", "Acrobot-v1")])
 def test_gymnasium_environments_train_and_resume(tasks, tmp_path):
     options = ["--config.suite.name=gymnasium", f"--config.suite.tasks={tasks}", "--config.evaluation.max_steps=10"]
     train(tmp_path, *options, "--config.train.steps=32")

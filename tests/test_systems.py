@@ -161,6 +161,22 @@ def test_it_goes_on_exactly_where_it_was_stopped(whole, tmp_path):
     assert digests(tmp_path / "run").keys() == digests(whole).keys()
 
 
+@pytest.mark.slow
+def test_gymnasium_environments_go_on_exactly_too(tmp_path, capsys):
+    """Of three actions each, as the fake walks by the second and third; that MoW learns from others is a long test."""
+    config = settings()
+    config.suite.update(name="gymnasium", tasks=("MountainCar-v0", "Acrobot-v1"))
+    whole = trained(tmp_path / "whole", config)
+    parts = config.copy_and_resolve_references()
+    parts.train.steps = 32
+    trained(tmp_path / "run", parts)
+    trained(tmp_path / "run", config)
+    assert "resumed from step 32" in capsys.readouterr().out
+    assert replay_files(tmp_path / "run") == replay_files(whole)
+    found = json.loads((whole / "results.json").read_text())["tasks"]
+    assert found.keys() == set(config.suite.tasks) and all(task["normalised"] is not None for task in found.values())
+
+
 def test_the_copy_on_the_device_has_the_extras_too(whole, tmp_path):
     config = settings()
     config.replay.device_mirror = True
