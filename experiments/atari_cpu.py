@@ -8,8 +8,8 @@ so on are agents of one game each. `:one`, and the four agents of a game taken t
 games' agent within 2%. Settings from the search in results/atari_cpu: an autoencoder of patches a game, rewards read as
 their mean and weighted up.
 Hardware: one CPU core, 3 to 4 hours; an agent of one game, by estimate, a quarter of it.
-Measured: the four games, two seeds: 0.99 and 0.74 of a human in the mean (results/atari_cpu). `make watch` shows the
-first one's agent.
+Measured: the four games, two seeds: 0.99 and 0.74 of a human in the mean, `:others` 0.002 (results/atari_cpu). `make
+watch` shows the first one's agent.
 """
 
 import runpy
