@@ -197,6 +197,7 @@ def test_continuous_actions_train_and_so_does_one_thing_after_the_other(tmp_path
     assert digests(tmp_path).keys() == {"48", "64"} and results(tmp_path)["tasks"]["slide"]["normalised"] is not None
 
 
+@pytest.mark.long
 def test_a_mirror_on_the_device_changes_nothing(finished, tmp_path):
     train(tmp_path, "--config.replay.device_mirror=True")
     assert metrics(tmp_path) == metrics(finished)
