@@ -1,7 +1,7 @@
 """The public STORM code learns the game of one of our experiments: same sizes, steps, updates, environment, evaluation.
 
     PYTHON benchmarks/storm_atari.py --reference=DIR --workdir=DIR [--config=experiments/atari_cpu.py:Boxing]
-        [--rates=ours] [--seed=0] [--config.key=value ...]
+        [--rates=ours] [--config.seed=0] [--config.key=value ...]
 
 PYTHON has torch, what the public code imports (einops, tensorboardX, yacs, tqdm, colorama, opencv) and mow_jax;
 --reference is your own checkout of that code. Its networks, losses, replay, loop of training and way of acting are its

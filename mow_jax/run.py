@@ -79,9 +79,9 @@ class Run:
     def append(self, row: Batch, extras: dict[str, np.ndarray]) -> None:
         """A joint step's row [K, E, ...] into the replay, with the extras of acting: zeros where there are none, or
         where a worker was lost and the row is not of the frame that was acted on."""
-        for name, said in extras.items():
-            extras[name] = np.where(self.actors.lost.reshape(*row.reward.shape, *[1] * (said.ndim - 2)), 0, said)
-        row = row._replace(extras=self.replay.empty(row.reward.shape).extras | extras)
+        lost = lambda rank: self.actors.lost.reshape(*row.reward.shape, *[1] * (rank - 2))
+        said = {name: np.where(lost(x.ndim), 0, x) for name, x in extras.items()}
+        row = row._replace(extras=self.replay.empty(row.reward.shape).extras | said)
         self.replay.append(row)
         if self._mirror:
             self._mirror.append(row)

@@ -149,9 +149,8 @@ def loss(agent: Agent, params: Any, state: State, batch: Batch, policy, shard: S
     is_first = batch.is_first[:, :, : length + 1]
     learned = (latent[:, :, :length], window(batch.reward), value, weight, window(policy), is_first)
     terms = world_model.losses(outputs, *learned, window(batch.termination), agent.smoothing)
-    scales = {name: scale for name, scale in agent.scales if name in terms}
-    assert scales.keys() == terms.keys(), (agent.scales, world_model.TERMS)
-    total = sum(scale * terms[name] for name, scale in scales.items())
+    assert {name for name, _ in agent.scales} == set(terms), (agent.scales, world_model.TERMS)
+    total = sum(scale * terms[name] for name, scale in agent.scales)
 
     spread = functools.partial(routing.everywhere, shard=shard, tasks=model.tasks)
     metrics = {f"world/{name}": spread(x) for name, x in (terms | {"total": total}).items()}
