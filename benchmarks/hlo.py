@@ -21,7 +21,8 @@ class Instruction(NamedTuple):
     name: str
     opcode: str
     shapes: tuple[Shape, ...]  # of the result; several in a tuple
-    operands: tuple[str, ...]
+    operands: tuple[str, ...]  # names; of a parameter its number
+    elements: tuple[str, ...]  # the same, where it is one of a tuple with its place: "fusion.3#1"
     attributes: str  # what stands behind the operands
     root: bool
 
@@ -78,8 +79,9 @@ def _instruction(name: str, rest: str, root: bool) -> Instruction:
     typed, rest = _split(rest) if rest.startswith("(") else rest.split(" ", 1)
     opcode, rest = rest.strip().split("(", 1)
     inside, attributes = _split(f"({rest}")
-    operands = tuple(re.findall(r"%([\w.\-]+)", inside))
-    return Instruction(name, opcode, _arrays(typed), operands, attributes, root)
+    elements = (inside[1:-1],) if opcode == "parameter" else tuple(re.findall(r"%([\w.\-#]+)", inside))
+    operands = tuple(element.partition("#")[0] for element in elements)
+    return Instruction(name, opcode, _arrays(typed), operands, elements, attributes, root)
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -167,10 +169,7 @@ def _kernel(program: Program, computation: Computation, one: Instruction, times:
     inner = _inside(program, one)
     roots = _outputs(inner) if inner else [one]
     if inner:
-        wanted = _wanted(inner, roots)
-        inputs = (each for each in inner.values() if each.opcode == "parameter")
-        moved = sum(round(_share(wanted[each.name]) * size(each.shapes)) for each in inputs)
-        moved += sum(_written(inner, root) for root in roots)
+        moved = _taken(computation, one, inner, roots) + sum(_written(inner, root) for root in roots)
     else:
         wanted = _wanted({name: computation[name] for name in one.operands} | {one.name: one}, [one])
         moved = sum(round(_share(wanted[name]) * size(computation[name].shapes)) for name in set(one.operands))
@@ -180,6 +179,23 @@ def _kernel(program: Program, computation: Computation, one: Instruction, times:
     place = program.places.get(int(frame[1]), "") if frame else ""
     flop = _flop(nested if inner else computation, nested.values())
     return Kernel(one.name, _kind(one, nested, roots, bool(flop)), place, times, moved, flop)
+
+
+def _taken(computation: Computation, one: Instruction, inner: Computation, roots: list[Instruction]) -> int:
+    """Bytes that a fused kernel takes of its inputs; of an array that it has by two names, once what it takes."""
+    wanted, shares, bytes_ = _wanted(inner, roots), dict[str, float](), dict[str, int]()
+    for each in inner.values():
+        if each.opcode == "parameter":
+            name = _behind(computation, one.elements[int(each.operands[0])])
+            shares[name], bytes_[name] = shares.get(name, 0.0) + _share(wanted[each.name]), size(each.shapes)
+    return sum(round(min(share, 1.0) * bytes_[name]) for name, share in shares.items())
+
+
+def _behind(computation: Computation, name: str) -> str:
+    """The array that bitcasts give another name."""
+    while name in computation and computation[name].opcode == "bitcast":
+        name = computation[name].elements[0]
+    return name
 
 
 def _wanted(inner: Computation, roots: list[Instruction]) -> dict[str, Windows]:
@@ -262,7 +278,10 @@ def _trips(one: Instruction) -> int:
 
 
 def _inside(program: Program, one: Instruction) -> Computation | None:
-    return program.computations.get(_called(one, "calls"))
+    """What a fused kernel does inside; of one that runs beside others, the kernel's own."""
+    inner = program.computations.get(_called(one, "calls"))
+    wrapped = [each for each in (inner or {}).values() if each.root] if one.opcode == "async-start" else []
+    return next((found for each in wrapped if (found := _inside(program, each))), inner)
 
 
 def _flat(program: Program, inner: Computation) -> Iterator[tuple[str, Instruction]]:

@@ -239,3 +239,50 @@ def test_without_the_plugin_there_is_one_message():
     run = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert run.returncode == 2 and run.stderr.startswith("error: jax's CUDA plugin is not installed"), run.stderr
     assert "pip install jax-cuda13-plugin" in run.stderr and "Traceback" not in run.stderr
+
+
+# A row written beside other kernels, and an array that a kernel has by two names.
+BESIDE = """HloModule small, is_scheduled=true
+
+%written (p.0: f32[16,4], p.1: f32[1,4], p.2: s32[]) -> f32[16,4] {
+  %p.0 = f32[16,4]{1,0} parameter(0)
+  %p.1 = f32[1,4]{1,0} parameter(1)
+  %p.2 = s32[] parameter(2)
+  ROOT %dus = f32[16,4]{1,0} dynamic-update-slice(%p.0, %p.1, %p.2, %p.2)
+}
+
+%beside (q.0: f32[16,4], q.1: f32[1,4], q.2: s32[]) -> f32[16,4] {
+  %q.0 = f32[16,4]{1,0} parameter(0)
+  %q.1 = f32[1,4]{1,0} parameter(1)
+  %q.2 = s32[] parameter(2)
+  ROOT %fused = f32[16,4]{1,0} fusion(%q.0, %q.1, %q.2), kind=kLoop, calls=%written
+}
+
+%squares (r.1: f32[64], r.0: f32[64], r.2: f32[64]) -> f32[64] {
+  %r.1 = f32[64]{0} parameter(1)
+  %r.0 = f32[64]{0} parameter(0)
+  %r.2 = f32[64]{0} parameter(2)
+  %product = f32[64]{0} multiply(%r.0, %r.1)
+  ROOT %sum = f32[64]{0} add(%product, %r.2)
+}
+
+ENTRY %main (table: f32[16,4], row: f32[1,4], pair: (f32[64], f32[64])) -> f32[64] {
+  %table = f32[16,4]{1,0} parameter(0)
+  %row = f32[1,4]{1,0} parameter(1)
+  %pair = (f32[64]{0}, f32[64]{0}) parameter(2)
+  %none = s32[] constant(0)
+  %start = ((f32[16,4]{1,0}, f32[1,4]{1,0}, s32[]), f32[16,4]{1,0}, u32[]) async-start(%table, %row, %none), \
+calls=%beside
+  %done = f32[16,4]{1,0} async-done(%start)
+  %flat = f32[64]{0} bitcast(%done)
+  %again = f32[64]{0} bitcast(%flat)
+  ROOT %out = f32[64]{0} fusion(%flat, %again, %pair#1), kind=kLoop, calls=%squares
+}
+"""
+
+
+def test_a_kernel_that_runs_beside_others_counts_as_it_would_alone_and_no_array_twice():
+    found = {kernel.name: kernel for kernel in hlo.kernels(hlo.parse(BESIDE))}
+    assert list(found) == ["start", "out"]
+    assert found["start"].kind == "writes in place" and found["start"].bytes == 2 * 16 + 4
+    assert found["out"].bytes == 256 + 256 + 256
