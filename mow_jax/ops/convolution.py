@@ -66,8 +66,13 @@ def upsample_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     c, o = kernel.shape[-2:]
     # The block between x[m-1] and x[m] holds the pixels 2m - 1 (taps 2 and 0) and 2m (taps 3 and 1).
     taps = jnp.array([[2, 3], [0, 1]])  # [neighbour, pixel]
-    kernel = kernel[taps][:, :, taps].transpose(0, 2, 4, 1, 3, 5).reshape(4 * c, 4 * o)
-    return _in_groups(lambda part: jnp.concatenate(_corners(_pad(part)), axis=-1) @ kernel, x)
+    kernel = kernel[taps][:, :, taps].transpose(0, 2, 4, 1, 3, 5)
+    if _input_is_narrower(c, 4 * o):
+        kernel = kernel.reshape(4 * c, 4 * o)
+        return _in_groups(lambda part: jnp.concatenate(_corners(_pad(part)), axis=-1) @ kernel, x)
+    kernel = kernel.reshape(4, c, 4 * o).swapaxes(0, 1).reshape(c, 16 * o)
+    corners = lambda y: [_corners(_pad(part))[i] for i, part in enumerate(jnp.split(y, 4, axis=-1))]
+    return _in_groups(lambda part: sum(corners(part @ kernel)), x)
 
 
 def _input_is_narrower(block: int, features: int) -> bool:
