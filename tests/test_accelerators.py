@@ -15,6 +15,7 @@ from test_agent import BATCH, CONTEXTS, SHARD, TASK_LIST, tiny_settings
 from mow_jax import build
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.systems.mow import build as mow
+from mow_jax.systems.mow import imagination
 
 pytestmark = pytest.mark.slow
 
@@ -81,3 +82,17 @@ def test_no_loop_casts_its_weights_anew_at_every_step(program):
     assert len(imagining) == 2, "contexts are encoded in one loop, rollouts imagined in another"
     for body, count in bodies:
         assert list(cast_inside(body, body.invars[:count])) == []
+
+
+def test_sums_are_taken_in_one_order(program):
+    """A GPU adds up in any order what a scatter sends to one place. Rows' gradients are products; what is left sends
+    numbers of each task to the task's own place, and zeros from the padding."""
+    scatters = [equation for equation in equations(program) if equation.primitive.name.startswith("scatter")]
+    repeated = {str(each.outvars[0].aval.shape) for each in scatters if not each.params["unique_indices"]}
+    tasks, embedding = len(TASK_LIST), tiny_settings().model.embedding
+    assert repeated == {str((1, tasks)), str((1, tasks, tasks)), str((1, tasks, embedding))}
+
+
+def test_rollouts_attend_to_no_more_than_their_part_has_written(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [imagination._parts(horizon) for horizon in (1, 2, 15)] == [[(0, 1)], [(0, 1), (1, 2)], [(0, 7), (7, 15)]]

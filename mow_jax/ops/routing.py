@@ -17,16 +17,32 @@ from mow_jax.types import Shard
 def take_rows(params: Any, table: jax.Array) -> Any:
     """Rows of a pytree whose leaves are stacked on axis 0: leaves [N, ...] and a table [...] to [table..., ...].
 
-    Autodiff turns the take into the segment sum that pools gradients over the tasks of a row.
+    Gradients of a row are the sums over the tasks that use it.
     """
-    get = dict(mode="promise_in_bounds", wrap_negative_indices=False)  # tables are checked where they are made
-    return jax.tree.map(lambda leaf: leaf.at[table].get(**get), params)
+    return jax.tree.map(lambda leaf: _take(leaf, table), params)
+
+
+@jax.custom_vjp
+def _take(leaf: jax.Array, table: jax.Array) -> jax.Array:
+    return leaf.at[table].get(mode="promise_in_bounds", wrap_negative_indices=False)  # tables are checked where made
+
+
+def _take_backward(saved: tuple, gradient: jax.Array) -> tuple:
+    """A product with one-hot rows: autodiff's scatter adds in any order on a GPU, and no two runs would be equal."""
+    table, rows = saved
+    one_hot = jax.nn.one_hot(table, rows, dtype=gradient.dtype)
+    axes = tuple(range(table.ndim))
+    return jnp.tensordot(one_hot, gradient, axes=(axes, axes), precision=EXACT), None
+
+
+_take.defvjp(lambda leaf, table: (_take(leaf, table), (table, leaf.shape[0])), _take_backward)
 
 
 def pool_by_row(x: jax.Array, row: jax.Array, rows: int) -> jax.Array:
     """The sum of x [...] over all tasks with the same row; seen by one task, inside the axes "task" and "device"."""
     one_hot = jax.nn.one_hot(row, rows, dtype=x.dtype)
-    return jax.lax.psum(jnp.tensordot(one_hot, x, axes=0, precision=EXACT), ("task", "device"))[row]
+    sums = jax.lax.psum(jnp.tensordot(one_hot, x, axes=0, precision=EXACT), ("task", "device"))
+    return jnp.tensordot(one_hot, sums, axes=1, precision=EXACT)  # not sums[row], whose gradient would be a scatter
 
 
 def of_all_tasks(x: jax.Array) -> jax.Array:
