@@ -311,6 +311,19 @@ def test_a_rollout_from_a_first_frame_knows_nothing_of_the_frames_before_it(imag
     assert not equal(imagine(contexts, 0).hidden, imagine(history, 0).hidden)
 
 
+def test_a_rollout_in_two_loops_is_the_same(imagine, state, rows, monkeypatch):
+    contexts = jax.tree.map(lambda x: x[3], CONTEXTS)
+    whole = imagine(contexts, 5)
+    horizon = AGENT.imagination.horizon
+    assert imagination._parts(horizon) == [(0, horizon)]
+    for halves in ([(0, 1), (1, horizon)], [(0, horizon - 1), (horizon - 1, horizon)]):
+        monkeypatch.setattr(imagination, "_parts", lambda _, halves=halves: halves)
+        run = functools.partial(imagination.imagine, AGENT.imagination, AGENT.world, AGENT.behaviour, state.actor, rows)
+        apart = quick(lambda contexts, run=run: run(contexts, SHARD.mask[3], jax.random.key(5)))(contexts)
+        assert (apart.action == whole.action).all()
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), apart, whole)
+
+
 def test_imagined_actions_are_the_tasks_own(imagine):
     contexts = jax.tree.map(lambda x: x[3], CONTEXTS)
     drawn = np.concatenate([imagine(contexts, seed).action for seed in range(20)])

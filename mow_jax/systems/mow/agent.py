@@ -157,7 +157,7 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
     gradient, unravel = ravel_pytree(gradients[0])
     gradient, harmony_gradient = jax.lax.psum((gradient, gradients[1]), "device")
     step, world_optimizer = agent.world_optimizer.update(gradient, state.world_optimizer)
-    step = unravel(step)
+    step = unravel(jax.lax.optimization_barrier(step))  # else each leaf would compute its step anew
     if "router" in step["shared"]:
         step["shared"]["router"] = optax.tree.scale(agent.router_lr / agent.world_lr, step["shared"]["router"])
     harmony_step, harmony_optimizer = agent.harmony_optimizer.update(harmony_gradient, state.harmony_optimizer)
@@ -248,7 +248,7 @@ def learn_behaviour(agent: Agent, state: TrainState, rows: Rows, dream: Dream, s
     gradient, unravel = ravel_pytree(gradient)
     gradient = jax.lax.psum(gradient, "device")
     step, agent_optimizer = agent.agent_optimizer.update(gradient, state.agent_optimizer)
-    actor, critic = optax.apply_updates((state.actor, state.critic), unravel(step))
+    actor, critic = optax.apply_updates((state.actor, state.critic), unravel(jax.lax.optimization_barrier(step)))
     slow = optax.incremental_update(critic, state.slow_critic, 1 - agent.slow_decay)
     new = dict(actor=actor, critic=critic, slow_critic=slow, return_scale=scale, agent_optimizer=agent_optimizer)
     norm = jnp.linalg.norm(gradient)

@@ -5,6 +5,7 @@ Parameters are float32; `dtype` is the precision of the matrix products. Norms a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -69,9 +70,10 @@ class BatchNorm(nn.Module):
     """Batch norm over all but the last axis, its batch statistics pooled over the tasks that share the row.
 
     Training normalises by the batch and moves the running statistics by `momentum` (variance unbiased, as in PyTorch);
-    otherwise the running statistics are used.
+    otherwise the running statistics are used. `activation` follows.
     """
 
+    activation: str
     momentum: float = 0.1
     epsilon: float = 1e-5
 
@@ -93,7 +95,31 @@ class BatchNorm(nn.Module):
                 running_mean.value = (1 - self.momentum) * running_mean.value + self.momentum * mean
                 running_var.value = (1 - self.momentum) * running_var.value + self.momentum * unbiased
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(x.dtype)  # gradients sum in float32
+        return scaled_activation(self.activation, x, factor, bias - mean * factor)
+
+
+def _scaled(activation: str, x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
+    """activation(x factor + offset) of x [..., C], with factor and offset [C] and their gradients in float32."""
+    return ACTIVATIONS[activation]((x.astype(jnp.float32) * factor + offset).astype(x.dtype))
+
+
+def _scaled_forward(activation: str, *arguments: jax.Array) -> tuple:
+    return _scaled(activation, *arguments), arguments
+
+
+def _scaled_backward(activation: str, arguments: tuple, gradient: jax.Array) -> tuple:
+    """As autodiff has it, but with x scaled anew for its own gradient and for the sums: XLA would otherwise write out
+    what the two have in common, which takes longer."""
+    x, *scaling = arguments
+    once = jax.lax.optimization_barrier(scaling)
+    twice = jax.lax.optimization_barrier(once)
+    _, of_x = jax.vjp(lambda x: _scaled(activation, x, *once), x)
+    _, of_scaling = jax.vjp(functools.partial(_scaled, activation, x), *twice)
+    return *of_x(gradient), *of_scaling(gradient)
+
+
+scaled_activation = jax.custom_vjp(_scaled, nondiff_argnums=(0,))
+scaled_activation.defvjp(_scaled_forward, _scaled_backward)
 
 
 class ConvolutionBlock(nn.Module):
@@ -114,8 +140,8 @@ class ConvolutionBlock(nn.Module):
 def normalised_activation(x, norm: str, activation: str, dtype: Any, train: bool, pool: Pool) -> jax.Array:
     """Norm and activation of a feature map, inside the compact method of the calling module."""
     if norm == "batch":
-        x = BatchNorm()(x, train, pool)
-    elif norm == "rms":
+        return BatchNorm(activation)(x, train, pool)
+    if norm == "rms":
         x = nn.RMSNorm(epsilon=1e-5, dtype=dtype)(x)
     return ACTIVATIONS[activation](x)
 
@@ -156,6 +182,8 @@ class Attention(nn.Module):
             start = (0, place, 0, 0)
             key = jax.lax.dynamic_update_slice(cache[0], key, start)
             value = jax.lax.dynamic_update_slice(cache[1], value, start)
+        written, reach = (key, value), mask.shape[-1]
+        key, value = key[:, :reach], value[:, :reach]
         score = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(query.shape[-1]), key).astype(jnp.float32)
         weight = jax.nn.softmax(jnp.where(mask[:, None], score, -1e9))
         weight = nn.Dropout(self.dropout)(weight.astype(self.dtype), deterministic=deterministic)
@@ -163,7 +191,7 @@ class Attention(nn.Module):
         y = nn.Dropout(self.dropout)(
             Linear(width, bias=False, dtype=self.dtype, name="out")(y), deterministic=deterministic
         )
-        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x + y), (key, value)
+        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x + y), written
 
 
 class FeedForward(nn.Module):
@@ -183,9 +211,10 @@ class FeedForward(nn.Module):
 class Transformer(nn.Module):
     """STORM's Transformer without its stem: learned positions, LayerNorm, post-norm blocks.
 
-    Tokens x [B, T, D] attend as mask [B, T, L] allows: to each other (L = T), or, with a cache of length L in which
-    they are written from `place` on, to everything written to it so far. A token's position is the number of tokens
-    that it sees before it, so that training, imagination and acting agree wherever a window or an episode begins.
+    Tokens x [B, T, D] attend as mask [B, T, L] allows: to each other (L = T), or, with a cache of L places or more in
+    which they are written from `place` on, to everything written to its first L places so far. A token's position is
+    the number of tokens that it sees before it, so that training, imagination and acting agree wherever a window or an
+    episode begins.
     Returns [B, T, D] and the new cache.
     """
 

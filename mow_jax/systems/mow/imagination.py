@@ -6,6 +6,7 @@ Both start from the same state [z, h_{previous}], so that what the actor trains 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -36,33 +37,46 @@ def imagine(
 ) -> Dream:
     """Rollouts from real contexts [B, C]: those in one parallel pass, then a token at a time through the K/V cache."""
     key_latent, key_start, key_steps = jax.random.split(key, 3)
-    posterior, _ = world_model.encode(model, rows, contexts.observation, key_latent, in_turn=True)
+    in_turn = jax.default_backend() == "cpu"  # accelerators have the memory, which learning the world model needs too
+    posterior, _ = world_model.encode(model, rows, contexts.observation, key_latent, in_turn=in_turn)
     z, hidden, cache, seen = _start(setup, model, rows, posterior.z, contexts, key_start)
     start = seen.shape[-1] - setup.horizon
     time = jnp.arange(seen.shape[-1])
 
-    def step(carry, inputs):
-        """One imagined step: an action, and what the world model makes of it."""
+    def step(reach, carry, inputs):
+        """One imagined step, within the first `reach` tokens: an action, and what the world model makes of it."""
         z, hidden, cache = carry
         i, key_step = inputs
         key_action, key_prior = jax.random.split(key_step)
         pi = actor_critic.policy(behaviour, actor, actor_critic.features(z, hidden, rows.embedding), mask)
         action = actor_critic.sample(behaviour, key_action, pi, mask)
         taken = actor_critic.executed(behaviour, action)
-        visible = (seen | ((time >= start) & (time <= start + i)))[:, None]
+        visible = (seen | ((time >= start) & (time <= start + i)))[:, None, :reach]
         out, cache = world_model.transition(model, rows, z[:, None], taken[:, None], visible, cache, start + i)
         following = sample_latent(key_prior, world_model.prior(model, rows, out[:, 0])).astype(model.dtype)
         return (following, out[:, 0], cache), (z, hidden, action)
 
-    steps = (jnp.arange(setup.horizon), jax.random.split(key_steps, setup.horizon))
-    (z, hidden, _), (zs, hiddens, actions) = jax.lax.scan(step, (z, hidden, cache), steps)
-    zs, hiddens = jnp.concatenate([zs, z[None]]).swapaxes(0, 1), jnp.concatenate([hiddens, hidden[None]]).swapaxes(0, 1)
+    keys, carry, parts = jax.random.split(key_steps, setup.horizon), (z, hidden, cache), []
+    for begin, end in _parts(setup.horizon):
+        carry, part = jax.lax.scan(
+            functools.partial(step, start + end), carry, (jnp.arange(begin, end), keys[begin:end])
+        )
+        parts.append(part)
+    zs, hiddens, actions = jax.tree.map(lambda *part: jnp.concatenate(part).swapaxes(0, 1), *parts)
+    zs, hiddens = (jnp.concatenate([x, last[:, None]], axis=1) for x, last in ((zs, carry[0]), (hiddens, carry[1])))
     outcome = hiddens[:, 1:]  # reward and continuation are read from the state that has seen the action
     logit = world_model.termination_logit(model, rows, outcome)
     soft = setup.continuation == "soft"
     continuation = 1 - jax.nn.sigmoid(logit) if soft else (logit <= 0).astype(jnp.float32)
     reward = world_model.predicted_reward(model, rows, outcome)
-    return Dream(zs, hiddens, actions.swapaxes(0, 1), reward, continuation)
+    return Dream(zs, hiddens, actions, reward, continuation)
+
+
+def _parts(horizon: int) -> list[tuple[int, int]]:
+    """A rollout's steps in parts, each a loop that attends to what is written by its end: on accelerators, where
+    reading the cache is a third of a step's bytes, two; on CPUs, where it is little and compiling takes long, one."""
+    half = horizon // 2 if jax.default_backend() != "cpu" else 0
+    return [(begin, end) for begin, end in ((0, half), (half, horizon)) if begin < end]
 
 
 def _start(setup: Imagination, model: WorldModel, rows: Rows, z: jax.Array, contexts: Batch, key: jax.Array):
