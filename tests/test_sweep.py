@@ -13,6 +13,7 @@ import pytest
 from processes import ROOT, TINY, environment
 
 from mow_jax import command, sweep
+from mow_jax.report import sweeps
 
 
 def finished_run(variant: str, seed: int, *values: float) -> dict:
@@ -23,7 +24,7 @@ def finished_run(variant: str, seed: int, *values: float) -> dict:
 
 def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
     runs = [finished_run("x", 0, 0.5, 0.7), finished_run("x", 1, 0.7, 0.9), finished_run("y", 0, 1.0, 0.0)]
-    text = sweep.table(runs)
+    text = sweeps.table(runs)
     # Means of the two seeds are 0.6 and 0.8: standard error 0.1, times 12.706 for one degree of freedom.
     assert "| x | 2 | 0.60 | 0.80 | 0.700 [-0.571, 1.971] |" in text
     assert "| y | 1 | 1.00 | 0.00 | 0.500 |" in text
@@ -32,11 +33,11 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
         finished_run("x", 0, 0.5, 0.7) | {"tasks": {"a": 0.5}},
         finished_run("y", 0, 0.5, 0.7) | {"tasks": {"b": 0.7}},
     ]
-    assert "| y | 1 | – | 0.70 | 0.700 |" in sweep.table(alone) and "| x, seed 0 | 0.50 | – | 0.500 |" in sweep.table(
+    assert "| y | 1 | – | 0.70 | 0.700 |" in sweeps.table(alone) and "| x, seed 0 | 0.50 | – | 0.500 |" in sweeps.table(
         alone
     )
-    assert sweep.table([]) == "no run has finished yet\n"
-    assert "| y, seed 0 | – | – | 1.5 |" in sweep.table([finished_run("y", 0, None, None)])  # type: ignore[arg-type]
+    assert sweeps.table([]) == "no run has finished yet\n"
+    assert "| y, seed 0 | – | – | 1.5 |" in sweeps.table([finished_run("y", 0, None, None)])  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads the file so
@@ -84,6 +85,7 @@ STEPS = 24  # of a stand-in
 DRIVER = """
 import sys
 from mow_jax import command, sweep
+from mow_jax.report import sweeps
 sweep.TRAIN, sweep.PAUSE = "stand_in", 0.02
 sys.exit(sweep.main(sys.argv[1:]))
 """
