@@ -112,8 +112,9 @@ def run(jobs: list[Job], at_once: int, write: Callable[[], None]) -> tuple[list[
     """Runs what is not finished, `at_once` at a time on cores of their own, and calls `write` after each; returns the
     runs that failed, and whether the sweep was asked to stop.
 
-    SIGTERM and SIGINT are passed on: every open run saves, and the sweep ends. A run in whose folder another process is
-    at work (one left behind by a killed sweep, which saves and ends; another sweep) waits until that is over.
+    SIGTERM and SIGINT are passed on: every open run saves, an evaluation ends as it is, and so does the sweep. A run in
+    whose folder another process is at work (one left behind by a killed sweep, which saves and ends; another sweep)
+    waits until that is over.
     """
     waiting, failed, free = list(jobs), [], list(range(at_once))
     open_: dict[int, Open] = {}
@@ -132,6 +133,8 @@ def run(jobs: list[Job], at_once: int, write: Callable[[], None]) -> tuple[list[
             slot = free.pop(0)
             print(f"{job.variant}, seed {job.seed}: {job.directory}.log", flush=True)
             open_[slot] = _start(job, slot, at_once)
+            if stop:  # heard while the process was being started
+                end()
         for slot, one in list(open_.items()):
             if one.process.poll() is None:
                 _end_in_time(one)
@@ -157,7 +160,10 @@ def _end_in_time(one: Open) -> None:
 
 def _fault(one: Open, stop: bool) -> str:
     """Why a run whose process has ended failed, in a line; empty where it is finished or to be started again."""
-    if one.process.returncode:
+    code = one.process.returncode
+    if stop and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        return ""  # an evaluation, a training that had not begun, or one that was told twice: the same command goes on
+    if code:
         return _last_line(one.job)
     if stop or one.asked or finished(one.job) is not None or newest(one.job) > one.saved:
         return ""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,35 @@ def test_a_training_that_does_nothing_is_a_failure_and_one_that_saves_is_started
     )
     assert jobs.run([job()], 1, lambda: None) == ([job()], False) and told() == ["train", "train"]
     assert "nothing to do here" in capsys.readouterr().err
+
+
+# Sends SIGTERM to the sweep, which passes it on.
+STOP = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)\n"
+AT_ONCE = "import os, signal; signal.signal(signal.SIGTERM, lambda *_: os._exit(143))\n"  # a second signal's
+
+
+@pytest.mark.parametrize("program", [{"train": STOP}, {"train": AT_ONCE + STOP}, {"evaluate": STOP}])
+def test_what_dies_of_the_signal_that_stops_the_sweep_goes_on_later(program: dict[str, str]):
+    run_at_its_end(evaluated="evaluate" in program)
+    programs(**program)
+    assert jobs.run([job()], 1, lambda: None) == ([], True) and told() == list(program)
+
+
+def test_what_dies_of_a_signal_of_others_has_failed():
+    programs(train="import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    assert jobs.run([job()], 1, lambda: None) == ([job()], False)
+
+
+def test_a_signal_reaches_the_process_that_is_just_being_started(monkeypatch):
+    programs(train="import time; time.sleep(60)")
+    start = jobs._start
+
+    def slowly(*arguments):
+        made = start(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(jobs, "_start", slowly)
+    began = time.monotonic()
+    assert jobs.run([job(), job(seed=6)], 1, lambda: None) == ([], True)
+    assert time.monotonic() - began < 50
