@@ -74,8 +74,8 @@ def _refuse_another(job: Job, settings: Any) -> None:
     except (OSError, ValueError):
         return  # there is none yet, or training says what is wrong with it
     plain = lambda settings: checks.flat(json.loads(json.dumps(settings.to_dict(), default=list)))
-    wanted, found = plain(settings), checks.flat(saved)
-    own = [key for key in wanted if key != "seed" and not any(key == f or key.startswith(f + ".") for f in FREE)]
+    wanted, found = plain(settings) | {"seed": job.seed}, checks.flat(saved)
+    own = [key for key in wanted if not any(key == f or key.startswith(f + ".") for f in FREE)]
     for key in own:
         if key in found and found[key] != wanted[key]:
             raise BadInput(
@@ -178,6 +178,8 @@ def _checked(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
     stray = [word for word in overrides if not word.startswith("--config.") or "=" not in word]
     if stray:
         raise BadInput(f"{stray[0]!r} is not understood: overrides are given as --config.key=value, see --help")
+    if any(word.startswith("--config.seed=") for word in overrides):
+        raise BadInput("--config.seed=N would be every run's seed, whatever its folder says: give --seeds=N,M,...")
     if options.jobs < 0 or not options.minutes > 0:
         raise BadInput(f"--jobs={options.jobs} must be at least 0, --minutes={options.minutes} greater than 0")
     try:

@@ -57,6 +57,7 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
             ["'mow' and 'clusters=3'", "leave one"],
         ),
         ([f"--config={TINY}", "--wordkir=x"], ["--wordkir=x", "--config.key=value"]),
+        ([f"--config={TINY}", "--seeds=2,3", "--config.seed=11"], ["--config.seed", "--seeds=N,M"]),
     ],
 )
 def test_what_cannot_be_swept_is_refused_and_nothing_written(options, parts, tmp_path, monkeypatch, capsys):
@@ -78,6 +79,8 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch,
     assert sweep.main([*options, "--config.agent.entropy=0.5"]) == 2
     message = capsys.readouterr().err
     assert "agent.entropy=0.0003, not 0.5" in message and "another --workdir" in message
+    (tmp_path / "toy" / "0").rename(tmp_path / "toy" / "4")
+    assert sweep.main([*options, "--seeds=4"]) == 2 and "seed=0, not 4" in capsys.readouterr().err
 
 
 STEPS = 24  # of a stand-in
