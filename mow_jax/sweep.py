@@ -26,8 +26,8 @@ from mow_jax.jobs import TRAIN, Job, finished, run, seconds
 from mow_jax.report import reproduce, sweeps
 from mow_jax.types import BadInput
 
-# Keys that say nothing of what a run learns: they may differ from those that a finished run had.
-FREE = ("checkpoint", "log", "actors", "train.schedule_steps", "evaluation.every")
+# Keys that say nothing of what a run learns, but where its system locks them: they may differ from a finished run's.
+FREE = ("checkpoint", "log", "actors", "evaluation.every")
 
 
 def plan(config: str, variants: list[str], seeds: list[int], directory: Path, **options) -> list[Job]:
@@ -74,9 +74,10 @@ def _refuse_another(job: Job, settings: Any) -> None:
     except (OSError, ValueError):
         return  # there is none yet, or training says what is wrong with it
     plain = lambda settings: checks.flat(json.loads(json.dumps(settings.to_dict(), default=list)))
-    wanted, found = plain(settings) | {"seed": job.seed}, checks.flat(saved)
-    own = [key for key in wanted if not any(key == f or key.startswith(f + ".") for f in FREE)]
-    for key in own:
+    wanted, found = checks.scheduled(plain(settings) | {"seed": job.seed}), checks.scheduled(checks.flat(saved))
+    under = lambda key, keys: any(key == other or key.startswith(f"{other}.") for other in keys)
+    locked = config.of_system(settings.system).LOCKED
+    for key in [key for key in wanted if not under(key, FREE) or under(key, locked)]:
         if key in found and found[key] != wanted[key]:
             raise BadInput(
                 f"{job.directory} holds a run with {key}={found[key]!r}, not {wanted[key]!r}: give the sweep's first"

@@ -157,6 +157,7 @@ def test_what_of_a_config_is_idle():
     assert differs({"router.anneal": 0.5}, router__mode="table", **gated)  # tau scales what the gates learn
     assert not differs({"loss.balance": 0.0}, router__mode="table", **gated)
     assert not differs({"router.mode": "table"}, router__experts=1, router__active=1)
+    assert differs({"train.schedule_steps": 500}) and not differs({"train.schedule_steps": 500}, train__steps=500)
     assert differs({"loss.task": 0.0}) and not differs({"loss.task": 0.0}, tasks=1)
 
 

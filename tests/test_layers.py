@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replay": {"types", "seeding"},
     "checkpoint": {"", "processes", "types"},  # "": the package itself, for its version
     "logs": {"types"},
-    "report": {"advice", "types"},
+    "report": {"advice", "checks", "types"},
     "command": {"types"},
     "workdir": {"checkpoint", "checks", "config", "processes", "types"},
     "summary": {"", "build", "envs", "logs", "processes", "replay", "types"},  # "": the package itself, for its version

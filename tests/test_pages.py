@@ -81,6 +81,17 @@ def test_a_comparison_says_who_is_better_where_and_at_what_cost(sweep: Path, tmp
     assert f"| one | 200 | 20 | {10 / 3600:.3f} |" in text
 
 
+def test_schedules_of_other_lengths_are_a_difference_and_those_of_train_steps_none(tmp_path: Path):
+    for name, steps, scheduled in (("a", 90, 0), ("b", 90, 90), ("c", 90, 45)):
+        (tmp_path / name).mkdir()
+        make_run(tmp_path / name)
+        config = {"suite": {"name": "toy"}, "train": {"steps": steps, "schedule_steps": scheduled}}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    differing = lambda names: comparison._differences(comparison.read([str(tmp_path / name) for name in names]))
+    assert differing("ab") is None
+    assert differing("abc").tables[0].rows == [["train.schedule_steps", "90", "90", "45"]]
+
+
 def test_several_folders_need_a_place_and_must_hold_runs(sweep: Path, tmp_path: Path, capsys):
     one, other = sweep / "mow" / "0", sweep / "one" / "0"
     assert main([f"--compare={one},{other}"]) == 2 and "--out=DIR" in capsys.readouterr().err

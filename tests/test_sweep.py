@@ -83,6 +83,27 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch,
     assert sweep.main([*options, "--seeds=4"]) == 2 and "seed=0, not 4" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("system", "key", "value", "refused"),
+    [
+        ("mow", "train.schedule_steps", 22_000, True),  # the router's temperature follows them
+        ("mow", "train.schedule_steps", 11_000, False),  # train.steps, which 0 means
+        ("mow", "evaluation.every", 700, False),
+        ("scalezero", "evaluation.every", 700, True),  # its stages follow evaluations
+        ("scalezero", "checkpoint.every", 700, False),
+    ],
+)
+def test_what_decides_what_a_run_learns_must_be_as_it_was(system, key, value, refused, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    saved = command.settings([f"--config=experiments/toy.py:{system}", f"--config.{key}={value}"])
+    (tmp_path / system / "0").mkdir(parents=True)
+    (tmp_path / system / "0" / "config.json").write_text(json.dumps(saved.to_dict(), default=list))
+    arguments = ["--config=experiments/toy.py", f"--variants={system}", f"--workdir={tmp_path}", "--jobs=0"]
+    assert sweep.main(arguments) == (2 if refused else 0)
+    assert (f"{key}={value}" in capsys.readouterr().err) == refused
+
+
 STEPS = 24  # of a stand-in
 # A sweep whose runs are tests/stand_in.py.
 DRIVER = """

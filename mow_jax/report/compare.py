@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import comb
 
+from mow_jax import checks
 from mow_jax.report import comparing, data, render, reproduce, scores
 from mow_jax.report.data import Run
 from mow_jax.report.render import Picture, Section
@@ -21,7 +22,7 @@ from mow_jax.report.tables import NONE, Table, number, ratio
 from mow_jax.types import BadInput
 
 Groups = dict[str, list[Run]]  # variant -> its runs
-HIDDEN = ("seed", "checkpoint", "log", "actors", "train.schedule_steps")  # of the settings: not what a variant is
+HIDDEN = ("seed", "checkpoint", "log", "actors")  # of the settings: not what a variant is
 
 
 def write(places: list[str], out: str | None) -> Path:
@@ -204,7 +205,11 @@ def rand_index(one: np.ndarray, other: np.ndarray) -> float | None:
 
 def _differences(groups: Groups) -> Section | None:
     """Settings in which the first runs of the variants differ."""
-    configs = {name: _flat(runs[0].config) for name, runs in groups.items() if runs[0].config is not None}
+    configs = {
+        name: checks.scheduled(checks.flat(runs[0].config))
+        for name, runs in groups.items()
+        if runs[0].config is not None
+    }
     keys = dict.fromkeys(key for config in configs.values() for key in config)
     shown = [key for key in keys if not any(key == h or key.startswith(f"{h}.") for h in HIDDEN)]
     differing = [key for key in shown if len({json.dumps(config.get(key)) for config in configs.values()}) > 1]
@@ -212,12 +217,6 @@ def _differences(groups: Groups) -> Section | None:
         return None
     rows = [[key, *(_plain(config.get(key)) for config in configs.values())] for key in differing]
     return Section("Settings that differ", tables=[Table(["setting", *configs], rows)])
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(config, dict):
-        return {prefix: config}
-    return {k: v for key, item in config.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
 
 
 def _plain(value: Any) -> str:
