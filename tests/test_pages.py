@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,12 +82,45 @@ def test_a_comparison_says_who_is_better_where_and_at_what_cost(sweep: Path, tmp
     assert f"| one | 200 | 20 | {10 / 3600:.3f} |" in text
 
 
+def put(place: Path, seed: int = 0, **config: Any) -> Path:
+    """A finished run in a folder, with such settings."""
+    place.mkdir(parents=True)
+    make_run(place, seed)
+    (place / "config.json").write_text(json.dumps({"seed": seed, "suite": {"name": "toy"}} | config))
+    return place
+
+
+def test_runs_whose_folders_have_one_name_are_told_apart_by_those_above(tmp_path: Path):
+    places = [put(tmp_path / name) for name in ("p/few/7", "p/many/7", "q/few/7", "q/far")]
+    groups = comparison.read([*map(str, places), f"{places[1]}/../7"])  # one of them twice
+    assert list(groups) == ["p/few/7", "many/7", "q/few/7", "far"]
+    assert [[run.directory.resolve() for run in runs] for runs in groups.values()] == [[place] for place in places]
+
+
+def test_variants_of_several_sweeps_are_one_where_their_settings_are(tmp_path: Path, monkeypatch):
+    for sweep, rate in (("p", 1), ("q", 2)):
+        for seed in (3, 4):
+            put(tmp_path / sweep / "same" / str(seed), seed, log={"every": rate})
+            put(tmp_path / sweep / "other" / str(seed), seed, optimizer={"lr": rate})
+    put(tmp_path / "q" / "same" / "5", 5)
+    shown: dict = {}
+    monkeypatch.setattr(comparing, "cluster_maps", lambda runs, _: shown.update(runs))
+    groups = comparison.read([str(tmp_path / "p"), str(tmp_path / "q")])
+    assert {name: len(runs) for name, runs in groups.items()} == {"p/other": 2, "same": 5, "q/other": 2}
+    comparison._clusters(groups, tmp_path)
+    assert len(shown) == 9 and {"p/other, 3", "same, p/same/4", "same, q/same/4", "same, 5"} <= shown.keys()
+
+
+def test_runs_of_one_variant_that_differ_in_a_setting_show_it(tmp_path: Path):
+    for seed, rate in enumerate((6, 6, 9)):
+        put(tmp_path / "v" / str(seed), seed, model={"width": rate, "depth": 2})
+    section = comparison._differences(comparison.read([str(tmp_path)]))
+    assert section is not None and section.tables[0].rows == [["model.width", "6 or 9"]]
+
+
 def test_schedules_of_other_lengths_are_a_difference_and_those_of_train_steps_none(tmp_path: Path):
-    for name, steps, scheduled in (("a", 90, 0), ("b", 90, 90), ("c", 90, 45)):
-        (tmp_path / name).mkdir()
-        make_run(tmp_path / name)
-        config = {"suite": {"name": "toy"}, "train": {"steps": steps, "schedule_steps": scheduled}}
-        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    for name, scheduled in (("a", 0), ("b", 90), ("c", 45)):
+        put(tmp_path / name, train={"steps": 90, "schedule_steps": scheduled})
     differing = lambda names: comparison._differences(comparison.read([str(tmp_path / name) for name in names]))
     assert differing("ab") is None
     assert differing("abc").tables[0].rows == [["train.schedule_steps", "90", "90", "45"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,52 @@ def write(places: list[str], out: str | None) -> Path:
 
 
 def read(places: list[str]) -> Groups:
-    """The runs of folders: a run's own, of which each is a variant, or a sweep's DIR/VARIANT/SEED. Raises BadInput."""
-    groups: Groups = {}
-    for place in places:
-        folder = Path(place)
+    """The runs of folders: a run's own, of which each is a variant, or a sweep's DIR/VARIANT/SEED. A variant of several
+    sweeps is one where its settings are the same in all. Raises BadInput."""
+    found: dict[Path, list[Run]] = {}  # by the folder that a variant is named after
+    swept: list[Path] = []
+    for folder in {Path(place).resolve(): Path(place) for place in places}.values():
         if (folder / "config.json").is_file() or (folder / "metrics.jsonl").is_file():
-            groups.setdefault(folder.resolve().name, []).append(data.read(place))
+            found[folder.resolve()] = [data.read(str(folder))]
             continue
-        found = sorted(folder.glob("*/*/metrics.jsonl"), key=lambda path: (_order(folder, path), path))
-        if not found:
+        paths = sorted(folder.glob("*/*/metrics.jsonl"), key=lambda path: (_order(folder, path), path))
+        if not paths:
             raise BadInput(
-                f"{place!r} holds no run, and no DIR/VARIANT/SEED of a sweep: give folders of runs or of sweeps"
+                f"{str(folder)!r} holds no run, and no DIR/VARIANT/SEED of a sweep: give folders of runs or of sweeps"
             )
-        for path in found:
-            groups.setdefault(path.parent.parent.name, []).append(data.read(str(path.parent)))
-    return groups
+        for path in paths:
+            found.setdefault(path.parent.parent.resolve(), []).append(data.read(str(path.parent)))
+        swept += dict.fromkeys(path.parent.parent.resolve() for path in paths)
+    _merge(found, swept)
+    return dict(zip(_names(list(found)), found.values(), strict=True))
+
+
+def _merge(found: dict[Path, list[Run]], swept: list[Path]) -> None:
+    """Puts variants of one name and one setting, of several sweeps, under the first one's folder."""
+    for name in dict.fromkeys(path.name for path in swept):
+        first, *others = [path for path in swept if path.name == name]
+        settings = {json.dumps(_settings(run)) for path in (first, *others) for run in found[path]}
+        for other in others if len(settings) == 1 else ():
+            found[first] += found.pop(other)
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """The folders' names, each with as many of the folders above before it as it takes to differ from the others."""
+    depth = dict.fromkeys(folders, 1)
+    name = lambda folder: "/".join(folder.parts[-depth[folder] :])
+    while True:
+        count = Counter(map(name, depth))
+        alike = [folder for folder in depth if count[name(folder)] > 1 and depth[folder] < len(folder.parts)]
+        if not alike:
+            return list(map(name, folders))
+        for folder in alike:
+            depth[folder] += 1
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """The settings that make a variant, flat; none of a run that does not say them."""
+    flat = checks.scheduled(checks.flat(run.config or {}))
+    return {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{h}.") for h in HIDDEN)}
 
 
 def _order(folder: Path, path: Path) -> int:
@@ -173,7 +205,10 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _clusters(groups: Groups, directory: Path) -> Section | None:
-    named = {f"{name}, {run.directory.name}": run for name, runs in groups.items() for run in runs}
+    named = {}
+    for name, runs in groups.items():
+        for own, run in zip(_names([run.directory.resolve() for run in runs]), runs, strict=True):
+            named[name if f"/{name}".endswith(f"/{own}") else f"{name}, {own}"] = run
     if not comparing.cluster_maps(named, directory / "clusters.png"):
         return None
     text = (
@@ -204,19 +239,17 @@ def rand_index(one: np.ndarray, other: np.ndarray) -> float | None:
 
 
 def _differences(groups: Groups) -> Section | None:
-    """Settings in which the first runs of the variants differ."""
-    configs = {
-        name: checks.scheduled(checks.flat(runs[0].config))
-        for name, runs in groups.items()
-        if runs[0].config is not None
-    }
-    keys = dict.fromkeys(key for config in configs.values() for key in config)
-    shown = [key for key in keys if not any(key == h or key.startswith(f"{h}.") for h in HIDDEN)]
-    differing = [key for key in shown if len({json.dumps(config.get(key)) for config in configs.values()}) > 1]
+    """Settings in which the variants differ, or the runs of one."""
+    settings = {name: [_settings(run) for run in runs if run.config is not None] for name, runs in groups.items()}
+    settings = {name: held for name, held in settings.items() if held}
+    every = [one for held in settings.values() for one in held]
+    keys = dict.fromkeys(key for one in every for key in one)
+    differing = [key for key in keys if len({json.dumps(one.get(key)) for one in every}) > 1]
     if not differing:
         return None
-    rows = [[key, *(_plain(config.get(key)) for config in configs.values())] for key in differing]
-    return Section("Settings that differ", tables=[Table(["setting", *configs], rows)])
+    cell = lambda held, key: " or ".join(dict.fromkeys(_plain(one.get(key)) for one in held))
+    rows = [[key, *(cell(held, key) for held in settings.values())] for key in differing]
+    return Section("Settings that differ", tables=[Table(["setting", *settings], rows)])
 
 
 def _plain(value: Any) -> str:
