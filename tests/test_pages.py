@@ -118,6 +118,11 @@ def test_runs_of_one_variant_that_differ_in_a_setting_show_it(tmp_path: Path):
     assert section is not None and section.tables[0].rows == [["model.width", "6 or 9"]]
 
 
+def test_a_variant_of_one_run_has_no_interval(tmp_path: Path):
+    text = (comparison.write([str(put(tmp_path / "v" / "2").parents[1])], None) / "report.md").read_text()
+    assert "| v | 1 | 0.750 | 0.750 | 0.750 |" in text
+
+
 def test_schedules_of_other_lengths_are_a_difference_and_those_of_train_steps_none(tmp_path: Path):
     for name, scheduled in (("a", 0), ("b", 90), ("c", 45)):
         put(tmp_path / name, train={"steps": 90, "schedule_steps": scheduled})

@@ -173,12 +173,11 @@ def _scores(scored: list[dict[str, Any]], directory: Path) -> Section | None:
         by_task, (low, high) = values.mean(0), comparing.interval(values.mean(1))
         total = scores.aggregate({task: values[:, i].tolist() for i, task in enumerate(tasks)})
         between = f" [{low:.3f}, {high:.3f}]" if len(values) > 1 else ""
-        iqm = f"{total['iqm']:.3f} [{total['interval'][0]:.3f}, {total['interval'][1]:.3f}]"
         lowest = int(by_task.argmin())
         cells = [
             f"{values.mean():.3f}{between}",
             ratio(total["median"]),
-            iqm,
+            scores.iqm_text(total),
             f"{(by_task >= 1).sum()} of {len(tasks)}",
         ]
         rows.append([name, str(len(values)), *cells, f"{tasks[lowest]} {by_task[lowest]:.2f}"])
