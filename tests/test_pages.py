@@ -74,7 +74,7 @@ def test_a_page_is_whole_in_a_browser_at_every_width_and_colour(kind: str, sweep
 def test_a_comparison_says_who_is_better_where_and_at_what_cost(sweep: Path, tmp_path: Path):
     folder = comparison.write([str(sweep)], str(tmp_path / "made"))
     text = (folder / "report.md").read_text().replace("\\", "")
-    assert "| one | 2 | 0.400 [-0.871, 1.671] |" in text  # 0.5 and 0.3: 12.706 standard errors of 0.1
+    assert "| one | 2 | 200 | 0.400 [-0.871, 1.671] |" in text  # 0.5 and 0.3: 12.706 standard errors of 0.1
     assert text.index("| one | 2 |") < text.index("| mow | 2 |")  # as in the sweep's table
     assert "| router.experts | 1 | 4 |" in text and "| seed |" not in text
     for picture in ("overview", "profile", "improvement", "curves", "clusters"):
@@ -120,7 +120,17 @@ def test_runs_of_one_variant_that_differ_in_a_setting_show_it(tmp_path: Path):
 
 def test_a_variant_of_one_run_has_no_interval(tmp_path: Path):
     text = (comparison.write([str(put(tmp_path / "v" / "2").parents[1])], None) / "report.md").read_text()
-    assert "| v | 1 | 0.750 | 0.750 | 0.750 |" in text
+    assert "| v | 1 | 200 | 0.750 | 0.750 | 0.750 |" in text
+
+
+def test_results_of_other_steps_are_told(tmp_path: Path):
+    for seed, step in enumerate((90, 1200, None)):  # metrics go to 200
+        place = put(tmp_path / "v" / str(seed), seed)
+        results = json.loads((place / "results.json").read_text())
+        (place / "results.json").write_text(json.dumps(results | {"step": step}))
+    text = (comparison.write([str(tmp_path)], None) / "report.md").read_text()
+    assert "| v | 3 | 90–1,200 |" in text and text.count("has learned until") == 1
+    assert "v/0: results.json: of step 90, and the run has learned until 200" in text
 
 
 def test_schedules_of_other_lengths_are_a_difference_and_those_of_train_steps_none(tmp_path: Path):

@@ -112,6 +112,7 @@ def entries(groups: Groups) -> list[dict[str, Any]]:
         {
             "variant": name,
             "seed": i,
+            "step": run.results["step"],
             "tasks": {task: entry["normalised"] for task, entry in run.results["tasks"].items()},
         }
         for name, runs in groups.items()
@@ -122,7 +123,8 @@ def entries(groups: Groups) -> list[dict[str, Any]]:
 
 def _sections(groups: Groups, directory: Path) -> list[Section | None]:
     scored = entries(groups)
-    missing = [f"{run.directory}: {text}" for runs in groups.values() for run in runs for text in run.missing]
+    every = [run for runs in groups.values() for run in runs]
+    missing = [f"{run.directory}: {text}" for run in every for text in [*run.missing, *_older(run)]]
     return [
         Section("Missing", missing) if missing else None,
         _scores(scored, directory),
@@ -155,6 +157,16 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
     ]
 
 
+def _older(run: Run) -> list[str]:
+    """A sentence where a run has learned on since its results. (One ended by its minutes is evaluated a little behind
+    its last line.)"""
+    step, last = (run.results or {}).get("step"), run.lines[-1]["step"] if run.lines else 0
+    if step is None or step >= last:
+        return []
+    again = f"python -m mow_jax.evaluate --workdir={run.directory}"
+    return [f"results.json: of step {step:,}, and the run has learned until {last:,}; run {again}"]
+
+
 def _figure(title: str, text: str, drawn: bool, picture: Picture) -> Section | None:
     return Section(title, [text], pictures=[picture]) if drawn else None
 
@@ -165,8 +177,9 @@ def _scores(scored: list[dict[str, Any]], directory: Path) -> Section | None:
         return None
     text = (
         "Normalised scores: 0 is the random policy, 1 the reference (a human for Atari, the best known score for toy"
-        " tasks). Mean over tasks, with the 95% t interval over runs; the IQM is over runs and tasks, its interval a"
-        " stratified bootstrap; the last columns count tasks whose mean reaches the reference, and name the lowest."
+        " tasks); steps are the agent steps a task that they were measured at. Mean over tasks, with the 95% t interval"
+        " over runs; the IQM is over runs and tasks, its interval a stratified bootstrap; the last columns count tasks"
+        " whose mean reaches the reference, and name the lowest."
     )
     rows = []
     for name, values in variants.items():
@@ -175,15 +188,23 @@ def _scores(scored: list[dict[str, Any]], directory: Path) -> Section | None:
         between = f" [{low:.3f}, {high:.3f}]" if len(values) > 1 else ""
         lowest = int(by_task.argmin())
         cells = [
+            _steps([entry["step"] for entry in scored if entry["variant"] == name]),
             f"{values.mean():.3f}{between}",
             ratio(total["median"]),
             scores.iqm_text(total),
             f"{(by_task >= 1).sum()} of {len(tasks)}",
         ]
         rows.append([name, str(len(values)), *cells, f"{tasks[lowest]} {by_task[lowest]:.2f}"])
-    table = Table(["variant", "runs", "mean [95%]", "median", "IQM [95%]", "at the reference", "lowest task"], rows)
+    columns = ["variant", "runs", "steps", "mean [95%]", "median", "IQM [95%]", "at the reference", "lowest task"]
+    table = Table(columns, rows)
     comparing.overview(scored, directory / "overview.png")
     return Section("Scores", [text], [table], [Picture("overview.png", "Every run, and the mean of each task")])
+
+
+def _steps(steps: list[int | None]) -> str:
+    """The agent steps a task that results are of, from least to most."""
+    known = sorted({step for step in steps if step is not None})
+    return NONE if not known else f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,}–{known[-1]:,}"
 
 
 def _knowledge(groups: Groups) -> Section | None:
