@@ -80,6 +80,7 @@ def test_a_comparison_says_who_is_better_where_and_at_what_cost(sweep: Path, tmp
     for picture in ("overview", "profile", "improvement", "curves", "clusters"):
         assert (folder / f"{picture}.png").exists() and (folder / f"{picture}.dark.png").exists()
     assert f"| one | 200 | 20 | {10 / 3600:.3f} |" in text
+    assert "without its environments' workers; an evaluation counts at the rate of the line before it" in text
 
 
 def put(place: Path, seed: int = 0, **config: Any) -> Path:

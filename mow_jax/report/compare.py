@@ -288,7 +288,10 @@ def _costs(groups: Groups) -> Section | None:
             cells = [f"{steps:,.0f}", f"{updates:,.0f}", ratio(hours), ratio(core_hours), number(rate), number(memory)]
             rows.append([name, *cells])
     columns = ["variant", "agent steps a task", "updates", "hours", "core-hours", "updates a second", "GB of memory"]
-    text = "Means over runs; core-hours are the time that a run's cores were busy, evaluations included."
+    text = (
+        "Means over runs. Core-hours and memory are those of the process that learns, without its environments'"
+        " workers; an evaluation counts at the rate of the line before it."
+    )
     return Section("What it cost", [text], [Table(columns, rows)]) if rows else None
 
 
