@@ -103,9 +103,11 @@ def write(jobs: list[Job], directory: Path, words: list[str]) -> None:
 
 def draw(directory: Path) -> None:
     """figure.png of what sweep.json holds, where that is anything."""
-    from mow_jax.report import comparing  # draws with matplotlib, which takes a second to import
+    from mow_jax.report import comparing, plotting  # draw with matplotlib, which takes a second to import
 
-    comparing.overview(json.loads((directory / "sweep.json").read_text()), directory / "figure.png")
+    runs = json.loads((directory / "sweep.json").read_text())
+    looks = plotting.looks(dict.fromkeys(run["variant"] for run in runs))
+    comparing.overview(runs, looks, directory / "figure.png")
 
 
 def _put(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 from test_report import TASKS, make_run
 
 from mow_jax.report import compare as comparison
-from mow_jax.report import comparing, data, page, render
+from mow_jax.report import comparing, data, page, plotting, render
 from mow_jax.report.__main__ import main
 from mow_jax.report.render import Picture, Section
 
@@ -157,12 +157,37 @@ def test_curves_show_what_runs_did_however_far_an_interval_reaches(runs: int, sw
     group = [one._replace(metrics={f"episode/{one.tasks[0]}/return": line}) for line in series]
     figure = Figure()
     monkeypatch.setattr(comparing, "picture", lambda *_: contextlib.nullcontext(figure))
-    assert comparing.curves({"one": group}, Path("unused.png"))
+    assert comparing.curves({"one": group}, plotting.looks(["one"]), Path("unused.png"))
     (axes,) = figure.axes
     low, high = axes.get_ylim()
     assert (-9 * (runs > 1) - 1 < low < 0.1) and 7.9 < high < 26
     assert len(axes.lines) == (1 if runs == 1 else runs + 1)
     assert len(axes.collections) == (runs == 3)
+
+
+def test_a_variant_looks_the_same_in_every_figure_and_like_no_other(sweep: Path, tmp_path: Path, monkeypatch):
+    """Twenty-three variants, of which every third has no results: figures of scores have fewer lines than curves."""
+    run, names = data.read(str(sweep / "one" / "0")), [f"v{number}" for number in range(23)]
+    groups = {name: [run._replace(results=None if i % 3 == 1 else run.results)] for i, name in enumerate(names)}
+    figures = {}
+
+    @contextlib.contextmanager
+    def kept(path, *_):
+        figures[path.stem] = Figure()
+        yield figures[path.stem]
+
+    monkeypatch.setattr(comparing, "picture", kept)
+    comparison._sections(groups, tmp_path)
+    look = lambda line: (line.get_color(), line._unscaled_dash_pattern)
+    shown = {
+        name: {line.get_label(): look(line) for line in figures[name].axes[0].lines if line.get_label() in names}
+        for name in ("curves", "profile")
+    }
+    assert list(shown["curves"]) == names and len(set(shown["curves"].values())) == 23
+    assert list(shown["profile"]) == [name for i, name in enumerate(names) if i % 3 != 1]
+    assert shown["profile"].items() <= shown["curves"].items()
+    rows = [line.get_color() for line in figures["improvement"].axes[0].lines if line.get_linewidth() == 3.0]
+    assert rows == [colour for colour, _ in list(shown["profile"].values())[1:]]
 
 
 def test_the_probability_of_improvement_by_hand():

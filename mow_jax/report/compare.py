@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import comb
 
 from mow_jax import checks
-from mow_jax.report import comparing, data, render, reproduce, scores
+from mow_jax.report import comparing, data, plotting, render, reproduce, scores
 from mow_jax.report.data import Run
 from mow_jax.report.render import Picture, Section
 from mow_jax.report.tables import NONE, Table, number, ratio
@@ -122,31 +122,31 @@ def entries(groups: Groups) -> list[dict[str, Any]]:
 
 
 def _sections(groups: Groups, directory: Path) -> list[Section | None]:
-    scored = entries(groups)
+    scored, looks = entries(groups), plotting.looks(groups)
     every = [run for runs in groups.values() for run in runs]
     missing = [f"{run.directory}: {text}" for run in every for text in [*run.missing, *_older(run)]]
     return [
         Section("Missing", missing) if missing else None,
-        _scores(scored, directory),
+        _scores(scored, looks, directory),
         _figure(
             "Performance profile",
             "How large a share of runs and tasks lies above each normalised score; further right is better. Bands: 95%,"
             " by drawing runs anew. Crossing lines: no variant is better throughout.",
-            comparing.profiles(scored, directory / "profile.png"),
+            comparing.profiles(scored, looks, directory / "profile.png"),
             Picture("profile.png", "Share of runs and tasks above a score"),
         ),
         _figure(
             "Probability of improvement",
             "The chance that a run of each variant scores higher than one of the first, mean over tasks, ties counted"
             " half, and its 95% interval. One with 0.5 in it shows no difference; of single runs it is everything.",
-            comparing.improvement(scored, directory / "improvement.png"),
+            comparing.improvement(scored, looks, directory / "improvement.png"),
             Picture("improvement.png", "Against the first variant"),
         ),
         _figure(
             "Learning curves",
             "Returns of training episodes, smoothed: runs thin, a variant's mean thick; of three runs or more its 95%"
             " interval too.",
-            comparing.curves(groups, directory / "curves.png"),
+            comparing.curves(groups, looks, directory / "curves.png"),
             Picture("curves.png", "Episode return of each task"),
         ),
         _knowledge(groups),
@@ -171,7 +171,7 @@ def _figure(title: str, text: str, drawn: bool, picture: Picture) -> Section | N
     return Section(title, [text], pictures=[picture]) if drawn else None
 
 
-def _scores(scored: list[dict[str, Any]], directory: Path) -> Section | None:
+def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Path) -> Section | None:
     tasks, variants = comparing.by_variant(scored)
     if not tasks:
         return None
@@ -197,7 +197,7 @@ def _scores(scored: list[dict[str, Any]], directory: Path) -> Section | None:
         rows.append([name, str(len(values)), *cells, f"{tasks[lowest]} {by_task[lowest]:.2f}"])
     columns = ["variant", "runs", "steps", "mean [95%]", "median", "IQM [95%]", "at the reference", "lowest task"]
     table = Table(columns, rows)
-    comparing.overview(scored, directory / "overview.png")
+    comparing.overview(scored, looks, directory / "overview.png")
     return Section("Scores", [text], [table], [Picture("overview.png", "Every run, and the mean of each task")])
 
 
