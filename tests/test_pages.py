@@ -190,6 +190,23 @@ def test_a_variant_looks_the_same_in_every_figure_and_like_no_other(sweep: Path,
     assert rows == [colour for colour, _ in list(shown["profile"].values())[1:]]
 
 
+def test_tasks_that_not_every_run_has_a_score_of_are_named(tmp_path: Path, monkeypatch):
+    entries = [
+        {"variant": "u", "seed": 0, "step": 9, "tasks": {"here": 0.5, "once": 0.25, "bare": None}},
+        {"variant": "v", "seed": 0, "step": 9, "tasks": {"late": 1.0, "here": 0.75, "bare": None}},
+    ]
+    figure, looks = Figure(), plotting.looks("uv")
+    monkeypatch.setattr(comparing, "picture", lambda *_: contextlib.nullcontext(figure))
+    assert comparing.overview(entries, looks, tmp_path / "unused.png")
+    assert figure.get_supxlabel() == "left out, as not every run has a score: once, bare, late"
+    section = comparison._scores(entries, looks, tmp_path)
+    assert section is not None and section.text[1].endswith("not every run has one: once, bare, late.")
+    apart = comparison._scores([entries[0], entries[1] | {"tasks": {"late": 1.0}}], looks, tmp_path)
+    assert apart is not None and "here, once, bare, late." in apart.text[0] and not apart.tables
+    whole = comparison._scores([entries[0] | {"tasks": {"here": 0.5}}] * 2, looks, tmp_path)
+    assert whole is not None and len(whole.text) == 1
+
+
 def test_the_probability_of_improvement_by_hand():
     better, base = np.array([[1.0, 0.0], [1.0, 2.0]]), np.array([[0.5, 0.0], [0.5, 1.0]])
     value, low, high = comparing.beats(better, base)  # task 0: 1; task 1: (1/2 + 0 + 1 + 1) / 4

@@ -36,6 +36,7 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
     assert "| y | 1 | – | 0.70 | 0.700 |" in sweeps.table(alone) and "| x, seed 0 | 0.50 | – | 0.500 |" in sweeps.table(
         alone
     )
+    assert "own tasks; figure.png leaves out a, b: not in every run" in sweeps.table(alone) and "own" not in text
     assert sweeps.table([]) == "no run has finished yet\n"
     assert "| y, seed 0 | – | – | 1.5 |" in sweeps.table([finished_run("y", 0, None, None)])  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import comb
 
 from mow_jax import checks
-from mow_jax.report import comparing, data, plotting, render, reproduce, scores
+from mow_jax.report import comparing, data, plotting, render, reproduce, scores, sweeps
 from mow_jax.report.data import Run
 from mow_jax.report.render import Picture, Section
 from mow_jax.report.tables import NONE, Table, number, ratio
@@ -173,8 +173,10 @@ def _figure(title: str, text: str, drawn: bool, picture: Picture) -> Section | N
 
 def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Path) -> Section | None:
     tasks, variants = comparing.by_variant(scored)
+    apart = sweeps.left_out(scored)
+    notes = [f"Left out of all that sets scores side by side, as not every run has one: {', '.join(apart)}."]
     if not tasks:
-        return None
+        return Section("Scores", notes) if apart else None
     text = (
         "Normalised scores: 0 is the random policy, 1 the reference (a human for Atari, the best known score for toy"
         " tasks); steps are the agent steps a task that they were measured at. Mean over tasks, with the 95% t interval"
@@ -198,7 +200,12 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
     columns = ["variant", "runs", "steps", "mean [95%]", "median", "IQM [95%]", "at the reference", "lowest task"]
     table = Table(columns, rows)
     comparing.overview(scored, looks, directory / "overview.png")
-    return Section("Scores", [text], [table], [Picture("overview.png", "Every run, and the mean of each task")])
+    return Section(
+        "Scores",
+        [text, *notes * bool(apart)],
+        [table],
+        [Picture("overview.png", "Every run, and the mean of each task")],
+    )
 
 
 def _steps(steps: list[int | None]) -> str:

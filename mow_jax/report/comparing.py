@@ -7,6 +7,7 @@ draw. Called by sweep and compare.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from scipy import stats
 
 from mow_jax.report.data import Run
 from mow_jax.report.plotting import COLOURS, FAINT, INK, columns_for, compact, panels, picture, short, smooth
+from mow_jax.report.sweeps import left_out
 
 THRESHOLDS = np.linspace(0, 1.2, 121)  # of the performance profile, in normalised score
 Looks = dict[str, dict[str, Any]]  # variant -> colour and kind of line, as plotting.looks makes them
@@ -26,8 +28,8 @@ PLACES = 60  # along the steps of a learning curve
 
 def by_variant(entries: list[dict[str, Any]]) -> tuple[list[str], dict[str, np.ndarray]]:
     """Tasks that every run has a score of, and {variant: scores [runs, tasks]}."""
-    names = list(entries[0]["tasks"]) if entries else []
-    scored = [name for name in names if all(entry["tasks"].get(name) is not None for entry in entries)]
+    apart = left_out(entries)
+    scored = [name for name in entries[0]["tasks"] if name not in apart] if entries else []
     made: dict[str, list] = {}
     for entry in entries:
         made.setdefault(entry["variant"], []).append([entry["tasks"][name] for name in scored])
@@ -56,6 +58,9 @@ def overview(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
         left.set_ylim(len(variants) - 0.5, -0.5)
         left.set_title("mean normalised score: runs, mean, 95% interval")
         _by_task(right, np.array([scores.mean(0) for scores in variants.values()]), tasks)
+        if apart := left_out(entries):
+            text = f"left out, as not every run has a score: {', '.join(map(short, apart))}"
+            figure.supxlabel(textwrap.fill(text, int(14 * figure.get_figwidth())), fontsize=7.5)
     return True
 
 

@@ -1,7 +1,7 @@
 """table.md of a sweep: every variant with the mean over its seeds and its interval, then every run.
 
 In: entries of a sweep.json, {"variant", "seed", "seconds", "tasks": {name: normalised score}}. Out: Markdown. Called by
-sweep.
+sweep; `left_out` by what draws them, too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,15 @@ def table(runs: list[dict[str, Any]]) -> str:
         iqm = scores.aggregate(means)["iqm"]
         cells = [f"{np.mean(means[name]):.2f}" if name in means else "–" for name in scored]
         summary.append([variant, str(len(mine)), *cells, interval(each), "–" if iqm is None else f"{iqm:.3f}"])
-    return f"{_markdown(summary)}\n{_markdown(rows)}"
+    apart = left_out(runs)
+    note = f"Means here are over a variant's own tasks; figure.png leaves out {', '.join(apart)}: not in every run.\n\n"
+    return f"{_markdown(summary)}\n{note * bool(apart)}{_markdown(rows)}"
+
+
+def left_out(runs: list[dict[str, Any]]) -> list[str]:
+    """Tasks that not every run has a score of: what sets variants side by side leaves them out."""
+    tasks = dict.fromkeys(name for run in runs for name in run["tasks"])
+    return [name for name in tasks if any(run["tasks"].get(name) is None for run in runs)]
 
 
 def interval(values: list[float]) -> str:
