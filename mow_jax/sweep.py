@@ -89,16 +89,25 @@ def _refuse_another(job: Job, settings: Any) -> None:
 
 
 def write(jobs: list[Job], directory: Path, words: list[str]) -> None:
-    """sweep.json (every run: command, commit, seconds, normalised scores), table.md and commands.sh, which makes them
-    again; `words` are the sweep's own arguments."""
+    """sweep.json (every run: command, commit, versions, seconds, normalised scores), table.md and commands.sh, which
+    makes them again; `words` are the sweep's own arguments."""
     runs = [entry(job, results) for job in jobs if (results := finished(job)) is not None]
     _put(directory / "sweep.json", json.dumps(runs, indent=1) + "\n")
     _put(directory / "table.md", sweeps.table(runs))
+    _put(directory / "commands.sh", script(runs, words))
+
+
+def script(runs: list[dict[str, Any]], words: list[str]) -> str:
+    """What makes the runs again, at the commit and with the versions of one: one whose files differed, if any did."""
     made = [f"# {run['variant']}, seed {run['seed']}, at {run['commit']}:\n# {run['command']}" for run in runs]
-    commits = sorted({run["commit"].rstrip("+") for run in runs}) or ["COMMIT"]
-    lines = [*reproduce.install(commits[0], {}), shlex.join(["python", "-m", "mow_jax.sweep", *words]), "", *made]
+    known = sorted(runs, key=lambda run: (not run["commit"].endswith("+"), run["commit"]))
+    source: dict[str, Any] = known[0] if known else {"commit": "COMMIT", "versions": {}}
+    commits, versions = dict.fromkeys(run["commit"] for run in known), {str(run["versions"]) for run in runs}
     mixed = [f"# Runs are of several commits: {', '.join(commits)}."] * (len(commits) > 1)
-    _put(directory / "commands.sh", "\n".join(["# What made the table beside it.", *mixed, *lines]) + "\n")
+    mixed += ["# Runs are of several versions of packages: each results.json has its own."] * (len(versions) > 1)
+    lines = reproduce.install(source["commit"], source["versions"])
+    lines.append(shlex.join(["python", "-m", "mow_jax.sweep", *words]))
+    return "\n".join(["# What made the table beside it.", *mixed, *lines, "", *made]) + "\n"
 
 
 def draw(directory: Path) -> None:
@@ -124,6 +133,7 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
         "seed": job.seed,
         "command": shlex.join(["python", "-m", *job.command]),
         "commit": results["commit"],
+        "versions": results.get("versions", {}),
         "seconds": round(seconds(job)),
         "step": results["step"],
         "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
@@ -159,7 +169,9 @@ def main(arguments: list[str]) -> int:
         print(f"error: {problem}", file=sys.stderr)
         return 2
     mine = jobs if options.only is None else [jobs[options.only]]
-    record = functools.partial(write, jobs, options.workdir, _without(arguments, "--only", "--preempted_exit_code"))
+    # What makes the table again makes all runs.
+    words = _without(arguments, "--only", "--preempted_exit_code", *["--jobs"] * (not options.jobs))
+    record = functools.partial(write, jobs, options.workdir, words)
     failed, stopped = run(mine, options.jobs, record) if options.jobs else ([], False)
     record()
     draw(options.workdir)
@@ -171,8 +183,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _without(arguments: list[str], *names: str) -> list[str]:
-    """The arguments but for some, given as --name=value."""
-    return [word for word in arguments if word.partition("=")[0] not in names]
+    """The arguments but for some, given as --name=value or --name value."""
+    kept, before = [], ""
+    for word in arguments:
+        if word.partition("=")[0] not in names and before not in names:
+            kept.append(word)
+        before = word
+    return kept
 
 
 def _checked(options: argparse.Namespace, overrides: list[str]) -> list[Job]:

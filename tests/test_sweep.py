@@ -84,6 +84,40 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch,
     assert sweep.main([*options, "--seeds=4"]) == 2 and "seed=0, not 4" in capsys.readouterr().err
 
 
+def put(directory: Path, seed: int, commit: str, **versions: str) -> None:
+    """What a sweep looks for in the folder of a finished run."""
+    place = directory / "toy" / str(seed)
+    place.mkdir(parents=True)
+    settings = command.settings([f"--config={TINY}:toy", f"--config.seed={seed}"]).to_dict()
+    results = {
+        "step": settings["train"]["steps"],
+        "commit": commit,
+        "versions": versions,
+        "tasks": {"a": {"normalised": 1}},
+    }
+    (place / "config.json").write_text(json.dumps(settings, default=list))
+    (place / "results.json").write_text(json.dumps(results))
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_the_commands_of_a_table_make_its_runs_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sweep, "draw", lambda directory: None)
+    monkeypatch.setattr(sweep, "run", lambda *_: ([], False))
+    put(tmp_path, 6, "0a1b2c", jax="0.10.7", mow_jax="0.9")
+    put(tmp_path, 8, "7d8e9f+", jax="0.10.9", mow_jax="0.9")
+    common = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}"]
+    made = lambda *options: (sweep.main([*common, *options]), (tmp_path / "commands.sh").read_text())[1]
+    text = made("--seeds=6,8", "--jobs", "0", "--only", "1")
+    assert f"python -m mow_jax.sweep {' '.join(common)} --seeds=6,8\n" in text
+    assert "several commits: 7d8e9f+, 0a1b2c." in text and "several versions" in text
+    assert "Files differed" in text and "git checkout 7d8e9f\n" in text and "jax==0.10.9\n" in text
+    put(tmp_path, 3, "unknown", jax="0.10.8", mow_jax="0.9")
+    text = made("--seeds=3", "--jobs=0")
+    assert "pip install mow_jax==0.9 jax==0.10.8\n" in text and "several" not in text and "git" not in text
+    assert "--jobs=2" in made("--seeds=3", "--jobs=2")
+
+
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(
     ("system", "key", "value", "refused"),
