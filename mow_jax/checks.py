@@ -1,4 +1,5 @@
-"""Tables of what single keys of a config may be, and whether a config keeps to them. Used by config."""
+"""Tables of what single keys of a config may be, and whether a config keeps to them; a config as one flat dict. Used by
+config, workdir, sweep and report."""
 
 from __future__ import annotations
 
@@ -67,6 +68,12 @@ def flat(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         result |= flat(item, name + ".") if isinstance(item, ConfigDict | dict) else {name: item}
     return result
+
+
+def scheduled(settings: dict[str, Any]) -> dict[str, Any]:
+    """A flat config with the steps that its schedules refer to in train.schedule_steps: train.steps where that is 0."""
+    steps = settings.get("train.schedule_steps") or settings.get("train.steps")
+    return settings | ({"train.schedule_steps": steps} if steps else {})
 
 
 def _inside(number: Any, interval: str) -> bool:

@@ -251,9 +251,8 @@ def print_table(results: dict[str, Any], step: int) -> None:
         logs.table("what the world model knows", KNOWLEDGE, known)
     if results["aggregate"]:
         a = results["aggregate"]
-        low, high = a["interval"]
         means = f"mean {a['mean']:.4f}  median {a['median']:.4f}"
-        print(f"{means}  IQM over episodes {a['iqm']:.4f} [{low:.4f}, {high:.4f}]", flush=True)
+        print(f"{means}  IQM over episodes {scores.iqm_text(a, 4)}", flush=True)
 
 
 # --- The command ------------------------------------------------------------------------------------------------------

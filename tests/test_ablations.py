@@ -129,6 +129,21 @@ def test_nothing_moves_balanced_experts_that_are_left_in_peace(tasks: int, exper
     assert (chosen != first).any() and pull > 0.0
 
 
+def test_experts_out_of_balance_do_not_rest_and_a_first_selection_by_no_scores_is_a_choice():
+    """Why nothing of the router is idle beside a given table, and not the first selection without embeddings."""
+    rules = Routing(tasks=4, experts=4, active=1, margin=0.5)
+    table, wild = jnp.array([[2], [2], [2], [1]]), jnp.roll(jnp.eye(4) * 0.9 + 0.025, 1, axis=0)
+    balance = lambda scores: router.balance_loss(rules, scores, table, 0)
+    assert jnp.abs(quick(jax.grad(balance))(wild)).max() > 0
+    for margin, moved in ((0.5, True), (4.0, False)):
+        made = router.select(dataclasses.replace(rules, margin=margin), wild, table, 0, jax.random.key(0))
+        assert bool((made != table).any()) == moved
+    blind = dataclasses.replace(rules, embedding=0)
+    alike = router.scores(blind, {}, 0)
+    assert len({int(expert) for (expert,) in router.first_selection(alike, 1)}) == 4
+    assert router.first_selection(alike, 1, "scores").tolist() == [[0]] * 4
+
+
 def test_the_papers_first_selection_is_of_the_highest_scores_alone():
     scores = jnp.array([[0.1, 0.2, 0.3, 0.4], [0.2, 0.1, 0.3, 0.4]])
     assert router.first_selection(scores, 2, "scores").tolist() == [[3, 2], [3, 2]]
@@ -157,6 +172,13 @@ def test_what_of_a_config_is_idle():
     assert differs({"router.anneal": 0.5}, router__mode="table", **gated)  # tau scales what the gates learn
     assert not differs({"loss.balance": 0.0}, router__mode="table", **gated)
     assert not differs({"router.mode": "table"}, router__experts=1, router__active=1)
+    blind, given = dict(model__embedding=0), dict(clustering__table="clusters.json")
+    first, noise = {"router.first": "scores"}, {"router.noise": 0.5}
+    assert differs(first, **blind) and not differs(noise, **blind) and not differs(noise, **blind, **given)
+    assert not differs(first, **blind, router__active=3, router__experts=3)
+    for change in (noise, {"optimizer.router_lr": 1.0}, {"router.tau_end": 2.0}):
+        assert differs(change, **given) and not differs(change, **given, router__mode="table")
+    assert differs({"train.schedule_steps": 500}) and not differs({"train.schedule_steps": 500}, train__steps=500)
     assert differs({"loss.task": 0.0}) and not differs({"loss.task": 0.0}, tasks=1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mow_jax.ops.gradients import layer_vectors
 from mow_jax.systems.mow import clustering
 from mow_jax.systems.mow.clustering import GRADIENT_METHODS
 from mow_jax.types import BadInput
@@ -38,6 +39,20 @@ def test_planted_groups_come_back_whatever_the_size_of_a_gradient(method: str):
     clusters = made(method=method, experts=3)
     np.testing.assert_array_equal(clusters.table.cluster, PLANTED)  # planted in the order of first appearance
     np.testing.assert_array_equal(clusters.table.experts[:, 0], clustering._renumber(PLANTED[::-1]))
+
+
+def test_one_number_a_layer_keeps_the_layers_proportions():
+    """Two layers whose means are 5 and 12 for one task, 12 and 5 for the other, 5 and -12 for the third."""
+    means = {"kernel": np.array([5.0, 12.0, 5.0]), "bias": np.array([12.0, 5.0, -12.0])}
+    gradients = {
+        "kernel": means["kernel"][:, None, None] + np.array([[2.0, -1], [-4, 3]]),
+        "bias": means["bias"][:, None],
+    }
+    vectors = clustering.unit_vectors(
+        {k: np.asarray(v) for k, v in layer_vectors(gradients, "layer_scalar", 0, 0).items()}
+    )
+    expected = np.array([[1, 120 / 169, -119 / 169], [120 / 169, 1, 0], [-119 / 169, 0, 1]])
+    np.testing.assert_allclose(clustering.cosine(vectors), expected, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")  # k-means says so where tasks are equal

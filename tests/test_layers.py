@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replay": {"types", "seeding"},
     "checkpoint": {"", "processes", "types"},  # "": the package itself, for its version
     "logs": {"types"},
-    "report": {"advice", "types"},
+    "report": {"advice", "checks", "types"},
     "command": {"types"},
     "workdir": {"checkpoint", "checks", "config", "processes", "types"},
     "summary": {"", "build", "envs", "logs", "processes", "replay", "types"},  # "": the package itself, for its version
@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "preflight": {"build", "config", "processes", "transfer", "types"},
     "mirror": {"learner", "replay", "types"},
     "play": {"command", "load", "types"},
-    "sweep": {"checks", "command", "config", "envs", "report", "types"},
+    "jobs": set(),
+    "sweep": {"checks", "command", "config", "envs", "jobs", "report", "types"},
     "export": {"command", "learner", "load", "summary", "types"},
     "load": {"build", "checkpoint", "config", "envs", "learner", "types", "workdir"},
 }
@@ -64,6 +65,7 @@ JAX_FREE = (
     "logs",
     "advice",
     "report",
+    "jobs",
     "sweep",
     "command",
 )

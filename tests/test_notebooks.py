@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -42,3 +43,32 @@ def test_a_notebook_is_one_and_says_what_it_asks(path: Path):
     assert first["cell_type"] == "markdown" and len(rest) >= 6
     compile(code(path), path.name, "exec")
     assert str(Path.home()) not in path.read_text() and os.sep + "tmp" not in path.read_text()
+
+
+def test_a_run_is_used_again_only_where_nothing_was_changed(tmp_path: Path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments" / "notebooks")
+    study = importlib.import_module("study")
+    begun = []
+
+    def trained(words, **_):
+        begun.append(words)
+        place = Path(next(word.partition("=")[2] for word in words if word.startswith("--workdir=")))
+        place.mkdir(parents=True)
+        (place / "results.json").write_text("")
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(study.subprocess, "run", trained)
+    monkeypatch.setattr(study, "RUNS", tmp_path)
+    table = tmp_path / "table.json"
+    table.write_text("[0, 1]")
+    calls = [
+        (("train.steps=7",), study.TOYS),
+        (("train.steps=8",), study.TOYS),
+        (("train.steps=7",), Path("other.py")),
+        (("train.steps=7", f"clustering.table={table}"), study.TOYS),
+    ]
+    places = [study.train("x", *changes, file=file) for changes, file in calls]
+    table.write_text("[1, 0]")
+    places.append(study.train("x", *calls[-1][0], file=study.TOYS))
+    assert len(set(places)) == len(begun) == 5 and all(place.name.startswith("x_") for place in places)
+    assert study.train("x", "train.steps=8") == places[1] and len(begun) == 5

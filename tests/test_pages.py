@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 from test_report import TASKS, make_run
 
 from mow_jax.report import compare as comparison
-from mow_jax.report import comparing, data, page, render
+from mow_jax.report import comparing, data, page, plotting, render
 from mow_jax.report.__main__ import main
 from mow_jax.report.render import Picture, Section
 
@@ -73,12 +74,72 @@ def test_a_page_is_whole_in_a_browser_at_every_width_and_colour(kind: str, sweep
 def test_a_comparison_says_who_is_better_where_and_at_what_cost(sweep: Path, tmp_path: Path):
     folder = comparison.write([str(sweep)], str(tmp_path / "made"))
     text = (folder / "report.md").read_text().replace("\\", "")
-    assert "| one | 2 | 0.400 [-0.871, 1.671] |" in text  # 0.5 and 0.3: 12.706 standard errors of 0.1
+    assert "| one | 2 | 200 | 0.400 [-0.871, 1.671] |" in text  # 0.5 and 0.3: 12.706 standard errors of 0.1
     assert text.index("| one | 2 |") < text.index("| mow | 2 |")  # as in the sweep's table
     assert "| router.experts | 1 | 4 |" in text and "| seed |" not in text
     for picture in ("overview", "profile", "improvement", "curves", "clusters"):
         assert (folder / f"{picture}.png").exists() and (folder / f"{picture}.dark.png").exists()
     assert f"| one | 200 | 20 | {10 / 3600:.3f} |" in text
+    assert "without its environments' workers; an evaluation counts at the rate of the line before it" in text
+
+
+def put(place: Path, seed: int = 0, **config: Any) -> Path:
+    """A finished run in a folder, with such settings."""
+    place.mkdir(parents=True)
+    make_run(place, seed)
+    (place / "config.json").write_text(json.dumps({"seed": seed, "suite": {"name": "toy"}} | config))
+    return place
+
+
+def test_runs_whose_folders_have_one_name_are_told_apart_by_those_above(tmp_path: Path):
+    places = [put(tmp_path / name) for name in ("p/few/7", "p/many/7", "q/few/7", "q/far")]
+    groups = comparison.read([*map(str, places), f"{places[1]}/../7"])  # one of them twice
+    assert list(groups) == ["p/few/7", "many/7", "q/few/7", "far"]
+    assert [[run.directory.resolve() for run in runs] for runs in groups.values()] == [[place] for place in places]
+
+
+def test_variants_of_several_sweeps_are_one_where_their_settings_are(tmp_path: Path, monkeypatch):
+    for sweep, rate in (("p", 1), ("q", 2)):
+        for seed in (3, 4):
+            put(tmp_path / sweep / "same" / str(seed), seed, log={"every": rate})
+            put(tmp_path / sweep / "other" / str(seed), seed, optimizer={"lr": rate})
+    put(tmp_path / "q" / "same" / "5", 5)
+    shown: dict = {}
+    monkeypatch.setattr(comparing, "cluster_maps", lambda runs, _: shown.update(runs))
+    groups = comparison.read([str(tmp_path / "p"), str(tmp_path / "q")])
+    assert {name: len(runs) for name, runs in groups.items()} == {"p/other": 2, "same": 5, "q/other": 2}
+    comparison._clusters(groups, tmp_path)
+    assert len(shown) == 9 and {"p/other, 3", "same, p/same/4", "same, q/same/4", "same, 5"} <= shown.keys()
+
+
+def test_runs_of_one_variant_that_differ_in_a_setting_show_it(tmp_path: Path):
+    for seed, rate in enumerate((6, 6, 9)):
+        put(tmp_path / "v" / str(seed), seed, model={"width": rate, "depth": 2})
+    section = comparison._differences(comparison.read([str(tmp_path)]))
+    assert section is not None and section.tables[0].rows == [["model.width", "6 or 9"]]
+
+
+def test_a_variant_of_one_run_has_no_interval(tmp_path: Path):
+    text = (comparison.write([str(put(tmp_path / "v" / "2").parents[1])], None) / "report.md").read_text()
+    assert "| v | 1 | 200 | 0.750 | 0.750 | 0.750 |" in text
+
+
+def test_results_of_other_steps_are_told(tmp_path: Path):
+    for seed, step in enumerate((90, 1200, None)):  # metrics go to 200
+        place = put(tmp_path / "v" / str(seed), seed)
+        results = json.loads((place / "results.json").read_text())
+        (place / "results.json").write_text(json.dumps(results | {"step": step}))
+    text = (comparison.write([str(tmp_path)], None) / "report.md").read_text()
+    assert "| v | 3 | 90–1,200 |" in text and text.count("has learned until") == 1
+    assert "v/0: results.json: of step 90, and the run has learned until 200" in text
+
+
+def test_schedules_of_other_lengths_are_a_difference_and_those_of_train_steps_none(tmp_path: Path):
+    for name, scheduled in (("a", 0), ("b", 90), ("c", 45)):
+        put(tmp_path / name, train={"steps": 90, "schedule_steps": scheduled})
+    differing = lambda names: comparison._differences(comparison.read([str(tmp_path / name) for name in names]))
+    assert differing("ab") is None
+    assert differing("abc").tables[0].rows == [["train.schedule_steps", "90", "90", "45"]]
 
 
 def test_several_folders_need_a_place_and_must_hold_runs(sweep: Path, tmp_path: Path, capsys):
@@ -96,12 +157,54 @@ def test_curves_show_what_runs_did_however_far_an_interval_reaches(runs: int, sw
     group = [one._replace(metrics={f"episode/{one.tasks[0]}/return": line}) for line in series]
     figure = Figure()
     monkeypatch.setattr(comparing, "picture", lambda *_: contextlib.nullcontext(figure))
-    assert comparing.curves({"one": group}, Path("unused.png"))
+    assert comparing.curves({"one": group}, plotting.looks(["one"]), Path("unused.png"))
     (axes,) = figure.axes
     low, high = axes.get_ylim()
     assert (-9 * (runs > 1) - 1 < low < 0.1) and 7.9 < high < 26
     assert len(axes.lines) == (1 if runs == 1 else runs + 1)
     assert len(axes.collections) == (runs == 3)
+
+
+def test_a_variant_looks_the_same_in_every_figure_and_like_no_other(sweep: Path, tmp_path: Path, monkeypatch):
+    """Twenty-three variants, of which every third has no results: figures of scores have fewer lines than curves."""
+    run, names = data.read(str(sweep / "one" / "0")), [f"v{number}" for number in range(23)]
+    groups = {name: [run._replace(results=None if i % 3 == 1 else run.results)] for i, name in enumerate(names)}
+    figures = {}
+
+    @contextlib.contextmanager
+    def kept(path, *_):
+        figures[path.stem] = Figure()
+        yield figures[path.stem]
+
+    monkeypatch.setattr(comparing, "picture", kept)
+    comparison._sections(groups, tmp_path)
+    look = lambda line: (line.get_color(), line._unscaled_dash_pattern)
+    shown = {
+        name: {line.get_label(): look(line) for line in figures[name].axes[0].lines if line.get_label() in names}
+        for name in ("curves", "profile")
+    }
+    assert list(shown["curves"]) == names and len(set(shown["curves"].values())) == 23
+    assert list(shown["profile"]) == [name for i, name in enumerate(names) if i % 3 != 1]
+    assert shown["profile"].items() <= shown["curves"].items()
+    rows = [line.get_color() for line in figures["improvement"].axes[0].lines if line.get_linewidth() == 3.0]
+    assert rows == [colour for colour, _ in list(shown["profile"].values())[1:]]
+
+
+def test_tasks_that_not_every_run_has_a_score_of_are_named(tmp_path: Path, monkeypatch):
+    entries = [
+        {"variant": "u", "seed": 0, "step": 9, "tasks": {"here": 0.5, "once": 0.25, "bare": None}},
+        {"variant": "v", "seed": 0, "step": 9, "tasks": {"late": 1.0, "here": 0.75, "bare": None}},
+    ]
+    figure, looks = Figure(), plotting.looks("uv")
+    monkeypatch.setattr(comparing, "picture", lambda *_: contextlib.nullcontext(figure))
+    assert comparing.overview(entries, looks, tmp_path / "unused.png")
+    assert figure.get_supxlabel() == "left out, as not every run has a score: once, bare, late"
+    section = comparison._scores(entries, looks, tmp_path)
+    assert section is not None and section.text[1].endswith("not every run has one: once, bare, late.")
+    apart = comparison._scores([entries[0], entries[1] | {"tasks": {"late": 1.0}}], looks, tmp_path)
+    assert apart is not None and "here, once, bare, late." in apart.text[0] and not apart.tables
+    whole = comparison._scores([entries[0] | {"tasks": {"here": 0.5}}] * 2, looks, tmp_path)
+    assert whole is not None and len(whole.text) == 1
 
 
 def test_the_probability_of_improvement_by_hand():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mow_jax import checks, config
+from mow_jax import checks, config, evaluate
 from mow_jax.report import plotting, scores, strips
 from mow_jax.report.__main__ import main
 
@@ -107,6 +107,19 @@ def test_aggregate_by_hand_with_unequal_seeds():
 def test_bootstrap_draws_inside_each_task():
     """Tasks without spread leave nothing to chance, however far they lie apart; a plain bootstrap would mix them."""
     assert scores.aggregate({"a": [0.0] * 5, "b": [1.0] * 5})["interval"] == [0.5, 0.5]
+
+
+def test_single_runs_have_no_interval(tmp_path, capsys):
+    alone = scores.aggregate({"a": [0.25], "b": [0.75], "c": []})
+    assert alone == {"mean": 0.5, "median": 0.5, "iqm": 0.5, "interval": None} and scores.iqm_text(alone) == "0.500"
+    assert scores.iqm_text(scores.aggregate({"a": [0.5, 0.5], "b": [0.5]})) == "0.500 [0.500, 0.500]"
+    file = tmp_path / "scores.json"
+    file.write_text('{"Boxing": [12.1], "Pong": [-20.7]}')
+    assert main([f"--scores={file}"]) == 0
+    assert json.loads(capsys.readouterr().out)["interval"] is None
+    result = dict(returns=[1.0], random=0.0, reference=2.0, normalised=0.5)
+    evaluate.print_table({"tasks": {"a": result}, "diagnostics": {}, "aggregate": alone}, 40)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("IQM over episodes 0.5000")
 
 
 def test_score_file_with_one_game_and_unequal_seeds(tmp_path, capsys):

@@ -13,6 +13,7 @@ import pytest
 from processes import ROOT, TINY, environment
 
 from mow_jax import command, sweep
+from mow_jax.report import sweeps
 
 
 def finished_run(variant: str, seed: int, *values: float) -> dict:
@@ -23,7 +24,7 @@ def finished_run(variant: str, seed: int, *values: float) -> dict:
 
 def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
     runs = [finished_run("x", 0, 0.5, 0.7), finished_run("x", 1, 0.7, 0.9), finished_run("y", 0, 1.0, 0.0)]
-    text = sweep.table(runs)
+    text = sweeps.table(runs)
     # Means of the two seeds are 0.6 and 0.8: standard error 0.1, times 12.706 for one degree of freedom.
     assert "| x | 2 | 0.60 | 0.80 | 0.700 [-0.571, 1.971] |" in text
     assert "| y | 1 | 1.00 | 0.00 | 0.500 |" in text
@@ -32,11 +33,12 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
         finished_run("x", 0, 0.5, 0.7) | {"tasks": {"a": 0.5}},
         finished_run("y", 0, 0.5, 0.7) | {"tasks": {"b": 0.7}},
     ]
-    assert "| y | 1 | – | 0.70 | 0.700 |" in sweep.table(alone) and "| x, seed 0 | 0.50 | – | 0.500 |" in sweep.table(
+    assert "| y | 1 | – | 0.70 | 0.700 |" in sweeps.table(alone) and "| x, seed 0 | 0.50 | – | 0.500 |" in sweeps.table(
         alone
     )
-    assert sweep.table([]) == "no run has finished yet\n"
-    assert "| y, seed 0 | – | – | 1.5 |" in sweep.table([finished_run("y", 0, None, None)])  # type: ignore[arg-type]
+    assert "own tasks; figure.png leaves out a, b: not in every run" in sweeps.table(alone) and "own" not in text
+    assert sweeps.table([]) == "no run has finished yet\n"
+    assert "| y, seed 0 | – | – | 1.5 |" in sweeps.table([finished_run("y", 0, None, None)])  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads the file so
@@ -56,6 +58,7 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
             ["'mow' and 'clusters=3'", "leave one"],
         ),
         ([f"--config={TINY}", "--wordkir=x"], ["--wordkir=x", "--config.key=value"]),
+        ([f"--config={TINY}", "--seeds=2,3", "--config.seed=11"], ["--config.seed", "--seeds=N,M"]),
     ],
 )
 def test_what_cannot_be_swept_is_refused_and_nothing_written(options, parts, tmp_path, monkeypatch, capsys):
@@ -77,6 +80,63 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch,
     assert sweep.main([*options, "--config.agent.entropy=0.5"]) == 2
     message = capsys.readouterr().err
     assert "agent.entropy=0.0003, not 0.5" in message and "another --workdir" in message
+    (tmp_path / "toy" / "0").rename(tmp_path / "toy" / "4")
+    assert sweep.main([*options, "--seeds=4"]) == 2 and "seed=0, not 4" in capsys.readouterr().err
+
+
+def put(directory: Path, seed: int, commit: str, **versions: str) -> None:
+    """What a sweep looks for in the folder of a finished run."""
+    place = directory / "toy" / str(seed)
+    place.mkdir(parents=True)
+    settings = command.settings([f"--config={TINY}:toy", f"--config.seed={seed}"]).to_dict()
+    results = {
+        "step": settings["train"]["steps"],
+        "commit": commit,
+        "versions": versions,
+        "tasks": {"a": {"normalised": 1}},
+    }
+    (place / "config.json").write_text(json.dumps(settings, default=list))
+    (place / "results.json").write_text(json.dumps(results))
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_the_commands_of_a_table_make_its_runs_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sweep, "draw", lambda directory: None)
+    monkeypatch.setattr(sweep, "run", lambda *_: ([], False))
+    put(tmp_path, 6, "0a1b2c", jax="0.10.7", mow_jax="0.9")
+    put(tmp_path, 8, "7d8e9f+", jax="0.10.9", mow_jax="0.9")
+    common = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}"]
+    made = lambda *options: (sweep.main([*common, *options]), (tmp_path / "commands.sh").read_text())[1]
+    text = made("--seeds=6,8", "--jobs", "0", "--only", "1")
+    assert f"python -m mow_jax.sweep {' '.join(common)} --seeds=6,8\n" in text
+    assert "several commits: 7d8e9f+, 0a1b2c." in text and "several versions" in text
+    assert "Files differed" in text and "git checkout 7d8e9f\n" in text and "jax==0.10.9\n" in text
+    put(tmp_path, 3, "unknown", jax="0.10.8", mow_jax="0.9")
+    text = made("--seeds=3", "--jobs=0")
+    assert "pip install mow_jax==0.9 jax==0.10.8\n" in text and "several" not in text and "git" not in text
+    assert "--jobs=2" in made("--seeds=3", "--jobs=2")
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("system", "key", "value", "refused"),
+    [
+        ("mow", "train.schedule_steps", 22_000, True),  # the router's temperature follows them
+        ("mow", "train.schedule_steps", 11_000, False),  # train.steps, which 0 means
+        ("mow", "evaluation.every", 700, False),
+        ("scalezero", "evaluation.every", 700, True),  # its stages follow evaluations
+        ("scalezero", "checkpoint.every", 700, False),
+    ],
+)
+def test_what_decides_what_a_run_learns_must_be_as_it_was(system, key, value, refused, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    saved = command.settings([f"--config=experiments/toy.py:{system}", f"--config.{key}={value}"])
+    (tmp_path / system / "0").mkdir(parents=True)
+    (tmp_path / system / "0" / "config.json").write_text(json.dumps(saved.to_dict(), default=list))
+    arguments = ["--config=experiments/toy.py", f"--variants={system}", f"--workdir={tmp_path}", "--jobs=0"]
+    assert sweep.main(arguments) == (2 if refused else 0)
+    assert (f"{key}={value}" in capsys.readouterr().err) == refused
 
 
 STEPS = 24  # of a stand-in
@@ -84,6 +144,7 @@ STEPS = 24  # of a stand-in
 DRIVER = """
 import sys
 from mow_jax import command, sweep
+from mow_jax.report import sweeps
 sweep.TRAIN, sweep.PAUSE = "stand_in", 0.02
 sys.exit(sweep.main(sys.argv[1:]))
 """

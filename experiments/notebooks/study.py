@@ -5,6 +5,7 @@ With NOTEBOOK_TINY in the environment everything is as small as can be: a minute
 
 import dataclasses
 import functools
+import hashlib
 import os
 import runpy
 import subprocess
@@ -85,10 +86,9 @@ class Study:
 
 def train(name, *changes, file=TOYS):
     """The workdir of a run of the experiment, trained here if it has not been: `changes` are "key=value"."""
-    directory = RUNS / ("tiny_" * TINY + name)
+    directory = RUNS / f"{'tiny_' * TINY}{name}_{_mark(file, changes)}"
     if not (directory / "results.json").exists():
-        config = str(file) if isinstance(file, Path) else file
-        words = [f"--config={config}", f"--workdir={directory}", *(f"--config.{change}" for change in changes)]
+        words = [f"--config={file}", f"--workdir={directory}", *(f"--config.{change}" for change in changes)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             [sys.executable, "-m", "mow_jax.train", *words],
@@ -99,3 +99,11 @@ def train(name, *changes, file=TOYS):
         )
         assert done.returncode == 0, done.stderr
     return directory
+
+
+def _mark(file, changes):
+    """A few letters that other changes, another experiment file or another table's text would make others."""
+    given = dict(change.split("=", 1) for change in changes)
+    table = Path(given["clustering.table"]).read_text() if given.get("clustering.table") else ""
+    told = repr((file.name if isinstance(file, Path) else file, changes, table))
+    return hashlib.sha256(told.encode()).hexdigest()[:8]

@@ -163,7 +163,7 @@ def effective(config: ConfigDict, tasks: int) -> dict[str, Any]:
     """{key: value} of what of a config makes a difference with so many tasks, by its system's `effective` if it has
     one."""
     own = getattr(of_system(config.system), "effective", None)
-    return own(config, tasks) if own else checks.flat(config)
+    return checks.scheduled(own(config, tasks) if own else checks.flat(config))
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 def layer_vectors(gradients: Any, vector: str, size: int, seed: int) -> dict[str, jax.Array]:
     """{layer name: [K, V]} of a gradient pytree with leaves [K, ...].
 
-    "layer_mean": mean over the fan-in axes, one number an output unit; "layer_scalar": one number a layer;
-    "projection": one "layer" of `size` numbers, a seeded random projection (count sketch) of the whole gradient.
+    "layer_mean": mean over the fan-in axes, one number an output unit; "layer_scalar": one "layer" of every layer's
+    mean, as a number scaled by itself is but a sign; "projection": one "layer" of `size` numbers, a seeded random
+    projection (count sketch) of the whole gradient.
     """
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)}
     if vector == "layer_mean":
         return {name: leaf.mean(tuple(range(1, leaf.ndim - 1))) for name, leaf in leaves.items()}
     if vector == "layer_scalar":
-        return {name: leaf.mean(tuple(range(1, leaf.ndim)))[:, None] for name, leaf in leaves.items()}
+        return {"layer_scalar": jnp.stack([leaf.mean(tuple(range(1, leaf.ndim))) for leaf in leaves.values()], axis=1)}
     return {"projection": sum(_sketch(name, leaf, size, seed) for name, leaf in leaves.items())}
 
 

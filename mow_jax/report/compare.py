@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import comb
 
-from mow_jax.report import comparing, data, render, reproduce, scores
+from mow_jax import checks
+from mow_jax.report import comparing, data, plotting, render, reproduce, scores, sweeps
 from mow_jax.report.data import Run
 from mow_jax.report.render import Picture, Section
 from mow_jax.report.tables import NONE, Table, number, ratio
 from mow_jax.types import BadInput
 
 Groups = dict[str, list[Run]]  # variant -> its runs
-HIDDEN = ("seed", "checkpoint", "log", "actors", "train.schedule_steps")  # of the settings: not what a variant is
+HIDDEN = ("seed", "checkpoint", "log", "actors")  # of the settings: not what a variant is
 
 
 def write(places: list[str], out: str | None) -> Path:
@@ -46,21 +48,52 @@ def write(places: list[str], out: str | None) -> Path:
 
 
 def read(places: list[str]) -> Groups:
-    """The runs of folders: a run's own, of which each is a variant, or a sweep's DIR/VARIANT/SEED. Raises BadInput."""
-    groups: Groups = {}
-    for place in places:
-        folder = Path(place)
+    """The runs of folders: a run's own, of which each is a variant, or a sweep's DIR/VARIANT/SEED. A variant of several
+    sweeps is one where its settings are the same in all. Raises BadInput."""
+    found: dict[Path, list[Run]] = {}  # by the folder that a variant is named after
+    swept: list[Path] = []
+    for folder in {Path(place).resolve(): Path(place) for place in places}.values():
         if (folder / "config.json").is_file() or (folder / "metrics.jsonl").is_file():
-            groups.setdefault(folder.resolve().name, []).append(data.read(place))
+            found[folder.resolve()] = [data.read(str(folder))]
             continue
-        found = sorted(folder.glob("*/*/metrics.jsonl"), key=lambda path: (_order(folder, path), path))
-        if not found:
+        paths = sorted(folder.glob("*/*/metrics.jsonl"), key=lambda path: (_order(folder, path), path))
+        if not paths:
             raise BadInput(
-                f"{place!r} holds no run, and no DIR/VARIANT/SEED of a sweep: give folders of runs or of sweeps"
+                f"{str(folder)!r} holds no run, and no DIR/VARIANT/SEED of a sweep: give folders of runs or of sweeps"
             )
-        for path in found:
-            groups.setdefault(path.parent.parent.name, []).append(data.read(str(path.parent)))
-    return groups
+        for path in paths:
+            found.setdefault(path.parent.parent.resolve(), []).append(data.read(str(path.parent)))
+        swept += dict.fromkeys(path.parent.parent.resolve() for path in paths)
+    _merge(found, swept)
+    return dict(zip(_names(list(found)), found.values(), strict=True))
+
+
+def _merge(found: dict[Path, list[Run]], swept: list[Path]) -> None:
+    """Puts variants of one name and one setting, of several sweeps, under the first one's folder."""
+    for name in dict.fromkeys(path.name for path in swept):
+        first, *others = [path for path in swept if path.name == name]
+        settings = {json.dumps(_settings(run)) for path in (first, *others) for run in found[path]}
+        for other in others if len(settings) == 1 else ():
+            found[first] += found.pop(other)
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """The folders' names, each with as many of the folders above before it as it takes to differ from the others."""
+    depth = dict.fromkeys(folders, 1)
+    name = lambda folder: "/".join(folder.parts[-depth[folder] :])
+    while True:
+        count = Counter(map(name, depth))
+        alike = [folder for folder in depth if count[name(folder)] > 1 and depth[folder] < len(folder.parts)]
+        if not alike:
+            return list(map(name, folders))
+        for folder in alike:
+            depth[folder] += 1
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """The settings that make a variant, flat; none of a run that does not say them."""
+    flat = checks.scheduled(checks.flat(run.config or {}))
+    return {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{h}.") for h in HIDDEN)}
 
 
 def _order(folder: Path, path: Path) -> int:
@@ -79,6 +112,7 @@ def entries(groups: Groups) -> list[dict[str, Any]]:
         {
             "variant": name,
             "seed": i,
+            "step": run.results["step"],
             "tasks": {task: entry["normalised"] for task, entry in run.results["tasks"].items()},
         }
         for name, runs in groups.items()
@@ -88,30 +122,31 @@ def entries(groups: Groups) -> list[dict[str, Any]]:
 
 
 def _sections(groups: Groups, directory: Path) -> list[Section | None]:
-    scored = entries(groups)
-    missing = [f"{run.directory}: {text}" for runs in groups.values() for run in runs for text in run.missing]
+    scored, looks = entries(groups), plotting.looks(groups)
+    every = [run for runs in groups.values() for run in runs]
+    missing = [f"{run.directory}: {text}" for run in every for text in [*run.missing, *_older(run)]]
     return [
         Section("Missing", missing) if missing else None,
-        _scores(scored, directory),
+        _scores(scored, looks, directory),
         _figure(
             "Performance profile",
             "How large a share of runs and tasks lies above each normalised score; further right is better. Bands: 95%,"
             " by drawing runs anew. Crossing lines: no variant is better throughout.",
-            comparing.profiles(scored, directory / "profile.png"),
+            comparing.profiles(scored, looks, directory / "profile.png"),
             Picture("profile.png", "Share of runs and tasks above a score"),
         ),
         _figure(
             "Probability of improvement",
             "The chance that a run of each variant scores higher than one of the first, mean over tasks, ties counted"
             " half, and its 95% interval. One with 0.5 in it shows no difference; of single runs it is everything.",
-            comparing.improvement(scored, directory / "improvement.png"),
+            comparing.improvement(scored, looks, directory / "improvement.png"),
             Picture("improvement.png", "Against the first variant"),
         ),
         _figure(
             "Learning curves",
             "Returns of training episodes, smoothed: runs thin, a variant's mean thick; of three runs or more its 95%"
             " interval too.",
-            comparing.curves(groups, directory / "curves.png"),
+            comparing.curves(groups, looks, directory / "curves.png"),
             Picture("curves.png", "Episode return of each task"),
         ),
         _knowledge(groups),
@@ -122,36 +157,61 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
     ]
 
 
+def _older(run: Run) -> list[str]:
+    """A sentence where a run has learned on since its results. (One ended by its minutes is evaluated a little behind
+    its last line.)"""
+    step, last = (run.results or {}).get("step"), run.lines[-1]["step"] if run.lines else 0
+    if step is None or step >= last:
+        return []
+    again = f"python -m mow_jax.evaluate --workdir={run.directory}"
+    return [f"results.json: of step {step:,}, and the run has learned until {last:,}; run {again}"]
+
+
 def _figure(title: str, text: str, drawn: bool, picture: Picture) -> Section | None:
     return Section(title, [text], pictures=[picture]) if drawn else None
 
 
-def _scores(scored: list[dict[str, Any]], directory: Path) -> Section | None:
+def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Path) -> Section | None:
     tasks, variants = comparing.by_variant(scored)
+    apart = sweeps.left_out(scored)
+    notes = [f"Left out of all that sets scores side by side, as not every run has one: {', '.join(apart)}."]
     if not tasks:
-        return None
+        return Section("Scores", notes) if apart else None
     text = (
         "Normalised scores: 0 is the random policy, 1 the reference (a human for Atari, the best known score for toy"
-        " tasks). Mean over tasks, with the 95% t interval over runs; the IQM is over runs and tasks, its interval a"
-        " stratified bootstrap; the last columns count tasks whose mean reaches the reference, and name the lowest."
+        " tasks); steps are the agent steps a task that they were measured at. Mean over tasks, with the 95% t interval"
+        " over runs; the IQM is over runs and tasks, its interval a stratified bootstrap; the last columns count tasks"
+        " whose mean reaches the reference, and name the lowest."
     )
     rows = []
     for name, values in variants.items():
         by_task, (low, high) = values.mean(0), comparing.interval(values.mean(1))
         total = scores.aggregate({task: values[:, i].tolist() for i, task in enumerate(tasks)})
         between = f" [{low:.3f}, {high:.3f}]" if len(values) > 1 else ""
-        iqm = f"{total['iqm']:.3f} [{total['interval'][0]:.3f}, {total['interval'][1]:.3f}]"
         lowest = int(by_task.argmin())
         cells = [
+            _steps([entry["step"] for entry in scored if entry["variant"] == name]),
             f"{values.mean():.3f}{between}",
             ratio(total["median"]),
-            iqm,
+            scores.iqm_text(total),
             f"{(by_task >= 1).sum()} of {len(tasks)}",
         ]
         rows.append([name, str(len(values)), *cells, f"{tasks[lowest]} {by_task[lowest]:.2f}"])
-    table = Table(["variant", "runs", "mean [95%]", "median", "IQM [95%]", "at the reference", "lowest task"], rows)
-    comparing.overview(scored, directory / "overview.png")
-    return Section("Scores", [text], [table], [Picture("overview.png", "Every run, and the mean of each task")])
+    columns = ["variant", "runs", "steps", "mean [95%]", "median", "IQM [95%]", "at the reference", "lowest task"]
+    table = Table(columns, rows)
+    comparing.overview(scored, looks, directory / "overview.png")
+    return Section(
+        "Scores",
+        [text, *notes * bool(apart)],
+        [table],
+        [Picture("overview.png", "Every run, and the mean of each task")],
+    )
+
+
+def _steps(steps: list[int | None]) -> str:
+    """The agent steps a task that results are of, from least to most."""
+    known = sorted({step for step in steps if step is not None})
+    return NONE if not known else f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,}–{known[-1]:,}"
 
 
 def _knowledge(groups: Groups) -> Section | None:
@@ -172,7 +232,10 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _clusters(groups: Groups, directory: Path) -> Section | None:
-    named = {f"{name}, {run.directory.name}": run for name, runs in groups.items() for run in runs}
+    named = {}
+    for name, runs in groups.items():
+        for own, run in zip(_names([run.directory.resolve() for run in runs]), runs, strict=True):
+            named[name if f"/{name}".endswith(f"/{own}") else f"{name}, {own}"] = run
     if not comparing.cluster_maps(named, directory / "clusters.png"):
         return None
     text = (
@@ -203,21 +266,17 @@ def rand_index(one: np.ndarray, other: np.ndarray) -> float | None:
 
 
 def _differences(groups: Groups) -> Section | None:
-    """Settings in which the first runs of the variants differ."""
-    configs = {name: _flat(runs[0].config) for name, runs in groups.items() if runs[0].config is not None}
-    keys = dict.fromkeys(key for config in configs.values() for key in config)
-    shown = [key for key in keys if not any(key == h or key.startswith(f"{h}.") for h in HIDDEN)]
-    differing = [key for key in shown if len({json.dumps(config.get(key)) for config in configs.values()}) > 1]
+    """Settings in which the variants differ, or the runs of one."""
+    settings = {name: [_settings(run) for run in runs if run.config is not None] for name, runs in groups.items()}
+    settings = {name: held for name, held in settings.items() if held}
+    every = [one for held in settings.values() for one in held]
+    keys = dict.fromkeys(key for one in every for key in one)
+    differing = [key for key in keys if len({json.dumps(one.get(key)) for one in every}) > 1]
     if not differing:
         return None
-    rows = [[key, *(_plain(config.get(key)) for config in configs.values())] for key in differing]
-    return Section("Settings that differ", tables=[Table(["setting", *configs], rows)])
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(config, dict):
-        return {prefix: config}
-    return {k: v for key, item in config.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+    cell = lambda held, key: " or ".join(dict.fromkeys(_plain(one.get(key)) for one in held))
+    rows = [[key, *(cell(held, key) for held in settings.values())] for key in differing]
+    return Section("Settings that differ", tables=[Table(["setting", *settings], rows)])
 
 
 def _plain(value: Any) -> str:
@@ -236,7 +295,10 @@ def _costs(groups: Groups) -> Section | None:
             cells = [f"{steps:,.0f}", f"{updates:,.0f}", ratio(hours), ratio(core_hours), number(rate), number(memory)]
             rows.append([name, *cells])
     columns = ["variant", "agent steps a task", "updates", "hours", "core-hours", "updates a second", "GB of memory"]
-    text = "Means over runs; core-hours are the time that a run's cores were busy, evaluations included."
+    text = (
+        "Means over runs. Core-hours and memory are those of the process that learns, without its environments'"
+        " workers; an evaluation counts at the rate of the line before it."
+    )
     return Section("What it cost", [text], [Table(columns, rows)]) if rows else None
 
 

@@ -1,11 +1,13 @@
 """Figures that set variants side by side: means with seeds and intervals, tasks, profiles, probabilities, curves, maps.
 
-In: entries of a sweep.json, {"variant", "seed", "tasks": {name: normalised score}}, or data.Runs; and the path of the
-PNG to write. Each function says whether there was anything to draw. Called by sweep and compare.
+In: entries of a sweep.json, {"variant", "seed", "tasks": {name: normalised score}}, or data.Runs; the variants' looks,
+which all figures of a page share; and the path of the PNG to write. Each function says whether there was anything to
+draw. Called by sweep and compare.
 """
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,18 @@ from scipy import stats
 
 from mow_jax.report.data import Run
 from mow_jax.report.plotting import COLOURS, FAINT, INK, columns_for, compact, panels, picture, short, smooth
+from mow_jax.report.sweeps import left_out
 
 THRESHOLDS = np.linspace(0, 1.2, 121)  # of the performance profile, in normalised score
+Looks = dict[str, dict[str, Any]]  # variant -> colour and kind of line, as plotting.looks makes them
 DRAWS = 1000  # of the bootstrap of profiles and probabilities
 PLACES = 60  # along the steps of a learning curve
 
 
 def by_variant(entries: list[dict[str, Any]]) -> tuple[list[str], dict[str, np.ndarray]]:
     """Tasks that every run has a score of, and {variant: scores [runs, tasks]}."""
-    names = list(entries[0]["tasks"]) if entries else []
-    scored = [name for name in names if all(entry["tasks"].get(name) is not None for entry in entries)]
+    apart = left_out(entries)
+    scored = [name for name in entries[0]["tasks"] if name not in apart] if entries else []
     made: dict[str, list] = {}
     for entry in entries:
         made.setdefault(entry["variant"], []).append([entry["tasks"][name] for name in scored])
@@ -40,7 +44,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def overview(entries: list[dict[str, Any]], path: Path) -> bool:
+def overview(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
     """A row a variant: its runs' means as dots, their mean and its 95% interval; beside it the mean of each task."""
     tasks, variants = by_variant(entries)
     if not tasks:
@@ -48,12 +52,15 @@ def overview(entries: list[dict[str, Any]], path: Path) -> bool:
     height, label = 0.34 * len(variants) + 1.0, 0.075 * max(len(short(name)) for name in variants)
     with picture(path, 4.6 + label + 0.46 * len(tasks), height + 0.075 * max(map(len, map(short, tasks)))) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[4.0, 0.46 * len(tasks) + 0.3])
-        for row, scores in enumerate(variants.values()):
-            _means(left, row, scores.mean(1), COLOURS[row % len(COLOURS)])
+        for row, (variant, scores) in enumerate(variants.items()):
+            _means(left, row, scores.mean(1), looks[variant]["color"])
         left.set_yticks(range(len(variants)), [short(name) for name in variants])
         left.set_ylim(len(variants) - 0.5, -0.5)
         left.set_title("mean normalised score: runs, mean, 95% interval")
         _by_task(right, np.array([scores.mean(0) for scores in variants.values()]), tasks)
+        if apart := left_out(entries):
+            text = f"left out, as not every run has a score: {', '.join(map(short, apart))}"
+            figure.supxlabel(textwrap.fill(text, int(14 * figure.get_figwidth())), fontsize=7.5)
     return True
 
 
@@ -76,7 +83,7 @@ def _by_task(axes: Axes, means: np.ndarray, tasks: list[str]) -> None:
     axes.set_title("by task")
 
 
-def profiles(entries: list[dict[str, Any]], path: Path) -> bool:
+def profiles(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
     """The share of runs and tasks above each normalised score, with a 95% band by drawing runs anew (Agarwal et al.
     2021)."""
     tasks, variants = by_variant(entries)
@@ -84,15 +91,13 @@ def profiles(entries: list[dict[str, Any]], path: Path) -> bool:
         return False
     with picture(path, 7.5, 3.8) as figure:
         axes = figure.subplots()
-        for number, (variant, scores) in enumerate(variants.items()):
-            colour = COLOURS[number % len(COLOURS)]
-            axes.plot(THRESHOLDS, _above(scores), color=colour, linewidth=1.6, label=short(variant))
+        for variant, scores in variants.items():
+            axes.plot(THRESHOLDS, _above(scores), linewidth=1.6, label=short(variant), **looks[variant])
             if len(scores) > 1:
                 random = np.random.default_rng(0)
                 draws = [_above(scores[random.integers(len(scores), size=len(scores))]) for _ in range(DRAWS)]
-                axes.fill_between(
-                    THRESHOLDS, *np.percentile(draws, [2.5, 97.5], axis=0), color=colour, alpha=0.15, lw=0
-                )
+                band = np.percentile(draws, [2.5, 97.5], axis=0)
+                axes.fill_between(THRESHOLDS, *band, color=looks[variant]["color"], alpha=0.15, lw=0)
         axes.set_xlabel("normalised score")
         axes.set_ylabel("share of runs and tasks above it")
         axes.set_ylim(-0.02, 1.02)
@@ -104,7 +109,7 @@ def _above(scores: np.ndarray) -> np.ndarray:
     return (scores[..., None] > THRESHOLDS).mean((0, 1))
 
 
-def improvement(entries: list[dict[str, Any]], path: Path) -> bool:
+def improvement(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
     """The probability that a run of each variant beats one of the first, mean over tasks, ties half (Agarwal et al.
     2021), with its 95% interval by drawing runs anew."""
     tasks, variants = by_variant(entries)
@@ -114,9 +119,9 @@ def improvement(entries: list[dict[str, Any]], path: Path) -> bool:
     with picture(path, 7.5, 0.34 * len(rest) + 1.1) as figure:
         axes = figure.subplots()
         axes.axvline(0.5, color=FAINT, linestyle=(0, (2, 2)), linewidth=1.0)
-        for row, (_, scores) in enumerate(rest):
+        for row, (variant, scores) in enumerate(rest):
             value, low, high = beats(scores, base)
-            axes.plot([low, high], [row, row], color=COLOURS[(row + 1) % len(COLOURS)], linewidth=3.0, alpha=0.45)
+            axes.plot([low, high], [row, row], color=looks[variant]["color"], linewidth=3.0, alpha=0.45)
             axes.plot(value, row, "|", color=INK, markersize=11.0, markeredgewidth=1.6)
         axes.set_yticks(range(len(rest)), [short(name) for name, _ in rest])
         axes.set_ylim(len(rest) - 0.5, -0.5)
@@ -143,8 +148,8 @@ def _probability(scores: np.ndarray, base: np.ndarray) -> float:
 # --- Runs -------------------------------------------------------------------------------------------------------------
 
 
-def curves(runs: dict[str, list[Run]], path: Path) -> bool:
-    """Episode returns against agent steps, a panel a task, a colour a variant: its runs, their mean, and of three runs
+def curves(runs: dict[str, list[Run]], looks: Looks, path: Path) -> bool:
+    """Episode returns against agent steps, a panel a task, a look a variant: its runs, their mean, and of three runs
     or more its 95% t interval (that of two reaches beyond all they did)."""
     tasks = list(dict.fromkeys(task for group in runs.values() for run in group for task in run.tasks))
     shown = [task for task in tasks if any(_returns(run, task) is not None for group in runs.values() for run in group)]
@@ -158,11 +163,10 @@ def curves(runs: dict[str, list[Run]], path: Path) -> bool:
             axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.yaxis.set_major_formatter(FuncFormatter(compact))
             bands = []
-            for number, (variant, group) in enumerate(runs.items()):
+            for variant, group in runs.items():
                 found = [series for run in group if (series := _returns(run, task)) is not None]
-                colour = COLOURS[number % len(COLOURS)]
-                if found and (band := _lines(axes, found, colour, short(variant))):
-                    bands.append((band, colour))
+                if found and (band := _lines(axes, found, looks[variant], short(variant))):
+                    bands.append((band, looks[variant]["color"]))
             axes.set_ylim(axes.get_ylim())  # by what runs did, not by how wide an interval is
             for band, colour in bands:
                 axes.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
@@ -179,15 +183,17 @@ def _returns(run: Run, task: str):
     return run.metrics.get(f"episode/{task}/return")
 
 
-def _lines(axes: Axes, found: list, colour: str, label: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _lines(
+    axes: Axes, found: list, look: dict[str, Any], label: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Smoothed curves of runs and their mean, at common steps, where all of them have begun and none has ended; returns
     those steps and the mean's interval, low and high, of three runs or more."""
     low, high = max(series.step[0] for series in found), min(series.step[-1] for series in found)
     steps = np.linspace(low, max(high, low), PLACES)
     values = np.array([np.interp(steps, series.step, smooth(series.value)) for series in found])
     for value in values if len(found) > 1 else ():
-        axes.plot(steps, value, color=colour, linewidth=0.7, alpha=0.5)
-    axes.plot(steps, values.mean(0), color=colour, linewidth=1.4, label=label)
+        axes.plot(steps, value, linewidth=0.7, alpha=0.5, **look)
+    axes.plot(steps, values.mean(0), linewidth=1.4, label=label, **look)
     if len(found) < 3:
         return None
     half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(values, axis=0)

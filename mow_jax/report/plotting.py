@@ -1,14 +1,15 @@
 """What the report's figures have in common: colours and style, panels, short numbers and names, smoothing, scales.
 
-Matplotlib's object interface with the Agg canvas only: nothing global is touched. Called by curves, figures and
-knowledge.
+Matplotlib's object interface with the Agg canvas only: nothing global is touched. Called by curves, figures,
+knowledge and comparing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,6 +24,7 @@ from mow_jax.report.data import Series
 INK, FAINT, TRAINING, EVALUATION = "#222b36", "#8a94a0", "#2f6fb7", "#d9651f"
 # For lines that need telling apart; dark enough on white to be read as text.
 COLOURS = ("#2f6fb7", "#d9651f", "#2e8b57", "#a03c8c", "#8a6d1b", "#c0394b", "#2496a8", "#5b4fb0", "#6b7a2a", "#7a4a2c")
+LINES = ("-", (0, (4, 2)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))  # the next one when the colours are used up
 # What stands for each colour on a dark page.
 DARK = dict(
     zip(
@@ -131,6 +133,12 @@ def smooth(values: np.ndarray) -> np.ndarray:
     sums = np.concatenate([[0.0], np.cumsum(values)])
     low, high = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
     return (sums[high] - sums[low]) / (high - low)
+
+
+def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A colour and a kind of line for each name, no two alike of forty."""
+    turns = ((name, *divmod(number, len(COLOURS))) for number, name in enumerate(names))
+    return {name: {"color": COLOURS[colour], "linestyle": LINES[turn % len(LINES)]} for name, turn, colour in turns}
 
 
 def line_style(series: Series) -> str:

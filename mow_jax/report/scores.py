@@ -32,6 +32,15 @@ def success_interval(successes: list) -> list[float]:
     return [float(interval.low), float(interval.high)]
 
 
+def iqm_text(total: dict, digits: int = 3) -> str:
+    """The IQM of `aggregate` and its interval, "0.62 [0.48, 0.76]"; alone where it has none, a dash where there is no
+    IQM."""
+    if total["iqm"] is None:
+        return "–"
+    between = ", ".join(f"{end:.{digits}f}" for end in total["interval"] or ())
+    return f"{total['iqm']:.{digits}f}" + (f" [{between}]" if between else "")
+
+
 def success_text(result: dict) -> str:
     """A task's success rate in words: "62% [48%, 74%], random 4%"; a dash where it has none."""
     if not result.get("success"):
@@ -46,7 +55,8 @@ def aggregate(normalised: dict[str, list[float]]) -> dict:
     """Mean, median, IQM and its interval of normalised runs, {task: [one value a run, ...]}.
 
     Mean and median are over the tasks' means; the IQM pools all runs; the interval is the 95% stratified bootstrap of
-    the IQM (Agarwal et al. 2021). Tasks without runs are left out; with none left every value is None.
+    the IQM (Agarwal et al. 2021), None where no task has two runs to draw from. Tasks without runs are left out; with
+    none left every value is None.
     """
     runs = [np.asarray(values, np.float64) for values in normalised.values() if len(values)]
     if not runs:
@@ -56,7 +66,7 @@ def aggregate(normalised: dict[str, list[float]]) -> dict:
         "mean": float(np.mean(means)),
         "median": float(np.median(means)),
         "iqm": float(trim_mean(np.concatenate(runs), TRIM)),
-        "interval": _interval(runs),
+        "interval": _interval(runs) if any(len(values) > 1 for values in runs) else None,
     }
 
 

@@ -1,0 +1,229 @@
+"""The runs of a sweep as processes, so many at a time on cores of their own: started, told to end, evaluated at last.
+
+In: Jobs. Out: their folders, as train and evaluate leave them, and which of them failed. Called by sweep.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import fcntl
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+LONGEST_LINE = 1 << 18  # bytes of a line of metrics.jsonl
+PAUSE = 0.2  # seconds between looks at what runs
+TRAIN, EVALUATE = "mow_jax.train", "mow_jax.evaluate"
+
+
+class Job(NamedTuple):
+    """One run of the sweep."""
+
+    variant: str
+    seed: int
+    directory: Path
+    command: list[str]
+    minutes: float = math.inf  # of learning, as metrics.jsonl counts them
+
+
+def finished(job: Job) -> dict[str, Any] | None:
+    """The results of a run that has come to its end or to its minutes, else None."""
+    results = _json(job.directory / "results.json")
+    if results is None:
+        return None
+    over = results["step"] == _steps(job) or (is_over(job) and results["step"] == newest(job))
+    return results if over else None
+
+
+def newest(job: Job) -> int:
+    """The step of a run's newest checkpoint, -1 without one."""
+    try:
+        found = [int(path.name) for path in (job.directory / "checkpoints").iterdir() if path.name.isdecimal()]
+    except OSError:
+        return -1
+    return max(found, default=-1)
+
+
+def seconds(job: Job) -> float:
+    """How long a run has learned, by the last whole line of its metrics."""
+    return float(_last(job).get("seconds", 0.0))
+
+
+def is_over(job: Job) -> bool:
+    """Whether a run has had its minutes."""
+    return seconds(job) >= 60 * job.minutes
+
+
+def is_trained(job: Job) -> bool:
+    """Whether a run has learned to its end and was evaluated there, so that training has nothing left to do."""
+    last = _last(job)
+    evaluated = any(name.startswith("evaluation/") for name in last)
+    return evaluated and last["step"] == newest(job) == _steps(job)
+
+
+def _steps(job: Job) -> int | None:
+    """How many steps a run is to learn for, None where it has not begun."""
+    config = _json(job.directory / "config.json")
+    return None if config is None else config["train"]["steps"]
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _last(job: Job) -> dict[str, Any]:
+    """The last whole line of a run's metrics, empty without one."""
+    try:
+        with open(job.directory / "metrics.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
+            whole = file.read().splitlines(keepends=True)
+    except OSError:
+        return {}
+    ended = [line for line in whole if line.endswith(b"\n")]
+    return json.loads(ended[-1]) if ended else {}
+
+
+# --- Running ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Open:
+    """A job whose process is at work."""
+
+    job: Job
+    process: subprocess.Popen
+    evaluates: bool  # and must not be cut short
+    saved: int  # step of the newest checkpoint when it was started
+    asked: bool = False  # to save and end, as its minutes are over
+
+
+def run(jobs: list[Job], at_once: int, write: Callable[[], None]) -> tuple[list[Job], bool]:
+    """Runs what is not finished, `at_once` at a time on cores of their own, and calls `write` after each; returns the
+    runs that failed, and whether the sweep was asked to stop.
+
+    SIGTERM and SIGINT are passed on: every open run saves, an evaluation ends as it is, and so does the sweep. A run in
+    whose folder another process is at work (one left behind by a killed sweep, which saves and ends; another sweep)
+    waits until that is over.
+    """
+    waiting, failed, free = list(jobs), [], list(range(at_once))
+    open_: dict[int, Open] = {}
+    stop = False
+
+    def end(*_) -> None:
+        nonlocal stop
+        stop = True
+        for one in open_.values():
+            one.process.send_signal(signal.SIGTERM)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, end)
+    while open_ or (waiting and not stop):
+        while free and not stop and (job := _next(waiting)):
+            slot = free.pop(0)
+            print(f"{job.variant}, seed {job.seed}: {job.directory}.log", flush=True)
+            open_[slot] = _start(job, slot, at_once)
+            if stop:  # heard while the process was being started
+                end()
+        for slot, one in list(open_.items()):
+            if one.process.poll() is None:
+                _end_in_time(one)
+                continue
+            free.append(slot)
+            del open_[slot]
+            if fault := _fault(one, stop):
+                failed.append(one.job)
+                print(f"{one.job.variant}, seed {one.job.seed} failed: {fault}", file=sys.stderr, flush=True)
+            elif finished(one.job) is None:
+                waiting.insert(0, one.job)  # saved when its minutes were over: now it is evaluated
+            write()
+        time.sleep(PAUSE)
+    return failed, stop
+
+
+def _end_in_time(one: Open) -> None:
+    """Asks a run whose minutes are over to save and end, once."""
+    if not one.evaluates and not one.asked and is_over(one.job):
+        one.asked = True
+        one.process.send_signal(signal.SIGTERM)
+
+
+def _fault(one: Open, stop: bool) -> str:
+    """Why a run whose process has ended failed, in a line; empty where it is finished or to be started again."""
+    code = one.process.returncode
+    if stop and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        return ""  # an evaluation, a training that had not begun, or one that was told twice: the same command goes on
+    if code:
+        return _last_line(one.job)
+    if stop or one.asked or finished(one.job) is not None or newest(one.job) > one.saved:
+        return ""
+    place = one.job.directory  # started again it would do the same
+    if one.evaluates:
+        found = (_json(place / "results.json") or {}).get("step")
+        return (
+            f"evaluated at step {found}, not at its newest checkpoint, {newest(one.job)}, which may be damaged: python"
+            f" -m mow_jax.train --workdir={place} goes on from the last whole one"
+        )
+    return f"it left no new checkpoint and no results of its end; its last line: {_last_line(one.job)}"
+
+
+def _next(waiting: list[Job]) -> Job | None:
+    """Takes the next run out of those that wait: none that is finished, nor one that another process is at."""
+    waiting[:] = [job for job in waiting if finished(job) is None]
+    found = next((job for job in waiting if not is_locked(job)), None)
+    if found:
+        waiting.remove(found)
+    return found
+
+
+def is_locked(job: Job) -> bool:
+    """Whether a process is at work in the run's folder."""
+    try:
+        with (job.directory / ".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _start(job: Job, slot: int, at_once: int) -> Open:
+    """The run's process, on its share of the cores: an evaluation where it has learned all that it may. It is told to
+    save and end when the sweep dies."""
+    cores = sorted(os.sched_getaffinity(0))
+    mine = cores[slot % len(cores) :: at_once] or cores
+    libc, asks_at_death = ctypes.CDLL(None), 1  # PR_SET_PDEATHSIG
+
+    def prepare() -> None:
+        os.sched_setaffinity(0, mine)
+        libc.prctl(asks_at_death, signal.SIGTERM)
+
+    evaluates, saved = is_over(job) or is_trained(job), newest(job)
+    words = [EVALUATE, f"--workdir={job.directory}"] if evaluates else job.command
+    job.directory.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{job.directory}.log", "a") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=prepare,
+            start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
+        )
+    return Open(job, process, evaluates, saved)
+
+
+def _last_line(job: Job) -> str:
+    lines = Path(f"{job.directory}.log").read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

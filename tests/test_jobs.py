@@ -1,0 +1,127 @@
+"""What a sweep does with a run whose process has ended: it is finished, started again, evaluated, or it has failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from mow_jax import jobs
+from mow_jax.jobs import Job
+
+STEPS = 56
+# Programs in the place of train and evaluate; each leaves a line in told.txt, and none goes on for ever.
+TELL = 'told = open("told.txt", "a+"); told.write("{}\\n"); told.seek(0); assert len(told.readlines()) < 5\n'
+WRITE = 'import json; open("x/5/results.json", "w").write(json.dumps({{"step": {}}}))\n'
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path: Path, monkeypatch):
+    """In a folder of its own, with the signals as they were afterwards."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jobs, "PAUSE", 0.01)
+    monkeypatch.setattr(jobs, "EVALUATE", "judge")
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def programs(train: str = "", evaluate: str = "") -> None:
+    Path("learn.py").write_text(TELL.format("train") + textwrap.dedent(train))
+    Path("judge.py").write_text(TELL.format("evaluate") + textwrap.dedent(evaluate))
+
+
+def told() -> list[str]:
+    return Path("told.txt").read_text().split()
+
+
+def job(**changes) -> Job:
+    return Job("x", 5, Path("x/5"), ["learn"])._replace(**changes)
+
+
+def run_at_its_end(evaluated: bool = True, results: int | None = None, checkpoints: tuple[int, ...] = (24, STEPS)):
+    """The folder of a run of 56 steps that has learned to its end, with results of some step or none."""
+    for step in checkpoints:
+        Path("x/5/checkpoints", str(step)).mkdir(parents=True)
+    Path("x/5/config.json").write_text(json.dumps({"train": {"steps": STEPS}}))
+    line = {"step": STEPS, "update": 9, "seconds": 30.0}
+    line |= {"evaluation/a/return": 1.0} if evaluated else {"world/loss": 1.0}
+    Path("x/5/metrics.jsonl").write_text(json.dumps(line) + "\n")
+    if results is not None:
+        Path("x/5/results.json").write_text(json.dumps({"step": results}))
+
+
+@pytest.mark.parametrize("results", [24, None])
+def test_a_run_at_its_end_whose_results_are_of_another_step_or_gone_is_evaluated(results: int | None):
+    run_at_its_end(results=results)
+    programs(evaluate=WRITE.format(STEPS))
+    assert jobs.run([job()], 1, lambda: None) == ([], False)
+    assert told() == ["evaluate"] and jobs.finished(job()) == {"step": STEPS}
+
+
+def test_a_run_killed_before_its_last_evaluation_goes_on_with_training():
+    run_at_its_end(evaluated=False)
+    programs(train=WRITE.format(STEPS))
+    assert jobs.run([job()], 1, lambda: None) == ([], False) and told() == ["train"]
+
+
+def test_an_evaluation_of_an_older_checkpoint_is_a_failure_and_not_repeated(capsys):
+    run_at_its_end()
+    programs(evaluate=WRITE.format(24))
+    assert jobs.run([job()], 1, lambda: None) == ([job()], False) and told() == ["evaluate"]
+    message = capsys.readouterr().err
+    assert "step 24" in message and "56" in message and "mow_jax.train --workdir=x/5" in message
+
+
+def test_a_training_that_does_nothing_is_a_failure_and_one_that_saves_is_started_again(capsys):
+    run_at_its_end(evaluated=False, checkpoints=(8,))
+    programs(
+        train="""
+        import pathlib
+        here = pathlib.Path("x/5/checkpoints")
+        if not (here / "16").exists():
+            (here / "16").mkdir()
+        else:
+            print("nothing to do here")
+        """
+    )
+    assert jobs.run([job()], 1, lambda: None) == ([job()], False) and told() == ["train", "train"]
+    assert "nothing to do here" in capsys.readouterr().err
+
+
+# Sends SIGTERM to the sweep, which passes it on.
+STOP = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)\n"
+AT_ONCE = "import os, signal; signal.signal(signal.SIGTERM, lambda *_: os._exit(143))\n"  # a second signal's
+
+
+@pytest.mark.parametrize("program", [{"train": STOP}, {"train": AT_ONCE + STOP}, {"evaluate": STOP}])
+def test_what_dies_of_the_signal_that_stops_the_sweep_goes_on_later(program: dict[str, str]):
+    run_at_its_end(evaluated="evaluate" in program)
+    programs(**program)
+    assert jobs.run([job()], 1, lambda: None) == ([], True) and told() == list(program)
+
+
+def test_what_dies_of_a_signal_of_others_has_failed():
+    programs(train="import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    assert jobs.run([job()], 1, lambda: None) == ([job()], False)
+
+
+def test_a_signal_reaches_the_process_that_is_just_being_started(monkeypatch):
+    programs(train="import time; time.sleep(60)")
+    start = jobs._start
+
+    def slowly(*arguments):
+        made = start(*arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(jobs, "_start", slowly)
+    began = time.monotonic()
+    assert jobs.run([job(), job(seed=6)], 1, lambda: None) == ([], True)
+    assert time.monotonic() - began < 50
