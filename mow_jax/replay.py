@@ -257,13 +257,9 @@ class _Stream:
             if int(path.stem) >= chunks:
                 path.unlink()
         for chunk in range(chunks):
-            path = self._path(chunk)
-            sampled = (chunk + 1) * self._chunk_rows > oldest
-            whole = path.exists() and path.stat().st_size == self._record * self._chunk_rows
-            if whole:
-                self._map(chunk)
+            path, kept = self._path(chunk), min(rows - chunk * self._chunk_rows, self._chunk_rows)
+            whole, sampled = self._holds(path, kept), (chunk + 1) * self._chunk_rows > oldest
             if whole and sampled:
-                kept = min(rows - chunk * self._chunk_rows, self._chunk_rows)
                 self._sums[chunk] = _sum(path, kept * self._record)
             if sampled and (not whole or self._sums[chunk] != saved.get(str(chunk), self._sums[chunk])):
                 raise BadInput(
@@ -271,8 +267,10 @@ class _Stream:
                     " saved. Restore it from a copy, or start in another --workdir, where train.init_from takes over"
                     " what this run has learned"
                 )
-        if rows % self._chunk_rows:
-            self._open(chunks - 1, rows % self._chunk_rows)
+            if kept < self._chunk_rows:
+                self._open(chunk, kept)
+            elif whole:
+                self._map(chunk)
 
     def sync(self) -> None:
         for path in (*map(self._path, self._dirty), self._directory, self._directory.parent):
@@ -291,6 +289,11 @@ class _Stream:
             os.close(self._writer)
         self._writer = -1
         self._maps.clear()
+
+    def _holds(self, path: Path, rows: int) -> bool:
+        """Whether a chunk's file has its first `rows` rows. The space after them may be missing: a kill or a full disk
+        can end a process while `_open` makes it anew."""
+        return path.exists() and rows <= path.stat().st_size / self._record <= self._chunk_rows
 
     def _open(self, chunk: int, rows: int) -> None:
         """Makes `chunk` the one that grows, with its first `rows` rows kept, zeros after them, and space reserved."""
