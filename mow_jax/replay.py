@@ -285,10 +285,13 @@ class _Stream:
             self._path(chunk).unlink()
 
     def close(self) -> None:
+        self._release()
+        self._maps.clear()
+
+    def _release(self) -> None:
         if self._writer >= 0:
             os.close(self._writer)
         self._writer = -1
-        self._maps.clear()
 
     def _holds(self, path: Path, rows: int) -> bool:
         """Whether a chunk's file has its first `rows` rows. The space after them may be missing: a kill or a full disk
@@ -297,8 +300,7 @@ class _Stream:
 
     def _open(self, chunk: int, rows: int) -> None:
         """Makes `chunk` the one that grows, with its first `rows` rows kept, zeros after them, and space reserved."""
-        if self._writer >= 0:
-            os.close(self._writer)
+        self._release()
         self._writer = os.open(self._path(chunk), os.O_RDWR | os.O_CREAT, 0o666)
         os.ftruncate(self._writer, rows * self._record)
         os.posix_fallocate(self._writer, 0, self._chunk_rows * self._record)

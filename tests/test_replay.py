@@ -200,6 +200,20 @@ def test_a_resume_that_ends_while_it_makes_room_can_be_repeated(tmp_path, monkey
     resumed.close()
 
 
+def test_a_chunk_that_cannot_be_opened_closes_no_descriptor_of_somebody_else(tmp_path, monkeypatch):
+    data = make_rows(CHUNK + 1)
+    replay = make_replay(tmp_path / "replay")
+    fill(replay, data, 0, CHUNK)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
+        with pytest.raises(BadInput, match="too many open replay files"):
+            fill(replay, data, CHUNK, CHUNK + 1)
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(9)]  # they get the number that was given back
+    replay.close()
+    for descriptor in others:
+        os.close(descriptor)
+
+
 def test_foreign_and_damaged_directories_are_bad_input(tmp_path):
     replay = make_replay(tmp_path / "replay")
     fill(replay, make_rows(CHUNK), 0, CHUNK)
