@@ -104,7 +104,7 @@ class Replay:
         A pure function of the seed, `name`, the task's name, `update` and the rows stored.
         Raises BadInput where fewer than `length` rows are there to sample.
         """
-        oldest = self._oldest()
+        oldest = self.oldest()
         starts = self.rows - oldest - length + 1
         if starts < 1:
             raise BadInput(
@@ -116,6 +116,10 @@ class Replay:
         ]
         env, start = np.divmod(np.stack(draws), starts)
         return np.stack([env, oldest + start], axis=-1).astype(np.int32)
+
+    def oldest(self) -> int:
+        """The first row of a stream that may be sampled."""
+        return 0 if self._newest is None else max(0, self.rows - self._newest)
 
     def newest(self, length: int) -> np.ndarray:
         """The newest `length` rows of every stream as windows: [K, E, 2] int32 (environment, start row)."""
@@ -149,7 +153,7 @@ class Replay:
     def state(self) -> dict:
         """The position to store in a checkpoint, with the CRC-32 of the rows in every chunk that may be sampled, by
         task and environment."""
-        sums = [stream.sums_from(self._oldest()) for stream in self._streams]
+        sums = [stream.sums_from(self.oldest()) for stream in self._streams]
         tasks = enumerate(self._tasks)
         return {"rows": self.rows, "sums": {name: sums[k * self._envs : (k + 1) * self._envs] for k, name in tasks}}
 
@@ -163,7 +167,7 @@ class Replay:
         sums = [known.get(name, [{}] * self._envs)[env] for name in self._tasks for env in range(self._envs)]
         with _usable(self._directory):
             for stream, saved in zip(self._streams, sums, strict=True):
-                stream.restore(self.rows, self._oldest(), saved)
+                stream.restore(self.rows, self.oldest(), saved)
         self._restored = True
 
     def sync(self) -> None:
@@ -182,10 +186,6 @@ class Replay:
         """Releases files and maps."""
         for stream in self._streams:
             stream.close()
-
-    def _oldest(self) -> int:
-        """The first row of a stream that may be sampled."""
-        return 0 if self._newest is None else max(0, self.rows - self._newest)
 
 
 FIELDS = ("action", "reward", "termination", "is_first")  # of a row, behind its frame

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from processes import ROOT, assert_same_run, digests, metrics, replay_files
 
 from mow_jax import config as keys
-from mow_jax import evaluate, load, load_agent, train, workdir
+from mow_jax import evaluate, load, load_agent, mirror, train, workdir
 from mow_jax.report.__main__ import main as report
 from mow_jax.run import Run
 from mow_jax.types import Acted, BadInput, System, Update, Window
@@ -182,6 +182,34 @@ def test_the_copy_on_the_device_has_the_extras_too(whole, tmp_path):
     config.replay.device_mirror = True
     trained(tmp_path / "run", config)
     assert all(metrics(tmp_path / "run")[i] == line for i, line in enumerate(metrics(whole)))
+
+
+def collect(run: Run, joint_steps: int, every: int) -> None:
+    """Rows without learning, and a checkpoint every so many."""
+    for _ in range(joint_steps):
+        row, _ = run.actors.step(np.ones((2, 2), np.int32))
+        run.append(row, {"age": np.full((2, 2), run.at.joint, np.float32)})
+        run.at.joint += 1
+        if run.at.joint % every == 0:
+            run.save()
+
+
+def test_a_copy_on_the_device_begins_with_what_a_pruned_replay_still_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "FILL", 4)
+    config = settings(steps=80)
+    config.replay.update(device_mirror=True, capacity=22, chunk_rows=3)
+    config.checkpoint.keep = 1
+    run = Run(config, tmp_path / "run", [])
+    collect(run, 30, 15)
+    run.close()
+    assert "000000.rows" not in {path.name for path in (tmp_path / "run").rglob("*.rows")}
+    run = Run(config, tmp_path / "run", [])
+    collect(run, 2, 15)
+    indices = run.replay.indices(5, 4, 0, "sums")
+    assert indices[..., 1].min() >= 21
+    copied, read = run._mirror.gather(indices, 4), run.learner.deal(run.replay.gather(indices, 4))
+    jax.tree.map(np.testing.assert_array_equal, copied, read)
+    run.close()
 
 
 @pytest.mark.parametrize(
