@@ -190,6 +190,7 @@ class Replay:
 
 FIELDS = ("action", "reward", "termination", "is_first")  # of a row, behind its frame
 EXTRA = "extra_"  # begins the names of other fields
+GONE = "it is gone (with replay.capacity, rows are kept for the newest checkpoint.keep checkpoints, not for milestones)"
 
 
 def row_fields(task: Task, image_size: int, extras: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple]:
@@ -253,24 +254,24 @@ class _Stream:
         self.close()
         self._sums.clear()
         chunks = -(-rows // self._chunk_rows)
-        for path in self._directory.glob("[0-9]*.rows"):
-            if int(path.stem) >= chunks:
-                path.unlink()
         for chunk in range(chunks):
             path, kept = self._path(chunk), min(rows - chunk * self._chunk_rows, self._chunk_rows)
             whole, sampled = self._holds(path, kept), (chunk + 1) * self._chunk_rows > oldest
             if whole and sampled:
                 self._sums[chunk] = _sum(path, kept * self._record)
             if sampled and (not whole or self._sums[chunk] != saved.get(str(chunk), self._sums[chunk])):
+                found = "its rows are not what was saved" if whole else "it is not what was saved"
                 raise BadInput(
-                    f"replay file {path} is missing or damaged: {'its rows are not' if whole else 'it is not'} what was"
-                    " saved. Restore it from a copy, or start in another --workdir, where train.init_from takes over"
-                    " what this run has learned"
+                    f"replay file {path} is missing or damaged: {found if path.exists() else GONE}. Restore it from a"
+                    " copy, or start in another --workdir, where train.init_from takes over what this run has learned"
                 )
-            if kept < self._chunk_rows:
-                self._open(chunk, kept)
-            elif whole:
+            if whole and kept == self._chunk_rows:
                 self._map(chunk)
+        for path in self._directory.glob("[0-9]*.rows"):  # only now: where rows are missing, nothing is erased
+            if int(path.stem) >= chunks:
+                path.unlink()
+        if rows % self._chunk_rows:
+            self._open(chunks - 1, rows % self._chunk_rows)
 
     def sync(self) -> None:
         for path in (*map(self._path, self._dirty), self._directory, self._directory.parent):

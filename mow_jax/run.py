@@ -154,7 +154,9 @@ class Run:
             self.system.after_save(self.learner, self.directory)
         newest = self.config.replay.capacity // self.config.train.envs
         if newest:
-            self.replay.prune(self.checkpoints.steps()[0] // self.config.train.envs - newest)
+            # Milestones are there to be evaluated, which takes no replay: a resume begins at one of the newest.
+            oldest = self.checkpoints.steps()[-self.config.checkpoint.keep :][0]
+            self.replay.prune(oldest // self.config.train.envs - newest)
 
     def close(self) -> None:
         """Ends workers, closes files."""

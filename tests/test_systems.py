@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 from processes import ROOT, assert_same_run, digests, metrics, replay_files
 
 from mow_jax import config as keys
-from mow_jax import evaluate, load, load_agent, mirror, train, workdir
+from mow_jax import evaluate, load, load_agent, mirror, summary, train, workdir
 from mow_jax.report.__main__ import main as report
 from mow_jax.run import Run
 from mow_jax.types import Acted, BadInput, System, Update, Window
@@ -209,6 +210,41 @@ def test_a_copy_on_the_device_begins_with_what_a_pruned_replay_still_samples(tmp
     assert indices[..., 1].min() >= 21
     copied, read = run._mirror.gather(indices, 4), run.learner.deal(run.replay.gather(indices, 4))
     jax.tree.map(np.testing.assert_array_equal, copied, read)
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("capacity", "chunk", "every", "keep", "milestones"),
+    [(10, 3, 8, 1, ()), (12, 4, 14, 2, (14,)), (26, 7, 6, 3, (6, 24)), (0, 9, 20, 2, (20,))],
+)
+def test_the_replay_is_never_larger_than_was_said(tmp_path, capacity, chunk, every, keep, milestones):
+    config, largest = settings(steps=100), 0
+    config.replay.update(capacity=capacity, chunk_rows=chunk)
+    config.checkpoint.update(every=every, keep=keep, milestones=milestones)
+    run = Run(config, tmp_path / "run", [])
+    for _ in range(50):
+        collect(run, 1, every // 2)
+        largest = max(largest, sum(path.stat().st_size for path in tmp_path.rglob("*.rows")))
+    run.close()
+    said = summary.replay_bytes(config, run.system, run.tasks)
+    a_chunk = chunk * (16 * 16 * 3 + 14) * 4  # of all four streams
+    assert largest <= said <= largest + (capacity > 0) * a_chunk and said % a_chunk == 0
+    assert run.checkpoints.steps()[: len(milestones)] == list(milestones)
+
+
+def test_a_milestone_is_loaded_without_its_rows_and_no_run_goes_on_from_it(tmp_path):
+    config = settings(steps=100)
+    config.replay.update(capacity=16, chunk_rows=4)
+    config.checkpoint.update(keep=1, milestones=(10,))
+    run = Run(config, tmp_path, [])
+    workdir.write(tmp_path, config)
+    collect(run, 38, 5)
+    left = replay_files(tmp_path)
+    assert load.restore(tmp_path, 10)[-1] == 10
+    shutil.rmtree(tmp_path / "checkpoints" / "70")
+    with pytest.raises(BadInput, match="000000.rows is missing .*checkpoint.keep checkpoints, not for milestones"):
+        run._begin()
+    assert replay_files(tmp_path) == left, "whoever finds the newer checkpoint again goes on from it"
     run.close()
 
 
