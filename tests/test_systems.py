@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -246,6 +247,27 @@ def test_a_milestone_is_loaded_without_its_rows_and_no_run_goes_on_from_it(tmp_p
         run._begin()
     assert replay_files(tmp_path) == left, "whoever finds the newer checkpoint again goes on from it"
     run.close()
+
+
+@pytest.mark.parametrize(
+    ("envs", "milestones", "found"), [(2, (9, 20, 21), [10, 20, 22]), (6, (1, 25, 36), [6, 30, 36])]
+)
+def test_a_milestone_is_saved_by_the_joint_step_that_reaches_it(tmp_path, monkeypatch, envs, milestones, found):
+    """Whatever `checkpoint.every` is; each is kept, and nothing else is but the newest."""
+    config, saved = settings(steps=48, envs=envs), []
+    config.warmup.steps = 12
+    config.checkpoint.update(every=40, keep=1, milestones=milestones)
+    config.evaluation.every = 0
+    monkeypatch.setattr(
+        evaluate, "evaluate", lambda *_, **__: ({"tasks": {}, "diagnostics": {}, "aggregate": None}, {})
+    )
+    monkeypatch.setattr(evaluate, "write", lambda *_: None)
+    monkeypatch.setattr(Run, "save", lambda run: saved.append(run.steps) or setattr(run.at, "saved", run.at.joint))
+    with contextlib.closing(Run(config, tmp_path, [])) as run:
+        keeps = run.checkpoints._milestones
+        for run.at.joint in range(48 // envs + 1):
+            train.evaluate_and_save(run)
+    assert sorted({*found, 42 if envs == 6 else 40, 48}) == sorted(set(saved)) and keeps == set(found)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def default(system: str = FIRST) -> ConfigDict:
             every=2500,  # agent steps a task
             minutes=10.0,  # between saves during the warm-up
             keep=2,  # newest kept
-            milestones=(),  # agent steps whose checkpoint is never deleted
+            milestones=(),  # agent steps at which a checkpoint is saved that is never deleted
         )
     )
     config.log = ConfigDict(
