@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import resource
 import runpy
 from pathlib import Path
 
@@ -156,3 +157,25 @@ def test_a_folder_without_a_config_belongs_to_nobody(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 5
     with pytest.raises(BadInput, match="seed: 5 -> 0"):
         workdir.agree(tmp_path / "run", tiny(), ())
+
+
+def test_what_a_start_that_failed_has_left_is_the_runs_own(tmp_path):
+    for name in ("replay", "tensorboard", "wandb"):
+        (tmp_path / name).mkdir()
+    for name in (".lock", "metrics.jsonl", "config.tmp"):
+        (tmp_path / name).write_text("")
+    workdir.agree(tmp_path, tiny(), ())
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(BadInput, match=r"other things \('thesis.tex'\)"):
+        workdir.agree(tmp_path, tiny(), ())
+
+
+def test_a_config_that_cannot_be_written_leaves_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
+    try:
+        with pytest.raises(BadInput, match="config.json: File too large"):
+            workdir.write(tmp_path, tiny())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
