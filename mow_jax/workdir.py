@@ -52,11 +52,11 @@ def agree(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Config
     """
     _refuse_foreign(workdir)
     config = config.copy_and_resolve_references()
-    config.train.schedule_steps = config.train.schedule_steps or config.train.steps
     if not (workdir / "config.json").exists():
+        config.train.schedule_steps = config.train.schedule_steps or config.train.steps
         return config
     old = read(workdir)
-    config.train.schedule_steps = old.train.schedule_steps
+    config.train.schedule_steps = config.train.schedule_steps or old.train.schedule_steps
     if changed := differences(old, config, allowed):
         keys = ",".join(line.split(":")[0] for line in changed)
         raise BadInput(

@@ -179,3 +179,17 @@ def test_a_config_that_cannot_be_written_leaves_nothing(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_that_is_given_is_taken_refused_or_allowed(tmp_path):
+    agreed = lambda steps, schedule, allowed=(): workdir.agree(
+        tmp_path, tiny({"train.steps": steps, "train.schedule_steps": schedule}), allowed
+    )
+    workdir.write(tmp_path, agreed(96, 0))
+    assert agreed(200, 0).train.schedule_steps == agreed(200, 96).train.schedule_steps == 96
+    with pytest.raises(
+        BadInput, match=r"train.schedule_steps: 96 -> 120\n(.|\n)*--allow_config_change=train.schedule_steps"
+    ):
+        agreed(200, 120)
+    workdir.write(tmp_path, agreed(200, 120, ("train.schedule_steps",)))
+    assert agreed(300, 0).train.schedule_steps == 120
