@@ -80,8 +80,11 @@ class Metrics:
         self._file.truncate(sum(map(len, lines[:wanted])))
 
     def lines(self) -> list[dict[str, Any]]:
-        """What has been written; a damaged line, which `seconds` names where it is the last, is left out."""
-        return [line for text in self._path.read_bytes().splitlines() if isinstance(line := _read(text), dict)]
+        """What has been written; damaged lines are left out and named."""
+        lines = [_read(text) for text in self._path.read_bytes().splitlines()]
+        for number in [number for number, line in enumerate(lines, 1) if line is None]:
+            print(f"line {number} of {self._path} is damaged: it is left out", file=sys.stderr)
+        return [line for line in lines if line is not None]
 
     def seconds(self) -> float:
         """The running time that the last line tells of, 0 without lines. Raises BadInput where it is damaged."""
@@ -101,11 +104,14 @@ class Metrics:
             self._run.finish()
 
 
-def _read(text: bytes) -> Any:
+def _read(text: bytes) -> dict[str, Any] | None:
+    """The numbers of a line, None for what is no such line: damage can leave JSON that is."""
     try:
-        return json.loads(text)
-    except ValueError:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
         return None
+    known = isinstance(line, dict) and line.get("update") is not None
+    return line if known and all(type(value) in (int, float, type(None)) for value in line.values()) else None
 
 
 def _append(file: io.FileIO, data: bytes) -> None:
