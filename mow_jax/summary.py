@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -210,7 +211,12 @@ def free_disk(workdir: Path) -> int:
 
 def used(workdir: Path) -> int:
     """Bytes that an earlier part of the run already holds."""
-    return sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file()) if workdir.is_dir() else 0
+    found = 0
+    for folder, _, names in os.walk(workdir):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a run that goes on there deletes files
+                found += os.stat(os.path.join(folder, name)).st_size
+    return found
 
 
 def free_memory() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
 import resource
 import runpy
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from mow_jax import checks, config, preflight, train, workdir
+from mow_jax import checks, config, preflight, summary, train, workdir
 from mow_jax.types import BadInput
 
 TINY = Path(__file__).parent / "configs" / "tiny.py"
@@ -193,3 +194,22 @@ def test_a_schedule_that_is_given_is_taken_refused_or_allowed(tmp_path):
         agreed(200, 120)
     workdir.write(tmp_path, agreed(200, 120, ("train.schedule_steps",)))
     assert agreed(300, 0).train.schedule_steps == 120
+
+
+def test_files_that_go_while_they_are_counted_are_no_error(tmp_path, monkeypatch):
+    """As where another run deletes a checkpoint: one file goes once it has been looked at, one just before."""
+    run, look = tmp_path / "run", os.stat
+    (run / "checkpoints" / "8").mkdir(parents=True)
+    (run / "checkpoints" / "8" / "arrays").write_bytes(bytes(300))
+    (run / "checkpoints" / "8" / "manifest").write_bytes(bytes(50))
+
+    def deleting(path, **options):
+        found = look(path, **options) if Path(path).name == "arrays" else None
+        if Path(path).name in ("arrays", "manifest"):
+            os.unlink(path)
+        return found or look(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", deleting)
+        assert summary.used(run) == 300
+    assert summary.used(run) == summary.used(tmp_path / "none") == 0
