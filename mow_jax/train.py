@@ -36,10 +36,10 @@ def loop(run: Run) -> None:
             last = run.at.joint >= run.plan.joint_steps
             if last or not run.config.train.overlap:
                 learn(run)
+            check_stop(run)
             evaluate_and_save(run)
             if last:
                 return
-            check_stop(run)
             collect(run)
             progress.update(run.steps, run.window.text(run.at.update))
 

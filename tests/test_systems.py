@@ -270,6 +270,16 @@ def test_a_milestone_is_saved_by_the_joint_step_that_reaches_it(tmp_path, monkey
     assert sorted({*found, 42 if envs == 6 else 40, 48}) == sorted(set(saved)) and keeps == set(found)
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+def test_learning_that_fails_in_the_last_updates_is_seen_before_the_run_ends(tmp_path, monkeypatch, overlap):
+    config = settings(steps=16, overlap=overlap)
+    monkeypatch.setattr(train, "learn", lambda run: setattr(run, "fault", "not finite" * (run.at.joint == 8)))
+    monkeypatch.setattr(train, "evaluate_and_save", lambda run: None)
+    with contextlib.closing(Run(config, tmp_path, [])) as run, pytest.raises(train.Stopped, match="not finite"):
+        train.loop(run)
+    assert run.at.joint == 8
+
+
 @pytest.mark.parametrize(
     ("training", "rounds", "mirror", "devices"),
     [
