@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +90,39 @@ def test_an_answer_that_does_not_come_is_told_of_and_does_not_end_the_game(addre
         before = page.ask(TIME)
         page.ask("window.fetch = window.reached, 0")
         page.wait(f"{TIME} > {before} + 1 && {ERROR} === ''")
+
+
+def post(address: str, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
+    """Code and content of an answer."""
+    request = urllib.request.Request(address + path, json.dumps(body).encode(), method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, json.loads(refusal.read())
+
+
+def test_only_the_page_that_was_opened_last_plays(address: str):
+    first, second = (post(address, "/about")[1]["page"] for _ in range(2))
+    assert first != second and post(address, "/reset", page=second)[1]["time"] == 0
+    for path, body in (("/step", {"page": first, "action": "UP"}), ("/reset", {"page": first}), ("/reset", {})):
+        code, said = post(address, path, **body)
+        assert code == 409 and "another page has taken over" in said["error"]
+    assert post(address, "/step", page=second, action="UP")[1]["time"] == 1
+
+
+@pytest.mark.slow
+def test_a_page_says_that_another_has_taken_over_and_stops(address: str, tmp_path: Path):
+    with browser.Browser(tmp_path / "profile", address) as page:
+        ready(page)
+        page.ask("window.calls = 0, window.reached = fetch, 0")
+        page.ask("window.fetch = (...given) => { window.calls++; return window.reached(...given); }, 0")
+        page.wait(f"{TIME} > 1")
+        newest = post(address, "/about")[1]["page"]
+        page.wait(f"{ERROR}.includes('another page has taken over')")
+        calls = page.ask("window.calls")
+        page.press("ArrowUp")
+        time.sleep(0.5)  # four steps, were its loop to go on
+        assert page.ask("window.calls") == calls and "taken over" in page.ask(ERROR)
+        assert post(address, "/reset", page=newest)[0] == 200
