@@ -164,6 +164,24 @@ def test_it_goes_on_exactly_where_it_was_stopped(whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("joint", [10, 24])
+def test_a_run_asked_to_stop_where_an_evaluation_is_due_makes_it_when_it_goes_on(whole, tmp_path, monkeypatch, joint):
+    collect_one, stopped = train.collect, []
+
+    def asked(run: Run) -> None:
+        collect_one(run)
+        if run.at.joint == joint and not stopped:
+            run.signals.append("SIGTERM")
+            stopped.append(run.at.evaluated)
+
+    monkeypatch.setattr(train, "collect", asked)
+    assert train.train(settings(), tmp_path / "run", code=9) == 9
+    trained(tmp_path / "run", settings())
+    assert stopped[0] < joint
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_gymnasium_environments_go_on_exactly_too(tmp_path, capsys):
     """Of three actions each, as the fake walks by the second and third; that MoW learns from others is a long test."""
     config = settings()
