@@ -5,35 +5,23 @@ Called by train and evaluate. The environments live in this process or in worker
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import numpy as np
 
-from mow_jax.seeding import seed_of
+from mow_jax.episodes import Books, Episode
 from mow_jax.types import BadInput, Batch, Task, frame
 from mow_jax.workers import Here, Lost, Outcome, Worker, mapped
 
 MEND = "If memory is short, use fewer workers (actors.workers); actors.timeout is the time a joint step may take"
-START_SECONDS = 300.0  # imports, simulators and first frames on a busy machine; also restoring open episodes
-
-
-class Episode(NamedTuple):
-    """One finished episode."""
-
-    task: int  # position in the run's tasks
-    env: int
-    index: int  # type: ignore[assignment]  # how many episodes this environment had before it
-    ret: float  # sum of raw rewards
-    length: int  # agent steps
-    success: bool | None  # the success flag of any step; None: the task has none
-    truncated: bool
-    lost: bool = False  # cut because its worker was lost: no result of the policy
+START_SECONDS = 300.0  # imports, simulators and first frames on a busy machine; also playing open episodes again
 
 
 def random_actions(draw: np.random.Generator, tasks: list[Task], envs: int) -> np.ndarray:
@@ -42,72 +30,6 @@ def random_actions(draw: np.random.Generator, tasks: list[Task], envs: int) -> n
     if tasks[0].discrete:
         return np.stack([draw.choice(np.flatnonzero(mask), envs) for mask in masks]).astype(np.int32)
     return np.stack([draw.uniform(-1, 1, (envs, mask.size)) * mask for mask in masks]).astype(np.float32)
-
-
-BOOKS = ("index", "ret", "length", "success")
-
-
-class Books:
-    """What is known of each stream's open episode, arrays [K * E], and the ended episodes not yet handed out."""
-
-    def __init__(self, names: list[tuple], envs: int):
-        """`names`: the root and the names of each stream's seeds."""
-        self._names, self._envs = names, envs
-        self.index = np.zeros(len(names), np.int64)
-        self.ret = np.zeros(len(names), np.float64)
-        self.length = np.zeros(len(names), np.int64)
-        self.success = np.full(len(names), -1, np.int8)  # -1: no flag so far
-        self._ended: list[Episode] = []
-
-    def starts(self, streams: slice, later: int = 0) -> list[tuple[int, int]]:
-        """What the open episodes of `streams`, or those `later`, are reset with: seed, and number within the task."""
-        count = zip(self._names[streams], range(len(self._names))[streams], self.index[streams] + later, strict=True)
-        return [
-            (seed_of(*names, int(index)), int(index) * self._envs + stream % self._envs)
-            for names, stream, index in count
-        ]
-
-    def note(self, stream: int, outcome: Outcome, lost: bool) -> None:
-        """Enter a step."""
-        self.ret[stream] += outcome.reward
-        self.length[stream] += 1
-        if outcome.success is not None:
-            self.success[stream] = max(self.success[stream], outcome.success)
-        if outcome.ended:
-            self._end(stream, outcome.truncated, lost)
-
-    def cut(self, streams: slice) -> None:
-        """End the open episodes of `streams`, whose environments are lost."""
-        for stream in range(len(self._names))[streams]:
-            self._end(stream, truncated=True, lost=True)
-
-    def _end(self, stream: int, truncated: bool, lost: bool) -> None:
-        # An episode without a step has no row in replay: it leaves no trace but its index.
-        if self.length[stream]:
-            success = None if self.success[stream] < 0 else bool(self.success[stream])
-            index, ret, length = int(self.index[stream]), float(self.ret[stream]), int(self.length[stream])
-            task, env = divmod(stream, self._envs)
-            self._ended.append(Episode(task, env, index, ret, length, success, truncated, lost))
-        self.index[stream] += 1
-        self.ret[stream], self.length[stream], self.success[stream] = 0.0, 0, -1
-
-    def take_ended(self) -> list[Episode]:
-        ended, self._ended = self._ended, []
-        return ended
-
-    def state(self, streams: slice) -> dict:
-        arrays = {book: getattr(self, book)[streams].copy() for book in BOOKS}
-        first = streams.start
-        ended = [episode for episode in self._ended if episode.task * self._envs == first]
-        return {**arrays, "ended": [list(episode) for episode in ended]}
-
-    def restore(self, states: list[dict]) -> None:
-        """From the states of all tasks, in their order."""
-        for book in BOOKS:
-            getattr(self, book)[:] = np.concatenate([state[book] for state in states])
-        self._ended = [
-            Episode(*episode)._replace(task=task) for task, state in enumerate(states) for episode in state["ended"]
-        ]
 
 
 class WorkersFailed(BadInput):
@@ -237,14 +159,19 @@ class Actors:
 
     def _started(self, worker: Worker | Here) -> None:
         for _ in ("open", "begin"):
-            worker.receive(START_SECONDS)
+            _wait_for_start(worker)
 
     def _all_started(self) -> None:
         for worker in self.workers:
-            try:
+            with self._must(worker, "start"):
                 self._started(worker)
-            except Lost as loss:
-                raise WorkersFailed(f"the environments {self._called(worker)} cannot start: {loss}") from None
+
+    @contextlib.contextmanager
+    def _must(self, worker: Worker | Here, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except Lost as loss:
+            raise WorkersFailed(f"the environments {self._called(worker)} cannot {doing}: {loss}") from None
 
     def _retried(self, number: int, loss: Lost, order: Callable[[Worker | Here], None], seconds: float) -> Any:
         """The answer to the `order` that a lost worker owes, given by the first successor that lives to give it."""
@@ -268,12 +195,17 @@ class Actors:
             loss = next_loss
 
     def _replace(self, number: int, loss: Lost) -> Worker | Here:
-        """Cut the open episodes of a lost worker and start another with their successors."""
+        """Count a lost worker and start its successor."""
         worker = self.workers[number]
         worker.kill()
         self._count(worker, loss)
         if not loss.raised:
             self._tell(worker, loss)
+        return self._succeed(number)
+
+    def _succeed(self, number: int) -> Worker | Here:
+        """Cut the open episodes of a worker that has ended and start another with the next ones."""
+        worker = self.workers[number]
         self._books.cut(worker.streams)
         self.workers[number] = self._start(None if isinstance(worker, Here) else worker.streams)
         return self.workers[number]
@@ -342,8 +274,8 @@ class Actors:
         return states
 
     def restore(self, state: dict) -> None:
-        """Go on where `state` was taken, with any number of workers; it may hold more tasks than are here. Raises
-        BadInput where one is missing or of another shape."""
+        """Go on where `state` was taken, with any number of workers; it may hold more tasks than are here. An open
+        episode that cannot go on is cut, and told of. Raises BadInput where a task is missing or of another shape."""
         names = [task.name for task in self._tasks[:: self._shape[1]]]
         if missing := [name for name in names if name not in state["tasks"]]:
             raise BadInput(f"there are no environments of {missing[0]} in what was saved: go on with the saved tasks")
@@ -362,21 +294,38 @@ class Actors:
         self.is_first = np.stack([one["is_first"] for one in saved])
         environments = [environment for one in saved for environment in one["environments"]]
         if environments:
-            self._all("restore", environments)
+            self._go_on(environments)
         else:
-            self._books.cut(slice(None))
-            self._all("begin", self._books.starts(slice(None)))
-            self._show(slice(None))
+            self._begin_next()
 
-    def _all(self, command: str, arguments: list) -> None:
-        """Have every worker carry out `command` with its streams' part of `arguments`."""
+    def _go_on(self, environments: list[dict]) -> None:
+        """In all open episodes. Where that fails, as in an environment that is played again and does not do the same,
+        those of its worker are cut."""
         for worker in self.workers:
-            worker.send(command, arguments[worker.streams])
-        for worker in self.workers:
+            worker.send("restore", environments[worker.streams])
+        for number, worker in enumerate(self.workers):
             try:
-                worker.receive(START_SECONDS)
-            except Lost as loss:
-                raise WorkersFailed(f"the environments {self._called(worker)} cannot {command}: {loss}") from None
+                _wait_for_start(worker)
+            except (Lost, BadInput) as failure:
+                reason = str(failure).strip().splitlines()[-1]
+                text = (
+                    f"the open episodes of {self._called(worker)} cannot go on: {reason}; they are cut, new ones begin"
+                )
+                print(text, file=sys.stderr, flush=True)
+                worker.kill()
+                with self._must(worker, "start"):
+                    self._started(self._succeed(number))
+                self._show(worker.streams)
+
+    def _begin_next(self) -> None:
+        """The next episode in every environment."""
+        self._books.cut(slice(None))
+        for worker in self.workers:
+            worker.send("begin", self._books.starts(worker.streams))
+        for worker in self.workers:
+            with self._must(worker, "begin"):
+                _wait_for_start(worker)
+        self._show(slice(None))
 
     def close(self) -> None:
         """End all workers. May be called twice."""
@@ -385,6 +334,10 @@ class Actors:
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1
+
+
+def _wait_for_start(worker: Worker | Here) -> None:
+    worker.receive(START_SECONDS, f"{START_SECONDS:g} seconds to begin episodes, or to play open ones again")
 
 
 def _shares(count: int, workers: int) -> list[slice | None]:

@@ -80,8 +80,11 @@ class Metrics:
         self._file.truncate(sum(map(len, lines[:wanted])))
 
     def lines(self) -> list[dict[str, Any]]:
-        """What has been written; a damaged line, which `seconds` names where it is the last, is left out."""
-        return [line for text in self._path.read_bytes().splitlines() if isinstance(line := _read(text), dict)]
+        """What has been written; damaged lines are left out and named."""
+        lines = [_read(text) for text in self._path.read_bytes().splitlines()]
+        for number in [number for number, line in enumerate(lines, 1) if line is None]:
+            print(f"line {number} of {self._path} is damaged: it is left out", file=sys.stderr)
+        return [line for line in lines if line is not None]
 
     def seconds(self) -> float:
         """The running time that the last line tells of, 0 without lines. Raises BadInput where it is damaged."""
@@ -101,11 +104,14 @@ class Metrics:
             self._run.finish()
 
 
-def _read(text: bytes) -> Any:
+def _read(text: bytes) -> dict[str, Any] | None:
+    """The numbers of a line, None for what is no such line: damage can leave JSON that is."""
     try:
-        return json.loads(text)
-    except ValueError:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
         return None
+    known = isinstance(line, dict) and line.get("update") is not None
+    return line if known and all(type(value) in (int, float, type(None)) for value in line.values()) else None
 
 
 def _append(file: io.FileIO, data: bytes) -> None:
@@ -178,16 +184,15 @@ class Window:
         self._tasks = tasks
         self._pending: list[tuple[dict[str, Any], bool]] = []
         self._sums: dict[str, np.ndarray] = {}
-        self._updates = 0
-        self._others: dict[str, int] = {}  # how often what is no update has said something, by the metric's name
+        self._counts: dict[str, int] = {}  # how often each was said: updates of the warm-up have other names
         self._episodes: dict[str, list[float]] = {}  # metric: values
         self.most_skipped = 0  # longest row of non-finite updates in the last line's window ...
         self._skipped = 0  # ... and in the one since
         self._last = ""
 
     def add(self, metrics: dict[str, Any], update: bool = True) -> None:
-        """One update's metrics: scalars, [K] by task, or vectors by index. `update` False: those of something else,
-        under names of its own, each averaged over its own number."""
+        """One update's metrics: scalars, [K] by task, or vectors by index; each is averaged over those that have it.
+        `update` False: metrics of something else, under names of its own."""
         self._pending.append((metrics, update))
 
     def add_episodes(self, episodes: Iterable[Any], tasks: list[str]) -> None:
@@ -208,12 +213,12 @@ class Window:
         line: dict[str, float] = {}
         for name, total in self._sums.items():
             # Switches are counted, so that none between two lines is lost; everything else is averaged.
-            count = self._others.get(name, self._updates)
-            line |= self._named(name, total / (1 if name.endswith("/switches") else count))
+            count = 1 if name.endswith("/switches") else self._counts[name]
+            line |= self._named(name, np.asarray(total) / count)  # a checkpoint has scalars as plain numbers
         line |= {name: float(np.mean(values)) for name, values in joined(gather(self._episodes)).items()}
         losses = [name for name in line if name.count("/") == 1 and name.endswith("/total")]
         self._last = f"loss {line[losses[0]]:.4g}" if losses else ""
-        self._sums, self._updates, self._others, self._episodes = {}, 0, {}, {}
+        self._sums, self._counts, self._episodes = {}, {}, {}
         return line
 
     def text(self, update: int) -> str:
@@ -223,13 +228,15 @@ class Window:
     def state(self) -> dict:
         """What has not been written yet."""
         self._fold()
-        sums = {"sums": dict(self._sums), "updates": self._updates, "others": dict(self._others)}
+        sums = {"sums": dict(self._sums), "counts": dict(self._counts)}
         return sums | {"episodes": self._episodes, "last": self._last}
 
     def restore(self, state: dict) -> None:
         """Goes on where `state` was taken."""
-        self._pending, self._sums, self._updates = [], dict(state["sums"]), state["updates"]
-        self._others = dict(state.get("others", {}))  # older checkpoints have none
+        self._pending, self._sums = [], dict(state["sums"])
+        # Older checkpoints have one count for all updates, and the oldest none of anything else.
+        counts = state.get("counts", state.get("others", {}))
+        self._counts = {name: counts[name] if name in counts else state["updates"] for name in self._sums}
         self._episodes = {name: list(values) for name, values in state["episodes"].items()}
         self._last = state["last"]
 
@@ -238,11 +245,9 @@ class Window:
         for metrics, update in self._pending:
             if update:
                 self._skipped = max(self._skipped, int(np.asarray(metrics["train/skipped_in_row"])))
-                self._updates += 1
             for name, value in metrics.items():
                 self._sums[name] = self._sums.get(name, 0.0) + np.asarray(value, np.float64)
-                if not update:
-                    self._others[name] = self._others.get(name, 0) + 1
+                self._counts[name] = self._counts.get(name, 0) + 1
         self._pending = []
 
     def _named(self, name: str, mean: np.ndarray) -> dict[str, float]:

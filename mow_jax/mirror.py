@@ -22,7 +22,7 @@ class Mirror:
     """All rows of all tasks as arrays [devices, K', E, rows, ...]."""
 
     def __init__(self, learner: Learner, replay: Replay, envs: int, rows: int):
-        """Room for `rows` rows of each stream; those already in the replay are copied."""
+        """Room for `rows` rows of each stream; of those already there, what may be sampled is copied."""
         self._learner = learner
         tasks = len(learner.mine)
         # Made where it stays: zeros of all rows would take as much memory on the host first.
@@ -30,8 +30,8 @@ class Mirror:
             learner.deal(replay.empty((tasks, envs, 1)))
         )
         self._write = learner.program(_write, donate=0)
-        self._count = 0
-        for start in range(0, replay.rows, FILL):
+        self._count = replay.oldest()  # older rows may be gone, and no window has them
+        for start in range(self._count, replay.rows, FILL):
             length = min(FILL, replay.rows - start)
             streams = np.stack([np.arange(envs), np.full(envs, start)], axis=-1)
             self._append(replay.gather(np.broadcast_to(streams, (tasks, envs, 2)), length))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import secrets
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -145,10 +146,17 @@ def png(frame: np.ndarray) -> str:
 
 
 def serve(stage: Stage, port: int) -> ThreadingHTTPServer:
-    """A server on localhost, at any free port for 0; the caller runs and closes it."""
-    lock = threading.Lock()
+    """A server on localhost, at any free port for 0; the caller runs and closes it. One page plays, the last that asked
+    /about: what that gave as "page" goes with every other call."""
+    lock, newest = threading.Lock(), ""
+
+    def about(_: dict) -> dict[str, Any]:
+        nonlocal newest
+        newest = secrets.token_hex(8)  # no number: a page of an earlier server may still be open
+        return stage.about() | {"page": newest}
+
     calls: dict[str, Callable[[dict], dict]] = {
-        "/about": lambda _: stage.about(),
+        "/about": about,
         "/reset": lambda _: stage.reset(),
         "/step": lambda asked: stage.step(asked.get("action")),
         "/experts": lambda asked: stage.experts(asked.get("experts", [])),
@@ -166,7 +174,10 @@ def serve(stage: Stage, port: int) -> ThreadingHTTPServer:
             try:
                 asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")
                 with lock:
-                    answer, code = calls[self.path](asked), 200
+                    if self.path != "/about" and asked.get("page") != newest:
+                        answer, code = {"error": "another page has taken over; reload this one to play here"}, 409
+                    else:
+                        answer, code = calls[self.path](asked), 200
             except (BadInput, ValueError, TypeError, AttributeError) as problem:
                 answer, code = {"error": str(problem)}, 400
             self._answer(code, "application/json", json.dumps(answer).encode())

@@ -104,7 +104,7 @@ class Replay:
         A pure function of the seed, `name`, the task's name, `update` and the rows stored.
         Raises BadInput where fewer than `length` rows are there to sample.
         """
-        oldest = self._oldest()
+        oldest = self.oldest()
         starts = self.rows - oldest - length + 1
         if starts < 1:
             raise BadInput(
@@ -116,6 +116,10 @@ class Replay:
         ]
         env, start = np.divmod(np.stack(draws), starts)
         return np.stack([env, oldest + start], axis=-1).astype(np.int32)
+
+    def oldest(self) -> int:
+        """The first row of a stream that may be sampled."""
+        return 0 if self._newest is None else max(0, self.rows - self._newest)
 
     def newest(self, length: int) -> np.ndarray:
         """The newest `length` rows of every stream as windows: [K, E, 2] int32 (environment, start row)."""
@@ -149,7 +153,7 @@ class Replay:
     def state(self) -> dict:
         """The position to store in a checkpoint, with the CRC-32 of the rows in every chunk that may be sampled, by
         task and environment."""
-        sums = [stream.sums_from(self._oldest()) for stream in self._streams]
+        sums = [stream.sums_from(self.oldest()) for stream in self._streams]
         tasks = enumerate(self._tasks)
         return {"rows": self.rows, "sums": {name: sums[k * self._envs : (k + 1) * self._envs] for k, name in tasks}}
 
@@ -163,7 +167,7 @@ class Replay:
         sums = [known.get(name, [{}] * self._envs)[env] for name in self._tasks for env in range(self._envs)]
         with _usable(self._directory):
             for stream, saved in zip(self._streams, sums, strict=True):
-                stream.restore(self.rows, self._oldest(), saved)
+                stream.restore(self.rows, self.oldest(), saved)
         self._restored = True
 
     def sync(self) -> None:
@@ -183,13 +187,10 @@ class Replay:
         for stream in self._streams:
             stream.close()
 
-    def _oldest(self) -> int:
-        """The first row of a stream that may be sampled."""
-        return 0 if self._newest is None else max(0, self.rows - self._newest)
-
 
 FIELDS = ("action", "reward", "termination", "is_first")  # of a row, behind its frame
 EXTRA = "extra_"  # begins the names of other fields
+GONE = "it is gone (with replay.capacity, rows are kept for the newest checkpoint.keep checkpoints, not for milestones)"
 
 
 def row_fields(task: Task, image_size: int, extras: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple]:
@@ -253,24 +254,22 @@ class _Stream:
         self.close()
         self._sums.clear()
         chunks = -(-rows // self._chunk_rows)
-        for path in self._directory.glob("[0-9]*.rows"):
-            if int(path.stem) >= chunks:
-                path.unlink()
         for chunk in range(chunks):
-            path = self._path(chunk)
-            sampled = (chunk + 1) * self._chunk_rows > oldest
-            whole = path.exists() and path.stat().st_size == self._record * self._chunk_rows
-            if whole:
-                self._map(chunk)
+            path, kept = self._path(chunk), min(rows - chunk * self._chunk_rows, self._chunk_rows)
+            whole, sampled = self._holds(path, kept), (chunk + 1) * self._chunk_rows > oldest
             if whole and sampled:
-                kept = min(rows - chunk * self._chunk_rows, self._chunk_rows)
                 self._sums[chunk] = _sum(path, kept * self._record)
             if sampled and (not whole or self._sums[chunk] != saved.get(str(chunk), self._sums[chunk])):
+                found = "its rows are not what was saved" if whole else "it is not what was saved"
                 raise BadInput(
-                    f"replay file {path} is missing or damaged: {'its rows are not' if whole else 'it is not'} what was"
-                    " saved. Restore it from a copy, or start in another --workdir, where train.init_from takes over"
-                    " what this run has learned"
+                    f"replay file {path} is missing or damaged: {found if path.exists() else GONE}. Restore it from a"
+                    " copy, or start in another --workdir, where train.init_from takes over what this run has learned"
                 )
+            if whole and kept == self._chunk_rows:
+                self._map(chunk)
+        for path in self._directory.glob("[0-9]*.rows"):  # only now: where rows are missing, nothing is erased
+            if int(path.stem) >= chunks:
+                path.unlink()
         if rows % self._chunk_rows:
             self._open(chunks - 1, rows % self._chunk_rows)
 
@@ -287,15 +286,22 @@ class _Stream:
             self._path(chunk).unlink()
 
     def close(self) -> None:
+        self._release()
+        self._maps.clear()
+
+    def _release(self) -> None:
         if self._writer >= 0:
             os.close(self._writer)
         self._writer = -1
-        self._maps.clear()
+
+    def _holds(self, path: Path, rows: int) -> bool:
+        """Whether a chunk's file has its first `rows` rows. The space after them may be missing: a kill or a full disk
+        can end a process while `_open` makes it anew."""
+        return path.exists() and rows <= path.stat().st_size / self._record <= self._chunk_rows
 
     def _open(self, chunk: int, rows: int) -> None:
         """Makes `chunk` the one that grows, with its first `rows` rows kept, zeros after them, and space reserved."""
-        if self._writer >= 0:
-            os.close(self._writer)
+        self._release()
         self._writer = os.open(self._path(chunk), os.O_RDWR | os.O_CREAT, 0o666)
         os.ftruncate(self._writer, rows * self._record)
         os.posix_fallocate(self._writer, 0, self._chunk_rows * self._record)

@@ -55,7 +55,9 @@ class Run:
         rows |= dict(image_size=config.suite.image_size, extras=self.system.extras)
         with processes.first_alone("replay opened"):
             self.replay = Replay(directory / "replay", self.mine, **suite, **rows)
-        keep = dict(keep=config.checkpoint.keep, milestones=config.checkpoint.milestones)
+        # The first joint step that reaches one: no other may fall on it.
+        self._milestones = {-(-step // config.train.envs) * config.train.envs for step in config.checkpoint.milestones}
+        keep = dict(keep=config.checkpoint.keep, milestones=tuple(self._milestones))
         self.checkpoints = Checkpoints(directory / "checkpoints", **keep)
         logging = dict(tensorboard=config.log.tensorboard, wandb=config.log.wandb)
         self.metrics = None if processes.index() else logs.Metrics(directory, **logging)
@@ -75,6 +77,11 @@ class Run:
     def steps(self) -> int:
         """Agent steps a task."""
         return self.at.joint * self.config.train.envs
+
+    @property
+    def at_milestone(self) -> bool:
+        """Whether the last joint step has reached one of checkpoint.milestones."""
+        return self.steps in self._milestones
 
     def append(self, row: Batch, extras: dict[str, np.ndarray]) -> None:
         """A joint step's row [K, E, ...] into the replay, with the extras of acting: zeros where there are none, or
@@ -154,7 +161,9 @@ class Run:
             self.system.after_save(self.learner, self.directory)
         newest = self.config.replay.capacity // self.config.train.envs
         if newest:
-            self.replay.prune(self.checkpoints.steps()[0] // self.config.train.envs - newest)
+            # Milestones are there to be evaluated, which takes no replay: a resume begins at one of the newest.
+            oldest = self.checkpoints.steps()[-self.config.checkpoint.keep :][0]
+            self.replay.prune(oldest // self.config.train.envs - newest)
 
     def close(self) -> None:
         """Ends workers, closes files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -94,7 +95,7 @@ def rows(config: ConfigDict, system: System, tasks: list[Task], workdir: Path) -
         *system.facts(sum(sizes.values())),
         ("parameters", f"{sum(sizes.values()):,}"),
         *((f"  {name}", f"{count:,}") for name, count in sizes.items()),
-        ("replay", f"{size(replay_bytes(config, system, tasks))} in the end; free: {size(free_disk(workdir))} of disk"),
+        ("replay", f"{size(replay_bytes(config, system, tasks))} at most; free: {size(free_disk(workdir))} of disk"),
         ("memory", f"{size(state_bytes(system))} of training state; free: {size(free_memory())}"),
         ("environments", environments_text(config, tasks)),
         (
@@ -147,10 +148,14 @@ def _shape(shape: tuple, dtype=np.float32) -> jax.ShapeDtypeStruct:
 
 
 def replay_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
-    """Bytes of replay on disk at the end of the run."""
-    kept = config.train.steps if not config.replay.capacity else min(config.train.steps, config.replay.capacity)
+    """Bytes of replay on disk at most, in whole chunks; with replay.capacity those that a resume from any of the newest
+    checkpoints may sample."""
+    envs, chunk, kept = config.train.envs, config.replay.chunk_rows, config.train.steps // config.train.envs
+    if config.replay.capacity:
+        since = config.checkpoint.keep * -(-config.checkpoint.every // envs)  # rows, when the oldest of them goes
+        kept = min(kept, config.replay.capacity // envs + since + chunk - 1)  # which may begin anywhere in a chunk
     row = jax.tree.leaves(replay.empty(tasks[0], config.suite.image_size, system.extras, ()))
-    return len(tasks) * kept * sum(leaf.nbytes for leaf in row)
+    return len(tasks) * envs * -(-kept // chunk) * chunk * sum(leaf.nbytes for leaf in row)
 
 
 def state_bytes(system: System) -> int:
@@ -183,7 +188,7 @@ def refuse_too_large(config: ConfigDict, system: System, tasks: list[Task], work
     if replay + checkpoints > disk:
         raise BadInput(
             f"the run needs {size(replay)} of replay and {size(checkpoints)} of checkpoints, {workdir} has"
-            f" {size(disk)}: lower replay.capacity or checkpoint.keep, or choose a --workdir on a larger disk"
+            f" {size(disk)}: lower replay.capacity, checkpoint.keep or checkpoint.every, or choose a larger disk"
         )
     state = state_bytes(system) if jax.default_backend() == "cpu" else 0
     if state > free_memory():
@@ -206,7 +211,12 @@ def free_disk(workdir: Path) -> int:
 
 def used(workdir: Path) -> int:
     """Bytes that an earlier part of the run already holds."""
-    return sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file()) if workdir.is_dir() else 0
+    found = 0
+    for folder, _, names in os.walk(workdir):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a run that goes on there deletes files
+                found += os.stat(os.path.join(folder, name)).st_size
+    return found
 
 
 def free_memory() -> int:

@@ -36,10 +36,10 @@ def loop(run: Run) -> None:
             last = run.at.joint >= run.plan.joint_steps
             if last or not run.config.train.overlap:
                 learn(run)
+            check_stop(run)
             evaluate_and_save(run)
             if last:
                 return
-            check_stop(run)
             collect(run)
             progress.update(run.steps, run.window.text(run.at.update))
 
@@ -125,7 +125,7 @@ def evaluate_and_save(run: Run) -> None:
     """Checkpoints and evaluations, each once at its joint step; saved first, as an evaluation may be cut short."""
     last = run.at.joint >= run.plan.joint_steps
     due = run.at.evaluated < run.at.joint and (last or falls_due(run, run.config.evaluation.every))
-    if run.at.saved < run.at.joint and (due or falls_due(run, run.config.checkpoint.every)):
+    if run.at.saved < run.at.joint and (due or run.at_milestone or falls_due(run, run.config.checkpoint.every)):
         run.save()
     if due:
         rates = run.rates()

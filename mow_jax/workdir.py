@@ -19,6 +19,7 @@ from mow_jax.types import BadInput
 FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")
 FILES = (
     "config.json",
+    "config.tmp",
     "origin.json",
     ".lock",
     "metrics.jsonl",
@@ -26,6 +27,7 @@ FILES = (
     "checkpoints",
     "replay",
     "tensorboard",
+    "wandb",
 )
 
 
@@ -50,11 +52,11 @@ def agree(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Config
     """
     _refuse_foreign(workdir)
     config = config.copy_and_resolve_references()
-    config.train.schedule_steps = config.train.schedule_steps or config.train.steps
     if not (workdir / "config.json").exists():
+        config.train.schedule_steps = config.train.schedule_steps or config.train.steps
         return config
     old = read(workdir)
-    config.train.schedule_steps = old.train.schedule_steps
+    config.train.schedule_steps = config.train.schedule_steps or old.train.schedule_steps
     if changed := differences(old, config, allowed):
         keys = ",".join(line.split(":")[0] for line in changed)
         raise BadInput(
@@ -104,6 +106,8 @@ def write(workdir: Path, config: ConfigDict) -> None:
         temporary.write_text(json.dumps(config.to_dict(), indent=1, default=list) + "\n")
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise BadInput(f"cannot write {path}: {error.strerror}; free space or choose another --workdir") from error
 
 
@@ -151,6 +155,6 @@ def _refuse_foreign(workdir: Path) -> None:
         return
     if not workdir.is_dir():
         raise BadInput(f"--workdir={workdir} is a file: give a folder")
-    inside = [path.name for path in workdir.iterdir()]
-    if inside and "config.json" not in inside and not set(inside) <= set(FILES):
-        raise BadInput(f"--workdir={workdir} holds other things ({inside[0]!r}): give a new folder or a run's workdir")
+    inside = {path.name for path in workdir.iterdir()}
+    if "config.json" not in inside and (foreign := sorted(inside - set(FILES))):
+        raise BadInput(f"--workdir={workdir} holds other things ({foreign[0]!r}): give a new folder or a run's workdir")

@@ -60,7 +60,7 @@ class Here:
     def send(self, command: str, *arguments: Any) -> None:
         self._commands.append((command, *arguments))
 
-    def receive(self, seconds: float) -> Any:
+    def receive(self, seconds: float, limit: str = "") -> Any:
         command, *arguments = self._commands.pop(0)
         try:
             return getattr(self._share, command)(*arguments)
@@ -93,11 +93,12 @@ class Worker:
         with contextlib.suppress(OSError):
             self._pipe.send((command, *arguments))
 
-    def receive(self, seconds: float) -> Any:
-        """The answer to the oldest unanswered command. Raises Lost, or the BadInput that the worker met."""
+    def receive(self, seconds: float, limit: str = "actors.timeout") -> Any:
+        """The answer to the oldest unanswered command; `limit` says what the seconds are. Raises Lost, or the BadInput
+        that the worker met."""
         try:
             if not self._pipe.poll(max(seconds, 0.0)):
-                raise Lost("it did not answer in time (actors.timeout)")
+                raise Lost(f"it did not answer in time ({limit})")
             kind, answer = self._pipe.recv()
         except (EOFError, OSError):
             raise Lost(f"its process ended, {self._exit_status()}") from None

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mow_jax import actors as rules
 from mow_jax import workers as module
 from mow_jax.actors import Actors, Episode, WorkersFailed
 from mow_jax.envs import make, resolve
-from mow_jax.envs.base import Environment
+from mow_jax.envs.base import Environment, Replayed
+from mow_jax.envs.foreign import EnvironmentFailed
 from mow_jax.seeding import seed_of
 from mow_jax.types import BadInput, Batch, Step, Task
 
@@ -219,6 +221,53 @@ def test_tasks_move_to_other_processes():
             np.testing.assert_array_equal(row.reward[0], rows[step].reward[k])
 
 
+class Fickle(Replayed):
+    """Whatever its seed, each episode has a step less than the one before; none may follow its end."""
+
+    began = 0
+
+    def __init__(self, task: Task, settings: dict):
+        self.task = task
+
+    def reset(self, seed, episode=None):
+        self.begin(seed, episode)
+        Fickle.began, self.left = Fickle.began + 1, 90 - Fickle.began
+        return np.full((16, 16, 3), self.left, np.uint8)
+
+    def step(self, action):
+        return self.advance(action)
+
+    def advance(self, action):
+        self.note(action)
+        self.left -= 1
+        if self.left < 0:
+            raise self.failure(f"{self.task.name} was stepped after its end")
+        return Step(np.full((16, 16, 3), self.left, np.uint8), 1.0, self.left == 0, False)
+
+
+@pytest.mark.parametrize("failure", [EnvironmentFailed, BadInput])
+def test_an_episode_that_is_not_the_same_again_is_cut_and_the_next_one_begins(monkeypatch, capfd, failure):
+    monkeypatch.setattr(module, "make", Fickle)
+    monkeypatch.setattr(Fickle, "failure", failure, raising=False)
+    monkeypatch.setattr(Fickle, "began", 40)
+    actors = make_actors(0, ("wall",))
+    steps(actors, 0, 45, ("wall",))
+    state = actors.state()
+    Fickle.began = 60
+    resumed = make_actors(0, ("wall",))
+    resumed.restore(state)
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "wall cannot go on: wall was stepped after its end; they are cut" in said
+    assert resumed.is_first.all() and (resumed.observation == resumed.observation[..., :1, :1, :1]).all()
+    rows, episodes = steps(resumed, 45, 47, ("wall",))
+    assert rows[0].is_first.all() and not rows[1].is_first.any()
+    assert [(e.env, e.index, e.ret, e.length, e.lost) for e in episodes] == [
+        (0, 0, 45.0, 45, True),
+        (1, 0, 45.0, 45, True),
+    ]
+    assert resumed.deaths == 0 and resumed.state()["tasks"]["wall"]["books"]["length"].tolist() == [2, 2]
+
+
 def strike(actors: Actors, number: int, blow: signal.Signals) -> None:
     os.kill(actors.workers[number].process.pid, blow)
 
@@ -267,6 +316,33 @@ def test_a_worker_lost_while_saving_leaves_a_state_that_goes_on(capfd):
         assert_true(rows + late_rows, episodes + late_episodes)
         assert [episode.lost for episode in late_episodes[:3]] == [True, True, False]
         going_on.close()
+
+
+def test_a_worker_lost_while_episodes_are_restored_costs_its_own_alone(capfd):
+    rows, _ = run(0, 40)
+    first = make_actors(0)
+    early_rows, early_episodes = steps(first, 0, 23)
+    resumed = make_actors(3)
+    strike(resumed, 2, signal.SIGKILL)
+    resumed.restore(first.state())
+    assert resumed.is_first[2].all() and "wall cannot go on: its process ended" in capfd.readouterr().err
+    late_rows, late_episodes = steps(resumed, 23, 40)
+    resumed.close()
+    assert_true(early_rows + late_rows, early_episodes + late_episodes)
+    others = lambda found: [Batch(*(x[:2] for x in row[:5])) for row in found]
+    assert_same(others(rows), others(early_rows + late_rows))
+
+
+def test_what_a_start_may_take_is_not_what_a_step_may_take(monkeypatch):
+    actors = make_actors(1, ("grid",))
+    state = actors.state()
+    state["tasks"]["grid"]["environments"] = []
+    strike(actors, 0, signal.SIGSTOP)
+    monkeypatch.setattr(rules, "START_SECONDS", 0.2)
+    with pytest.raises(WorkersFailed, match=r"grid cannot begin: .*\(0.2 seconds to begin episodes") as refusal:
+        actors.restore(state)
+    assert "actors.timeout" not in str(refusal.value)
+    actors.close()
 
 
 def test_too_many_losses_stop_the_run_in_a_state_that_can_be_saved(capfd):

@@ -14,7 +14,7 @@ import pytest
 from processes import ROOT
 from test_replay_properties import flip
 
-from mow_jax import build, logs
+from mow_jax import advice, build, logs
 from mow_jax import workdir as workdirs
 from mow_jax.checkpoint import Checkpoints
 from mow_jax.replay import Replay
@@ -87,6 +87,28 @@ def test_a_damaged_last_line_of_metrics_is_named(tmp_path, damage):
         metrics.seconds()
     metrics.restore({"lines": 1})
     assert metrics.seconds() == 2.5
+    metrics.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'"updatf": 7',
+        b'"update": null',
+        b'"update": "7"',
+        b'"update": 7, "world/total": [1]',
+        b'"update": true',
+        b"7",
+    ],
+)
+def test_a_damaged_line_amid_metrics_is_left_out_and_named(tmp_path, capsys, damage):
+    whole = b'{"step": 2, "update": 4, "seconds": 1.5, "world/total": null}'
+    (tmp_path / "metrics.jsonl").write_bytes(whole + b'\n{"seconds": 2.0, ' + damage + b"}\n" + whole + b"\n")
+    metrics = logs.Metrics(tmp_path, tensorboard=False, wandb="")
+    watch = advice.Advice(["a"], 0)
+    assert [watch.look(line) for line in metrics.lines()] == [[], []]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "line 2 of " in said and "metrics.jsonl is damaged: it is left out" in said
     metrics.close()
 
 

@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "build": {"config", "envs", "systems", "types"},
     "envs": {"types", "seeding", "config"},
     "workers": {"envs", "types"},
-    "actors": {"workers", "types", "seeding"},
+    "episodes": {"seeding", "workers"},
+    "actors": {"episodes", "workers", "types"},
     "replay": {"types", "seeding"},
     "checkpoint": {"", "processes", "types"},  # "": the package itself, for its version
     "logs": {"types"},
@@ -60,6 +61,7 @@ JAX_FREE = (
     "config",
     "envs",
     "workers",
+    "episodes",
     "actors",
     "replay",
     "logs",

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -192,6 +193,35 @@ def test_tables_show_texts_as_they_are_and_whole(capsys):
     assert max(map(len, shown.splitlines())) <= logs.PLAIN_WIDTH
     pong = next(line for line in shown.splitlines() if "Pong" in line)
     assert pong.split() == ["│", "Pong", "│", "20.5", "│"]
+
+
+def test_a_mean_is_over_the_updates_that_have_the_number():
+    """As where the warm-up ends between two lines, with a checkpoint among them."""
+    window = logs.Window(["a", "b"])
+    said = lambda **values: {"train/skipped_in_row": 0, "world/total": 6.0, **values}
+    for _ in range(7):
+        window.add(said())
+    window.add({"fresh/rows": 5.0}, update=False)
+    window.add(said(**{"agent/return": np.array([1.0, 3.0])}))
+    state = json.loads(json.dumps(window.state(), default=np.ndarray.tolist))
+    window = logs.Window(["a", "b"])
+    window.restore(state | {"sums": {name: np.array(total) for name, total in state["sums"].items()}})
+    window.add(said(**{"agent/return": np.array([2.0, 4.0]), "router/switches": 3}))
+    line = window.flush()
+    assert (line["agent/return"], line["agent/return/a"], line["agent/return/b"]) == (2.5, 1.5, 3.5)
+    assert (line["world/total"], line["fresh/rows"], line["router/switches"]) == (6.0, 5.0, 3.0)
+    window.add(said(**{"agent/return": np.array([8.0, 8.0])}))
+    assert window.flush()["agent/return"] == 8.0
+
+
+@pytest.mark.parametrize(("others", "rows"), [({"others": {"fresh/rows": 2}}, 5.0), ({}, 2.5)])
+def test_the_one_count_of_older_checkpoints_goes_on(others, rows):
+    window = logs.Window(["a"])
+    sums = {"train/skipped_in_row": 0.0, "world/total": 12.0, "fresh/rows": 10.0}
+    window.restore({"sums": sums, "updates": 4, "episodes": {}, "last": "", **others})
+    window.add({"train/skipped_in_row": 0, "world/total": 13.0})
+    line = window.flush()
+    assert (line["world/total"], line["fresh/rows"]) == (5.0, rows)
 
 
 def test_what_processes_noted_is_joined():

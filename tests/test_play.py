@@ -6,6 +6,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 
 import browser
 import pytest
@@ -38,23 +39,31 @@ def post(address: str, path: str, body: object, **headers: str) -> dict:
     return json.loads(urllib.request.urlopen(request, timeout=120).read())
 
 
+def playing(address: str) -> Callable[..., dict]:
+    """Calls of a page that has just been opened."""
+    page = post(address, "/about", {})["page"]
+    return lambda path, body: post(address, path, body | {"page": page})
+
+
 def test_both_sides_start_alike_and_take_the_same_actions(address):
     about = post(address, "/about", {})
     assert about["task"] == "catch" and about["actions"] == ["NOOP", "LEFT", "RIGHT"]
-    first = post(address, "/reset", {})
+    ask = playing(address)
+    first = ask("/reset", {})
     assert first["time"] == 0 and first["action"] is None
-    views = [post(address, "/step", {"action": action}) for action in ("LEFT", "RIGHT", None, None, None)]
+    views = [ask("/step", {"action": action}) for action in ("LEFT", "RIGHT", None, None, None)]
     assert [view["action"] for view in views[:2]] == ["LEFT", "RIGHT"]
     assert [view["time"] for view in views] == [1, 2, 3, 4, 5]
     assert all(view["action"] in about["actions"] and 0 <= view["dream"]["continuation"] <= 1 for view in views)
     assert [view["ended"] for view in views] == [False] * 4 + [True] and abs(views[-1]["real"]["reward"]) == 1
     assert views[-1]["dream"]["total"] == pytest.approx(sum(view["dream"]["reward"] for view in views))
-    assert post(address, "/step", {"action": "LEFT"})["time"] == 0, "an episode that has ended begins anew"
+    assert ask("/step", {"action": "LEFT"})["time"] == 0, "an episode that has ended begins anew"
 
 
 def test_experts_are_exchanged_while_it_runs(address):
-    post(address, "/reset", {})
-    assert [post(address, "/experts", {"experts": [e]})["chosen"] for e in (1, 0)] == [[1], [0]]
+    ask = playing(address)
+    ask("/reset", {})
+    assert [ask("/experts", {"experts": [e]})["chosen"] for e in (1, 0)] == [[1], [0]]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +78,7 @@ def test_experts_are_exchanged_while_it_runs(address):
 )
 def test_a_request_that_makes_no_sense_is_answered(address, path, body, said):
     with pytest.raises(urllib.error.HTTPError) as refusal:
-        post(address, path, body)
+        playing(address)(path, body) if isinstance(body, dict) else post(address, path, body)
     assert refusal.value.code == 400 and said in refusal.value.read().decode()
 
 

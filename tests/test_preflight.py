@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
+import resource
 import runpy
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
-from mow_jax import checks, config, preflight, train, workdir
+from mow_jax import checks, config, preflight, summary, train, workdir
 from mow_jax.types import BadInput
 
 TINY = Path(__file__).parent / "configs" / "tiny.py"
@@ -156,3 +158,58 @@ def test_a_folder_without_a_config_belongs_to_nobody(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 5
     with pytest.raises(BadInput, match="seed: 5 -> 0"):
         workdir.agree(tmp_path / "run", tiny(), ())
+
+
+def test_what_a_start_that_failed_has_left_is_the_runs_own(tmp_path):
+    for name in ("replay", "tensorboard", "wandb"):
+        (tmp_path / name).mkdir()
+    for name in (".lock", "metrics.jsonl", "config.tmp"):
+        (tmp_path / name).write_text("")
+    workdir.agree(tmp_path, tiny(), ())
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(BadInput, match=r"other things \('thesis.tex'\)"):
+        workdir.agree(tmp_path, tiny(), ())
+
+
+def test_a_config_that_cannot_be_written_leaves_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
+    try:
+        with pytest.raises(BadInput, match="config.json: File too large"):
+            workdir.write(tmp_path, tiny())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_that_is_given_is_taken_refused_or_allowed(tmp_path):
+    agreed = lambda steps, schedule, allowed=(): workdir.agree(
+        tmp_path, tiny({"train.steps": steps, "train.schedule_steps": schedule}), allowed
+    )
+    workdir.write(tmp_path, agreed(96, 0))
+    assert agreed(200, 0).train.schedule_steps == agreed(200, 96).train.schedule_steps == 96
+    with pytest.raises(
+        BadInput, match=r"train.schedule_steps: 96 -> 120\n(.|\n)*--allow_config_change=train.schedule_steps"
+    ):
+        agreed(200, 120)
+    workdir.write(tmp_path, agreed(200, 120, ("train.schedule_steps",)))
+    assert agreed(300, 0).train.schedule_steps == 120
+
+
+def test_files_that_go_while_they_are_counted_are_no_error(tmp_path, monkeypatch):
+    """As where another run deletes a checkpoint: one file goes once it has been looked at, one just before."""
+    run, look = tmp_path / "run", os.stat
+    (run / "checkpoints" / "8").mkdir(parents=True)
+    (run / "checkpoints" / "8" / "arrays").write_bytes(bytes(300))
+    (run / "checkpoints" / "8" / "manifest").write_bytes(bytes(50))
+
+    def deleting(path, **options):
+        found = look(path, **options) if Path(path).name == "arrays" else None
+        if Path(path).name in ("arrays", "manifest"):
+            os.unlink(path)
+        return found or look(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", deleting)
+        assert summary.used(run) == 300
+    assert summary.used(run) == summary.used(tmp_path / "none") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -169,6 +170,48 @@ def test_full_disk_is_bad_input_and_loses_nothing(tmp_path):
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("disk is full") == 2
+
+
+@pytest.mark.parametrize("left", [0, 1, 17], ids=["none", "a byte", "parts of rows"])
+@pytest.mark.parametrize("rows", [1, 2 * CHUNK + 3])
+def test_a_resume_that_ends_while_it_makes_room_can_be_repeated(tmp_path, monkeypatch, rows, left):
+    """By a quota that is full: `left` bytes of what a chunk should get are there, as after a kill at that moment."""
+    data = make_rows(25)
+    replay = make_replay(tmp_path / "replay")
+    fill(replay, data, 0, rows)
+    saved, expected = replay.state(), files(tmp_path / "replay")
+    fill(replay, data, rows, 25)
+    replay.close()
+
+    def full(descriptor: int, offset: int, length: int) -> None:
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size + left)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", full)
+            resumed = make_replay(tmp_path / "replay")
+            with pytest.raises(BadInput, match="disk is full"):
+                resumed.restore(saved)
+            resumed.close()
+    resumed = make_replay(tmp_path / "replay")
+    resumed.restore(saved)
+    assert files(tmp_path / "replay") == expected and resumed.state() == saved
+    resumed.close()
+
+
+def test_a_chunk_that_cannot_be_opened_closes_no_descriptor_of_somebody_else(tmp_path, monkeypatch):
+    data = make_rows(CHUNK + 1)
+    replay = make_replay(tmp_path / "replay")
+    fill(replay, data, 0, CHUNK)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
+        with pytest.raises(BadInput, match="too many open replay files"):
+            fill(replay, data, CHUNK, CHUNK + 1)
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(9)]  # they get the number that was given back
+    replay.close()
+    for descriptor in others:
+        os.close(descriptor)
 
 
 def test_foreign_and_damaged_directories_are_bad_input(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ from ml_collections import ConfigDict
 from processes import ROOT, assert_same_run, digests, metrics, replay_files
 
 from mow_jax import config as keys
-from mow_jax import evaluate, load, load_agent, train, workdir
+from mow_jax import evaluate, load, load_agent, mirror, summary, train, workdir
 from mow_jax.report.__main__ import main as report
 from mow_jax.run import Run
 from mow_jax.types import Acted, BadInput, System, Update, Window
@@ -162,6 +164,24 @@ def test_it_goes_on_exactly_where_it_was_stopped(whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("joint", [10, 24])
+def test_a_run_asked_to_stop_where_an_evaluation_is_due_makes_it_when_it_goes_on(whole, tmp_path, monkeypatch, joint):
+    collect_one, stopped = train.collect, []
+
+    def asked(run: Run) -> None:
+        collect_one(run)
+        if run.at.joint == joint and not stopped:
+            run.signals.append("SIGTERM")
+            stopped.append(run.at.evaluated)
+
+    monkeypatch.setattr(train, "collect", asked)
+    assert train.train(settings(), tmp_path / "run", code=9) == 9
+    trained(tmp_path / "run", settings())
+    assert stopped[0] < joint
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_gymnasium_environments_go_on_exactly_too(tmp_path, capsys):
     """Of three actions each, as the fake walks by the second and third; that MoW learns from others is a long test."""
     config = settings()
@@ -182,6 +202,100 @@ def test_the_copy_on_the_device_has_the_extras_too(whole, tmp_path):
     config.replay.device_mirror = True
     trained(tmp_path / "run", config)
     assert all(metrics(tmp_path / "run")[i] == line for i, line in enumerate(metrics(whole)))
+
+
+def collect(run: Run, joint_steps: int, every: int) -> None:
+    """Rows without learning, and a checkpoint every so many."""
+    for _ in range(joint_steps):
+        row, _ = run.actors.step(np.ones((2, 2), np.int32))
+        run.append(row, {"age": np.full((2, 2), run.at.joint, np.float32)})
+        run.at.joint += 1
+        if run.at.joint % every == 0:
+            run.save()
+
+
+def test_a_copy_on_the_device_begins_with_what_a_pruned_replay_still_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror, "FILL", 4)
+    config = settings(steps=80)
+    config.replay.update(device_mirror=True, capacity=22, chunk_rows=3)
+    config.checkpoint.keep = 1
+    run = Run(config, tmp_path / "run", [])
+    collect(run, 30, 15)
+    run.close()
+    assert "000000.rows" not in {path.name for path in (tmp_path / "run").rglob("*.rows")}
+    run = Run(config, tmp_path / "run", [])
+    collect(run, 2, 15)
+    indices = run.replay.indices(5, 4, 0, "sums")
+    assert indices[..., 1].min() >= 21
+    copied, read = run._mirror.gather(indices, 4), run.learner.deal(run.replay.gather(indices, 4))
+    jax.tree.map(np.testing.assert_array_equal, copied, read)
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("capacity", "chunk", "every", "keep", "milestones"),
+    [(10, 3, 8, 1, ()), (12, 4, 14, 2, (14,)), (26, 7, 6, 3, (6, 24)), (0, 9, 20, 2, (20,))],
+)
+def test_the_replay_is_never_larger_than_was_said(tmp_path, capacity, chunk, every, keep, milestones):
+    config, largest = settings(steps=100), 0
+    config.replay.update(capacity=capacity, chunk_rows=chunk)
+    config.checkpoint.update(every=every, keep=keep, milestones=milestones)
+    run = Run(config, tmp_path / "run", [])
+    for _ in range(50):
+        collect(run, 1, every // 2)
+        largest = max(largest, sum(path.stat().st_size for path in tmp_path.rglob("*.rows")))
+    run.close()
+    said = summary.replay_bytes(config, run.system, run.tasks)
+    a_chunk = chunk * (16 * 16 * 3 + 14) * 4  # of all four streams
+    assert largest <= said <= largest + (capacity > 0) * a_chunk and said % a_chunk == 0
+    assert run.checkpoints.steps()[: len(milestones)] == list(milestones)
+
+
+def test_a_milestone_is_loaded_without_its_rows_and_no_run_goes_on_from_it(tmp_path):
+    config = settings(steps=100)
+    config.replay.update(capacity=16, chunk_rows=4)
+    config.checkpoint.update(keep=1, milestones=(10,))
+    run = Run(config, tmp_path, [])
+    workdir.write(tmp_path, config)
+    collect(run, 38, 5)
+    left = replay_files(tmp_path)
+    assert load.restore(tmp_path, 10)[-1] == 10
+    shutil.rmtree(tmp_path / "checkpoints" / "70")
+    with pytest.raises(BadInput, match="000000.rows is missing .*checkpoint.keep checkpoints, not for milestones"):
+        run._begin()
+    assert replay_files(tmp_path) == left, "whoever finds the newer checkpoint again goes on from it"
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("envs", "milestones", "found"), [(2, (9, 20, 21), [10, 20, 22]), (6, (1, 25, 36), [6, 30, 36])]
+)
+def test_a_milestone_is_saved_by_the_joint_step_that_reaches_it(tmp_path, monkeypatch, envs, milestones, found):
+    """Whatever `checkpoint.every` is; each is kept, and nothing else is but the newest."""
+    config, saved = settings(steps=48, envs=envs), []
+    config.warmup.steps = 12
+    config.checkpoint.update(every=40, keep=1, milestones=milestones)
+    config.evaluation.every = 0
+    monkeypatch.setattr(
+        evaluate, "evaluate", lambda *_, **__: ({"tasks": {}, "diagnostics": {}, "aggregate": None}, {})
+    )
+    monkeypatch.setattr(evaluate, "write", lambda *_: None)
+    monkeypatch.setattr(Run, "save", lambda run: saved.append(run.steps) or setattr(run.at, "saved", run.at.joint))
+    with contextlib.closing(Run(config, tmp_path, [])) as run:
+        keeps = run.checkpoints._milestones
+        for run.at.joint in range(48 // envs + 1):
+            train.evaluate_and_save(run)
+    assert sorted({*found, 42 if envs == 6 else 40, 48}) == sorted(set(saved)) and keeps == set(found)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_learning_that_fails_in_the_last_updates_is_seen_before_the_run_ends(tmp_path, monkeypatch, overlap):
+    config = settings(steps=16, overlap=overlap)
+    monkeypatch.setattr(train, "learn", lambda run: setattr(run, "fault", "not finite" * (run.at.joint == 8)))
+    monkeypatch.setattr(train, "evaluate_and_save", lambda run: None)
+    with contextlib.closing(Run(config, tmp_path, [])) as run, pytest.raises(train.Stopped, match="not finite"):
+        train.loop(run)
+    assert run.at.joint == 8
 
 
 @pytest.mark.parametrize(

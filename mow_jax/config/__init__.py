@@ -36,7 +36,7 @@ def default(system: str = FIRST) -> ConfigDict:
     config.train = ConfigDict(
         dict(
             steps=100_000,  # agent steps a task in all, warm-up included
-            schedule_steps=0,  # steps that schedules refer to; 0: train.steps (a longer resumed run keeps the first)
+            schedule_steps=0,  # steps that schedules refer to; 0: train.steps, in a resumed run what it has
             ratio=1.0,  # updates for each joint step; fractions accumulate exactly
             burst=1,  # joint steps collected before their updates are done
             envs=1,  # environments a task (E); a joint step adds E agent steps to every task
@@ -79,7 +79,7 @@ def default(system: str = FIRST) -> ConfigDict:
             every=2500,  # agent steps a task
             minutes=10.0,  # between saves during the warm-up
             keep=2,  # newest kept
-            milestones=(),  # agent steps whose checkpoint is never deleted
+            milestones=(),  # agent steps at which a checkpoint is saved that is never deleted
         )
     )
     config.log = ConfigDict(
