@@ -187,8 +187,8 @@ def with_axis(function: Callable) -> Callable:
     return lambda *arguments: jax.tree.map(lambda leaf: leaf[0], mapped(*map(lead, arguments)))
 
 
-def filled_replay(config: ConfigDict, tasks: list[Task], directory: Path) -> Replay:
-    """A replay of random rows, long enough for the longest window."""
+def filled_replay(config: ConfigDict, tasks: list[Task], directory: Path, rows: int = 0) -> Replay:
+    """A replay of `rows` random rows of every stream; 0: twice the longest window."""
     replay = Replay(
         directory, tasks, image_size=config.suite.image_size, envs=config.train.envs, seed=0,
         chunk_rows=config.replay.chunk_rows, capacity=0,
@@ -196,7 +196,7 @@ def filled_replay(config: ConfigDict, tasks: list[Task], directory: Path) -> Rep
     replay.restore({"rows": 0})
     draw, shape = np.random.default_rng(0), (len(tasks), config.train.envs)
     size = config.suite.image_size
-    for row in range(2 * max(config.batch.length, config.agent.context)):
+    for row in range(rows or 2 * max(config.batch.length, config.agent.context)):
         frames = draw.integers(0, 256, (*shape, size, size, 3), np.uint8)
         wide = () if tasks[0].discrete else (tasks[0].action_size,)
         action = np.zeros((*shape, *wide), np.int32 if tasks[0].discrete else np.float32)

@@ -17,14 +17,19 @@ import os
 import resource
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
 import numpy as np
 
+from mow_jax.memory import Memory
 from mow_jax.seeding import generator
 from mow_jax.types import DISK_FULL, BadInput, Batch, Task, frame
+
+THREADS = min(8, len(os.sched_getaffinity(0)))
+PARALLEL = 1 << 24  # bytes of frames from which on windows are copied by several threads
 
 
 class Replay:
@@ -78,6 +83,8 @@ class Replay:
                 for env in range(envs)
             ]
         self._restored = False
+        self._memory = Memory()
+        self._threads = ThreadPoolExecutor(THREADS, "replay")  # they begin with the first windows that are large
         _allow_open_files()
 
     def append(self, row: Batch) -> None:
@@ -135,16 +142,20 @@ class Replay:
         if indices[..., 1].min() < 0 or indices[..., 1].max() + length > self.rows:
             raise IndexError(f"windows of {length} rows must lie within the {self.rows} rows stored")
         shape = (*indices.shape[:2], length)
-        pixels = np.empty((*shape, self._pixels), np.uint8)
+        pixels = self._memory.empty((*shape, self._pixels))
         rest = np.empty((*shape, self._rest.itemsize), np.uint8)
-        for task, windows in enumerate(indices.tolist()):
+
+        def read(task: int) -> None:
             streams = self._streams[task * self._envs : (task + 1) * self._envs]
-            for window, (env, start) in enumerate(windows):
+            for window, (env, start) in enumerate(indices[task].tolist()):
                 streams[env].read(start, pixels[task, window], rest[task, window])
+
+        run = self._threads.map if pixels.nbytes > PARALLEL else map
+        list(run(read, range(len(indices))))
         fields = rest.view(self._rest)[..., 0]
         extras = {name: fields[EXTRA + name].copy() for name in self._extras}
-        found = {name: fields[name].copy() for name in FIELDS}
-        return Batch(pixels.view(self._seen).reshape(*shape, *self._shape), extras=extras, **found)
+        pictures = pixels.view(self._seen).reshape(*shape, *self._shape)
+        return Batch(pictures, extras=extras, **{name: fields[name].copy() for name in FIELDS})
 
     def sample(self, batch: int, length: int, update: int, name: str) -> Batch:
         """The windows that `indices` draws: a Batch [K, batch, length, ...]."""
@@ -184,6 +195,7 @@ class Replay:
 
     def close(self) -> None:
         """Releases files and maps."""
+        self._threads.shutdown()
         for stream in self._streams:
             stream.close()
 

@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers": {"envs", "types"},
     "episodes": {"seeding", "workers"},
     "actors": {"episodes", "workers", "types"},
-    "replay": {"types", "seeding"},
+    "memory": set(),
+    "replay": {"memory", "types", "seeding"},
     "checkpoint": {"", "processes", "types"},  # "": the package itself, for its version
     "logs": {"types"},
     "report": {"advice", "checks", "types"},
@@ -63,6 +64,7 @@ JAX_FREE = (
     "workers",
     "episodes",
     "actors",
+    "memory",
     "replay",
     "logs",
     "advice",

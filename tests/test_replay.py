@@ -51,8 +51,9 @@ def files(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("discrete", [True, False])
-def test_windows_are_what_was_appended(tmp_path, discrete):
+@pytest.mark.parametrize(("discrete", "parallel"), [(True, 1 << 24), (False, 1 << 24), (True, 0)])
+def test_windows_are_what_was_appended(tmp_path, monkeypatch, discrete, parallel):
+    monkeypatch.setattr("mow_jax.replay.PARALLEL", parallel)
     rows = make_rows(3 * CHUNK + 2, discrete)
     replay = make_replay(tmp_path / "replay", discrete)
     for stored in range(1, len(rows.reward) + 1):

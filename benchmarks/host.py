@@ -1,0 +1,79 @@
+"""What the host does for an update: windows drawn, gathered and dealt out, beside one memcpy of the same bytes.
+
+    python benchmarks/host.py [--config=experiments/atari26.py] [--rows=400] [--rounds=15] [--output=FILE]
+
+The replay holds `rows` random rows of every stream, which fit in memory; nothing is learned and no program compiled.
+The memcpy goes from warm memory to warm memory, by one thread. Both in turn, medians of the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import throughput
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from mow_jax import build, command, logs, summary
+from mow_jax.config import check
+from mow_jax.learner import Learner
+from mow_jax.types import BadInput
+
+
+def main(config: ConfigDict, rows: int, rounds: int, output: str | None) -> None:
+    """Measures, prints the table, writes the JSON."""
+    check(config)
+    tasks = throughput.tasks_of(config)
+    system = build.system(config, tasks)
+    longest = max(window.length for window in system.updates["training"].windows.values())
+    if rows < longest or rounds < 1:
+        raise BadInput(f"--rows={rows} must hold a window of {longest} rows, --rounds={rounds} be at least 1")
+    learner = Learner(system, tasks, jax.local_devices()[:1])
+    with tempfile.TemporaryDirectory() as directory:
+        replay = throughput.filled_replay(config, tasks, Path(directory), rows)
+        windows = lambda update: throughput.sample(config, learner, replay, update)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(jax.block_until_ready(windows(0))))
+        source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
+        times: dict[str, list[float]] = {"windows": [], "memcpy": []}
+        for update in range(1, rounds + 1):
+            times["windows"].append(seconds(lambda update=update: windows(update)))
+            times["memcpy"].append(seconds(lambda: np.copyto(target, source)))
+    record = {
+        "device": throughput.device(),
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": summary.versions(),
+        "commit": summary.commit(),
+        "bytes": size,
+        "seconds": times,
+        "ratio": statistics.median(a / b for a, b in zip(*times.values(), strict=True)),
+    }
+    spread = lambda name: [f"{1e3 * pick(times[name]):.1f}" for pick in (statistics.median, min, max)]
+    title = f"{size / 1e6:.0f} MB an update, {record['cores']} cores: ratio {record['ratio']:.2f}"
+    logs.table(title, ["", "ms", "least", "most"], [(name, *spread(name)) for name in times])
+    if output:
+        Path(output).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Of one call, until what it gives is on the device."""
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", "experiments/atari26.py", "An experiment file.")
+    _ROWS = flags.DEFINE_integer("rows", 400, "Rows of every stream.")
+    _ROUNDS = flags.DEFINE_integer("rounds", 15, "Updates' windows, each beside a memcpy.")
+    _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
+    command.run(lambda: main(_CONFIG.value, _ROWS.value, _ROUNDS.value, _OUTPUT.value))
