@@ -55,7 +55,7 @@ class Run:
         rows |= dict(image_size=config.suite.image_size, extras=self.system.extras)
         with processes.first_alone("replay opened"):
             self.replay = Replay(directory / "replay", self.mine, **suite, **rows)
-        # The first joint step that reaches one: no other may fall on it.
+        # A milestone means the joint step that reaches it: none need end exactly there.
         self._milestones = {-(-step // config.train.envs) * config.train.envs for step in config.checkpoint.milestones}
         keep = dict(keep=config.checkpoint.keep, milestones=tuple(self._milestones))
         self.checkpoints = Checkpoints(directory / "checkpoints", **keep)
