@@ -1,13 +1,16 @@
 """What the host does for an update: windows drawn, gathered and dealt out, beside one memcpy of the same bytes.
 
     python benchmarks/host.py [--config=experiments/atari26.py] [--rows=400] [--rounds=15] [--output=FILE]
+    python benchmarks/host.py --trace=WORKDIR/profile
 
 The replay holds `rows` random rows of every stream, which fit in memory; nothing is learned and no program compiled.
-The memcpy goes from warm memory to warm memory, by one thread. Both in turn, medians of the rounds.
+The memcpy goes from warm memory to warm memory, by one thread. Both in turn, medians of the rounds. Of a trace that
+`train --profile` has left: how much of the drawing of windows lies beside a program at work.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import statistics
@@ -64,6 +67,39 @@ def main(config: ConfigDict, rows: int, rounds: int, output: str | None) -> None
         Path(output).write_text(json.dumps(record, indent=1) + "\n")
 
 
+def beside(events: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """(milliseconds, share beside a program at work) of each drawing of windows in a trace's events."""
+    timed = [event for event in events if event.get("ph") == "X"]
+    devices = {
+        event["pid"]
+        for event in events
+        if event.get("name") == "process_name" and event["args"]["name"].startswith("/device:")
+    }
+    at_work = lambda event: event["pid"] in devices or event["name"].startswith("ThunkExecutor::Execute (wait")  # CPUs
+    busy = sorted((event["ts"], event["ts"] + event["dur"]) for event in timed if at_work(event))
+    found = []
+    for event in timed:
+        if event["name"].startswith("windows of "):
+            begin, end = event["ts"], event["ts"] + event["dur"]
+            covered, reached = 0.0, begin
+            for left, right in busy:
+                left, right = max(left, reached), min(right, end)
+                if left < right:
+                    covered, reached = covered + right - left, right
+            found.append((event["dur"] / 1e3, covered / event["dur"]))
+    return found
+
+
+def show_trace(folder: str) -> None:
+    """The table of a trace."""
+    newest = max(Path(folder).rglob("perfetto_trace.json.gz"), default=None)
+    if newest is None:
+        raise BadInput(f"--trace={folder} holds no trace: make one with train --profile=START:COUNT")
+    content = json.loads(gzip.decompress(newest.read_bytes()))
+    rows = [(f"{ms:.1f}", f"{share:.0%}") for ms, share in beside(content["traceEvents"])]
+    logs.table(str(newest), ["windows drawn, ms", "beside a program at work"], rows)
+
+
 def seconds(call: Callable[[], Any]) -> float:
     """Of one call, until what it gives is on the device."""
     begin = time.perf_counter()
@@ -76,4 +112,6 @@ if __name__ == "__main__":
     _ROWS = flags.DEFINE_integer("rows", 400, "Rows of every stream.")
     _ROUNDS = flags.DEFINE_integer("rounds", 15, "Updates' windows, each beside a memcpy.")
     _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
-    command.run(lambda: main(_CONFIG.value, _ROWS.value, _ROUNDS.value, _OUTPUT.value))
+    _TRACE = flags.DEFINE_string("trace", None, "Folder of a trace to read instead.")
+    measure = lambda: main(_CONFIG.value, _ROWS.value, _ROUNDS.value, _OUTPUT.value)
+    command.run(lambda: show_trace(_TRACE.value) if _TRACE.value else measure())

@@ -5,7 +5,6 @@ In: Jobs. Out: their folders, as train and evaluate leave them, and which of the
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import fcntl
 import json
@@ -22,6 +21,16 @@ from typing import Any, NamedTuple
 LONGEST_LINE = 1 << 18  # bytes of a line of metrics.jsonl
 PAUSE = 0.2  # seconds between looks at what runs
 TRAIN, EVALUATE = "mow_jax.train", "mow_jax.evaluate"
+# What a run's process does first, then becomes `python -m`: takes its cores, and asks for SIGTERM at its parent's death.
+# (In a child that Python forks, by preexec_fn, this could hang: a process with jax in it has threads.)
+PREPARE = """
+import ctypes, os, signal, sys
+cores, parent, *words = sys.argv[1:]
+os.sched_setaffinity(0, map(int, cores.split(",")))
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() == int(parent):
+    os.execv(sys.executable, [sys.executable, "-m", *words])
+"""
 
 
 class Job(NamedTuple):
@@ -203,22 +212,15 @@ def _start(job: Job, slot: int, at_once: int) -> Open:
     save and end when the sweep dies."""
     cores = sorted(os.sched_getaffinity(0))
     mine = cores[slot % len(cores) :: at_once] or cores
-    libc, asks_at_death = ctypes.CDLL(None), 1  # PR_SET_PDEATHSIG
-
-    def prepare() -> None:
-        os.sched_setaffinity(0, mine)
-        libc.prctl(asks_at_death, signal.SIGTERM)
-
     evaluates, saved = is_over(job) or is_trained(job), newest(job)
     words = [EVALUATE, f"--workdir={job.directory}"] if evaluates else job.command
     job.directory.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{job.directory}.log", "a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *words],
+            [sys.executable, "-c", PREPARE, ",".join(map(str, mine)), str(os.getpid()), *words],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=prepare,
             start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
         )
     return Open(job, process, evaluates, saved)

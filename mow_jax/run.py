@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -106,7 +107,8 @@ class Run:
     def draw(self, name: str) -> None:
         """Draws the windows of update `name` and keeps them for it; early, while the devices still work on another."""
         draws = self.system.updates[name].windows.items()
-        self._drawn = self._moment(name), [self.sample(window, stream) for stream, window in draws]
+        with jax.profiler.TraceAnnotation(f"windows of {name}"):
+            self._drawn = self._moment(name), [self.sample(window, stream) for stream, window in draws]
 
     def update(self, name: str) -> dict[str, Any]:
         """One update of the system, on the windows that it draws; metrics."""

@@ -19,8 +19,10 @@ from mow_jax import build
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import gpu_suite
+import host
 
 from mow_jax import flops
+from mow_jax.types import BadInput
 
 
 def test_products_are_counted_as_the_compiler_does():
@@ -172,3 +174,25 @@ def test_a_world_model_alone_learns_and_is_measured_on_steps_it_has_not_seen(tmp
         [*command, "--held_out=3"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
     )
     assert bad.returncode == 2 and "--held_out=3" in bad.stderr
+
+
+def test_what_the_host_does_for_an_update_is_measured(tmp_path, capsys):
+    from configs import tiny
+
+    settings = tiny.get_config("toy")
+    host.main(settings, rows=40, rounds=2, output=str(tmp_path / "host.json"))
+    record = json.loads((tmp_path / "host.json").read_text())
+    assert record["bytes"] > 0 and record["ratio"] > 0 and {len(times) for times in record["seconds"].values()} == {2}
+    with pytest.raises(BadInput, match="--rows=2 must hold a window of"):
+        host.main(settings, rows=2, rounds=2, output=None)
+
+
+def test_a_trace_tells_what_lies_beside_a_program(tmp_path, capsys):
+    event = lambda name, pid, begin, length: {"ph": "X", "name": name, "pid": pid, "tid": 1, "ts": begin, "dur": length}
+    wait = "ThunkExecutor::Execute (wait for completion)"
+    on_a_cpu = [event(wait, 1, 0, 100), event(wait, 1, 50, 100), event("windows of training", 1, 120, 60)]
+    assert host.beside([*on_a_cpu, event("windows of training", 1, 1000, 10)]) == [(0.06, 0.5), (0.01, 0.0)]
+    gpu = {"ph": "M", "name": "process_name", "pid": 9, "args": {"name": "/device:GPU:0"}}
+    assert host.beside([gpu, event("fusion", 9, 0, 30), event("windows of warmup", 1, 10, 20)]) == [(0.02, 1.0)]
+    with pytest.raises(BadInput, match="holds no trace"):
+        host.show_trace(str(tmp_path))
