@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 LONGEST_LINE = 1 << 18  # bytes of a line of metrics.jsonl
 PAUSE = 0.2  # seconds between looks at what runs
 TRAIN, EVALUATE = "mow_jax.train", "mow_jax.evaluate"
-# What a run's process does first, then becomes `python -m`: takes its cores, and asks for SIGTERM at its parent's death.
+# What a run's process does first, then becomes `python -m`: takes its cores, asks for SIGTERM at its parent's death.
 # (In a child that Python forks, by preexec_fn, this could hang: a process with jax in it has threads.)
 PREPARE = """
 import ctypes, os, signal, sys
