@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from mow_jax.ops import convolution, distributions, returns, routing, twohot
 from mow_jax.ops.convolution import downsample, upsample
 from mow_jax.ops.gradients import layer_vectors
+from mow_jax.ops.norm import LayerNorm
 from mow_jax.types import Shard
 
 LOGITS = np.linspace(-1, 1, twohot.BINS, dtype=np.float32)
@@ -322,3 +324,23 @@ def test_projections_keep_lengths_and_follow_their_seed():
     np.testing.assert_allclose(
         lengths.mean(0), [(gradients["a"][k] ** 2).sum() + (gradients["b"][k] ** 2).sum() for k in (0, 1)], rtol=0.2
     )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_layer_norm_is_flax_s_with_its_gradients(dtype):
+    keys = jax.random.split(jax.random.key(3), 4)
+    x = (3 + 2 * jax.random.normal(keys[0], (2, 5, 7, 24))).astype(dtype)
+    params = {"scale": jax.random.normal(keys[1], (2, 24)), "bias": jax.random.normal(keys[2], (2, 24))}
+    weight = jax.random.normal(keys[3], (2, 5, 7, 24))
+
+    def run(module):
+        value = lambda params, x: module.apply({"params": params}, x)
+        loss = lambda params, x, weight: (value(params, x).astype(jnp.float32) ** 2 * weight).sum()
+        return jax.vmap(value)(params, x), jax.vmap(jax.grad(loss, argnums=(0, 1)))(params, x, weight)
+
+    ours, theirs = run(LayerNorm(epsilon=1e-5, dtype=dtype)), run(nn.LayerNorm(epsilon=1e-5, dtype=dtype))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.dtype == b.dtype
+        scale = float(jnp.abs(b).max())
+        np.testing.assert_allclose(np.float32(a), np.float32(b), atol=scale * (2e-6 if dtype == jnp.float32 else 1e-2))

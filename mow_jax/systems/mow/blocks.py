@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mow_jax.ops import convolution
+from mow_jax.ops.norm import LayerNorm
 
 Pool = Callable[[jax.Array], jax.Array]  # sums a statistic over the tasks that share this row of parameters
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values [B, L, heads, D / heads] of every block
@@ -160,7 +161,7 @@ class Head(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         for _ in range(self.depth):
             x = Linear(self.width, bias=False, dtype=self.dtype)(x)
-            x = ACTIVATIONS[self.activation](nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x))
+            x = ACTIVATIONS[self.activation](LayerNorm(epsilon=1e-5, dtype=self.dtype)(x))
         return Linear(self.features, scale=0.0 if self.zero else 1.0, dtype=self.dtype)(x)
 
 
@@ -191,7 +192,7 @@ class Attention(nn.Module):
         y = nn.Dropout(self.dropout)(
             Linear(width, bias=False, dtype=self.dtype, name="out")(y), deterministic=deterministic
         )
-        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x + y), written
+        return LayerNorm(epsilon=1e-6, dtype=self.dtype)(x + y), written
 
 
 class FeedForward(nn.Module):
@@ -205,7 +206,7 @@ class FeedForward(nn.Module):
         width = x.shape[-1]
         y = nn.relu(Linear(2 * width, dtype=self.dtype)(x))
         y = nn.Dropout(self.dropout)(Linear(width, dtype=self.dtype)(y), deterministic=deterministic)
-        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x + y)
+        return LayerNorm(epsilon=1e-6, dtype=self.dtype)(x + y)
 
 
 class Transformer(nn.Module):
@@ -231,7 +232,7 @@ class Transformer(nn.Module):
         # A product with one-hot rows: the gradient of a gather would be a scatter with repeated indices.
         position = jax.nn.one_hot(mask.sum(-1) - 1, self.max_length, dtype=self.dtype)
         x = x + position @ table.astype(self.dtype)
-        x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x)
+        x = LayerNorm(epsilon=1e-6, dtype=self.dtype)(x)
         new_cache = []
         for layer in range(self.layers):
             block_cache = None if cache is None else cache[layer]

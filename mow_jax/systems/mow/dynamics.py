@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mow_jax.ops.norm import LayerNorm
 from mow_jax.systems.mow.blocks import Cache, Linear, Transformer
 
 
@@ -23,9 +24,9 @@ class Mixer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = Linear(self.width, bias=False, dtype=self.dtype)(x)
-        x = nn.relu(nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x))
+        x = nn.relu(LayerNorm(epsilon=1e-5, dtype=self.dtype)(x))
         x = Linear(self.width, bias=False, dtype=self.dtype)(x)
-        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x)
+        return LayerNorm(epsilon=1e-5, dtype=self.dtype)(x)
 
 
 class Expert(nn.Module):

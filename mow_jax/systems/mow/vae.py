@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mow_jax.ops import convolution
+from mow_jax.ops.norm import LayerNorm
 from mow_jax.systems.mow.blocks import (
     ACTIVATIONS,
     Convolution,
@@ -114,7 +115,7 @@ class PatchDecoder(Half):
         size = 3 * (self.image_size // PATCHES) ** 2
         x = jnp.concatenate([z.astype(self.dtype), embedding.astype(self.dtype)], axis=-1)
         x = Linear(16 * self.channels, bias=False, dtype=self.dtype, name="frame")(x)
-        x = ACTIVATIONS[self.activation](nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x))
+        x = ACTIVATIONS[self.activation](LayerNorm(epsilon=1e-5, dtype=self.dtype)(x))
         x = ACTIVATIONS[self.activation](Linear(PATCHES**2 * self.channels, dtype=self.dtype, name="patches")(x))
         x = x.reshape(-1, PATCHES**2, self.channels)
         x = Linear(size, bias=False, scale=0.1, dtype=self.dtype, name="patch")(x).astype(jnp.float32)

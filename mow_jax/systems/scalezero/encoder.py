@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mow_jax.ops.convolution import downsample
+from mow_jax.ops.norm import LayerNorm
 from mow_jax.systems.scalezero.mixture import XAVIER
 from mow_jax.systems.scalezero.transformer import drop
 
@@ -34,7 +35,7 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, frames: jax.Array, keys=None) -> jax.Array:
-        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+        norm = lambda name: LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=XAVIER, name=name)
         x = norm("patch_norm")(patches(frames.astype(self.dtype), self.patch))
         x = norm("token_norm")(dense(self.width, "patches")(x))
@@ -84,6 +85,6 @@ class Convolutions(nn.Module):
             shape = (4, 4, x.shape[-1], self.channels * 2**i)
             kernel = self.param(f"kernel_{i}", nn.initializers.he_normal(), shape)
             x = downsample(x, kernel.astype(self.dtype))
-            x = nn.gelu(nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=f"norm_{i}")(x))
+            x = nn.gelu(LayerNorm(epsilon=1e-5, dtype=self.dtype, name=f"norm_{i}")(x))
         x = nn.Dense(self.features, dtype=self.dtype, kernel_init=XAVIER, name="last")(x.reshape(len(x), -1))
-        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="latent_norm")(x)
+        return LayerNorm(epsilon=1e-5, dtype=self.dtype, name="latent_norm")(x)

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mow_jax.ops.norm import LayerNorm
 from mow_jax.systems.scalezero.mixture import XAVIER
 
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values [N, T, heads, D / heads] of every block
@@ -67,7 +68,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x, mask, cache: Cache | None = None, keys=None):
-        norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+        norm = lambda name: LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
         x, new_cache = drop(x.astype(self.dtype), keys, self.dropout, self.path), []
         for i in range(self.layers):
             attention = Attention(self.heads, self.dropout, self.dtype, name=f"attention_{i}")

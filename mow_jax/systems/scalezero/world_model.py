@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from mow_jax.ops import distributions, routing
+from mow_jax.ops.norm import LayerNorm
 from mow_jax.systems.scalezero import targets
 from mow_jax.systems.scalezero.encoder import Convolutions, VisionTransformer
 from mow_jax.systems.scalezero.mixture import XAVIER, FeedForward, Mixture
@@ -86,7 +87,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        norm = lambda: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
+        norm = lambda: LayerNorm(epsilon=1e-5, dtype=self.dtype)
         x = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=XAVIER)(norm()(x))
         x = nn.gelu(norm()(x), approximate=True)
         x = nn.Dense(self.features, dtype=self.dtype, kernel_init=nn.initializers.zeros)(x)
