@@ -311,6 +311,7 @@ def test_a_rollout_from_a_first_frame_knows_nothing_of_the_frames_before_it(imag
     assert not equal(imagine(contexts, 0).hidden, imagine(history, 0).hidden)
 
 
+@pytest.mark.slow
 def test_a_rollout_in_two_loops_is_the_same(imagine, state, rows, monkeypatch):
     contexts = jax.tree.map(lambda x: x[3], CONTEXTS)
     whole = imagine(contexts, 5)
