@@ -119,12 +119,6 @@ def test_the_gpu_suite_begins_nothing_that_it_has_no_time_for_and_goes_on_with_w
     _, parts = rehearse(tmp_path, "--minutes=0.1")  # a false limit: nothing begins, and every part says why
     outcomes = {entry["outcome"] for entry in parts.values()}
     assert all(outcome.startswith(("not begun", "skipped")) for outcome in outcomes), outcomes
-    _, parts = rehearse(tmp_path, "--minutes=9", "--parts=convolutions")
-    assert [name for name, entry in parts.items() if entry["outcome"] == "done"] == ["convolutions"]
-
-
-@pytest.mark.long
-def test_the_gpu_suite_is_rehearsed_at_test_sizes(tmp_path):
     stdout, parts = rehearse(tmp_path, "--minutes=9", "--parts=convolutions,storm,compare_storm,learning")
     done = {name for name, entry in parts.items() if entry["outcome"] == "done"}
     assert done == {"convolutions", "storm", "learning"}, os.listdir(tmp_path)
