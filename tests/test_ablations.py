@@ -169,8 +169,12 @@ def test_what_of_a_config_is_idle():
     assert not differs({"clustering.vector": "projection"}, clustering__method="random")
     for change in ({"loss.balance": 0.0}, {"router.margin": 0.0}, {"router.anneal": 0.5}):
         assert not differs(change) and differs(change, **gated) and differs(change, router__first="scores")
-    assert differs({"router.anneal": 0.5}, router__mode="table", **gated)  # tau scales what the gates learn
-    assert not differs({"loss.balance": 0.0}, router__mode="table", **gated)
+    # Where all experts are chosen tau still scales what the gates learn, until the freeze; a table has none to teach.
+    every, table = dict(router__active=4, **gated), dict(router__mode="table")
+    assert differs({"router.anneal": 0.5}, **every) and differs({"router.freeze": False}, **every)
+    assert not differs({"router.gate": "straight_through"}, **table)
+    assert not differs({"router.anneal": 0.5}, **table, **gated)
+    assert not differs({"loss.balance": 0.0}, **table, **gated)
     assert not differs({"router.mode": "table"}, router__experts=1, router__active=1)
     blind, given = dict(model__embedding=0), dict(clustering__table="clusters.json")
     first, noise = {"router.first": "scores"}, {"router.noise": 0.5}

@@ -241,14 +241,15 @@ def _idle_routing(config: ConfigDict) -> str:
     """Keys of the router that change nothing."""
     router = config.router
     choice = router.mode == "learned" and router.active < router.experts
+    gated = router.gate != "none" and router.mode == "learned" and router.experts > 1 and config.model.embedding > 0
     free = choice and config.model.embedding > 0
     # From balanced experts that are left in peace nothing moves the selection, and the balance loss pulls at none.
     # Those of a given table need not be balanced.
     if free and (router.gate != "none" or router.first == "scores" or not router.rest or config.clustering.table):
         return ""
-    idle = "router.margin router.noise router.rest router.freeze loss.balance"
+    idle = "router.margin router.noise router.rest loss.balance"
     if free or not choice:  # with nothing to route by the first selection is the last
         idle += " router.first"
-    if router.gate == "none" or router.experts == 1 or config.model.embedding == 0:
-        idle += " router.tau_start router.tau_end router.anneal optimizer.router_lr"
-    return idle + " router.mode router.gate" * (router.experts == 1)
+    if not gated:  # gates reach the router until the freeze, and in table mode never
+        idle += " router.gate router.freeze router.tau_start router.tau_end router.anneal optimizer.router_lr"
+    return idle + " router.mode" * (router.experts == 1)

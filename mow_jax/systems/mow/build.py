@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mow_jax.ops.precision import compute_dtype
 from mow_jax.systems.mow import agent as algorithm
-from mow_jax.systems.mow import clustering, imagination, inspection, playing, warmup
+from mow_jax.systems.mow import clustering, imagination, inspection, playing, router, warmup
 from mow_jax.systems.mow.actor_critic import ActorCritic
 from mow_jax.systems.mow.agent import Agent
 from mow_jax.systems.mow.imagination import Imagination
@@ -71,10 +71,18 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
 
 
 def act(agent: Agent, state: TrainState, acting, observation, is_first, step, shard, explore: bool) -> Acted:
-    """The same sampled policy, whether to learn or to be scored; nothing is stored beside a row."""
-    del explore
+    """The same sampled policy, whether to learn or to be scored, but scored without the noise of the experts' selection;
+    nothing is stored beside a row."""
+    state = state if explore else _without_noise(agent, state)
     action, acting = algorithm.act(agent, state, acting, observation, is_first, step, shard)
     return Acted(action, {}, acting)
+
+
+def _without_noise(agent: Agent, state: TrainState) -> TrainState:
+    """The state with the experts that the router's scores alone choose."""
+    rules, chosen = agent.world.routing, state.table.experts
+    scores = router.scores(rules, state.params["shared"], state.update)
+    return state._replace(table=state.table._replace(experts=router.without_noise(rules, scores, chosen, state.update)))
 
 
 def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
@@ -153,11 +161,11 @@ def clusters(config: ConfigDict, tasks: int) -> int:
 
 def facts(config: ConfigDict, agent: Agent, tasks: list[Task], parameters: int) -> list[tuple[str, str]]:
     """MoW's lines of the first screen."""
-    single, router = sum(STORM_PARAMETERS + STORM_PER_ACTION * task.action_size for task in tasks), config.router
+    single, settings = sum(STORM_PARAMETERS + STORM_PER_ACTION * task.action_size for task in tasks), config.router
     return [
         ("precision", np.dtype(agent.world.dtype).name),
         ("clusters", f"{agent.world.clusters} (configured: {config.clustering.clusters}), {config.clustering.method}"),
-        ("experts", f"{router.experts}, {router.active} active a task, router {router.mode}"),
+        ("experts", f"{settings.experts}, {settings.active} active a task, router {settings.mode}"),
         ("against STORM", f"{parameters / single:.3f} of {len(tasks)} STORM models ({single:,} parameters)"),
     ]
 
