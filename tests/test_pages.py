@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -104,12 +105,34 @@ def test_variants_of_several_sweeps_are_one_where_their_settings_are(tmp_path: P
             put(tmp_path / sweep / "same" / str(seed), seed, log={"every": rate})
             put(tmp_path / sweep / "other" / str(seed), seed, optimizer={"lr": rate})
     put(tmp_path / "q" / "same" / "5", 5)
+    put(tmp_path / "q" / "same" / "6" / "4", 6).rename(tmp_path / "r")
+    (tmp_path / "q" / "same" / "6").rmdir()
+    (tmp_path / "s" / "same").mkdir(parents=True)
+    (tmp_path / "r").rename(tmp_path / "s" / "same" / "4")  # another seed in a folder of the same name
     shown: dict = {}
     monkeypatch.setattr(comparing, "cluster_maps", lambda runs, _: shown.update(runs))
-    groups = comparison.read([str(tmp_path / "p"), str(tmp_path / "q")])
-    assert {name: len(runs) for name, runs in groups.items()} == {"p/other": 2, "same": 5, "q/other": 2}
+    groups = comparison.read([str(tmp_path / sweep) for sweep in "pqs"])
+    assert {name: len(runs) for name, runs in groups.items()} == {"p/other": 2, "same": 4, "q/other": 2}
     comparison._clusters(groups, tmp_path)
-    assert len(shown) == 9 and {"p/other, 3", "same, p/same/4", "same, q/same/4", "same, 5"} <= shown.keys()
+    assert len(shown) == 8 and {"p/other, 3", "same, p/same/4", "same, s/same/4", "same, 5"} <= shown.keys()
+
+
+def test_a_run_that_lies_in_several_folders_counts_once(tmp_path: Path):
+    for seed in (0, 1, 2):
+        put(tmp_path / "all" / "mow" / str(seed), seed)
+    shutil.copytree(tmp_path / "all", tmp_path / "copied")
+    put(tmp_path / "copied" / "mow" / "3", 3)
+    (tmp_path / "linked" / "mow").mkdir(parents=True)
+    (tmp_path / "linked" / "mow" / "0").symlink_to(tmp_path / "all" / "mow" / "0")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "mow").symlink_to(tmp_path / "all" / "mow")
+    (tmp_path / "copied" / "mow" / "1" / "results.json").unlink()  # the copy is older than the run
+    groups = comparison.read([str(tmp_path / name) for name in ("copied", "all", "linked", "whole")])
+    assert [run.config["seed"] for run in groups["mow"]] == [0, 1, 2, 3]
+    assert [run.directory.parts[-3] for run in groups["mow"]] == ["copied", "all", "copied", "copied"]
+    text = (comparison.write([str(tmp_path / "all"), str(tmp_path / "linked")], str(tmp_path / "page"))) / "report.md"
+    said = text.read_text().replace("\\", "")
+    assert "| mow | 3 |" in said and f"though {tmp_path / 'linked' / 'mow' / '0'} holds the same run again" in said
 
 
 def test_runs_of_one_variant_that_differ_in_a_setting_show_it(tmp_path: Path):

@@ -49,7 +49,8 @@ def write(places: list[str], out: str | None) -> Path:
 
 def read(places: list[str]) -> Groups:
     """The runs of folders: a run's own, of which each is a variant, or a sweep's DIR/VARIANT/SEED. A variant of several
-    sweeps is one where its settings are the same in all. Raises BadInput."""
+    sweeps is one where its settings are the same in all, and a run of one variant, settings and seed that lies in
+    several places counts once. Raises BadInput."""
     found: dict[Path, list[Run]] = {}  # by the folder that a variant is named after
     swept: list[Path] = []
     for folder in {Path(place).resolve(): Path(place) for place in places}.values():
@@ -63,9 +64,9 @@ def read(places: list[str]) -> Groups:
             )
         for path in paths:
             found.setdefault(path.parent.parent.resolve(), []).append(data.read(str(path.parent)))
-        swept += dict.fromkeys(path.parent.parent.resolve() for path in paths)
+        swept += [path for path in dict.fromkeys(path.parent.parent.resolve() for path in paths) if path not in swept]
     _merge(found, swept)
-    return dict(zip(_names(list(found)), found.values(), strict=True))
+    return dict(zip(_names(list(found)), map(_once, found.values()), strict=True))
 
 
 def _merge(found: dict[Path, list[Run]], swept: list[Path]) -> None:
@@ -75,6 +76,24 @@ def _merge(found: dict[Path, list[Run]], swept: list[Path]) -> None:
         settings = {json.dumps(_settings(run)) for path in (first, *others) for run in found[path]}
         for other in others if len(settings) == 1 else ():
             found[first] += found.pop(other)
+
+
+def _once(runs: list[Run]) -> list[Run]:
+    """A variant's runs, of those with the same settings and seed the one that came furthest; it says who is left out.
+
+    Copies and links of a run are no further evidence, nor is the same run made twice."""
+    kept: dict[Any, Run] = {}
+    for run in runs:
+        what = run.directory.resolve() if run.config is None else json.dumps([_settings(run), run.config.get("seed")])
+        first = kept.get(what)
+        if first is None:
+            kept[what] = run
+            continue
+        reach = lambda run: ((run.results or {}).get("step") or -1, run.lines[-1]["step"] if run.lines else -1)
+        better, other = (run, first) if reach(run) > reach(first) else (first, run)
+        note = f"counts once, though {other.directory} holds the same run again (settings and seed)"
+        kept[what] = better._replace(missing=[*better.missing, note])
+    return list(kept.values())
 
 
 def _names(folders: list[Path]) -> list[str]:
@@ -126,7 +145,7 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
     every = [run for runs in groups.values() for run in runs]
     missing = [f"{run.directory}: {text}" for run in every for text in [*run.missing, *_older(run)]]
     return [
-        Section("Missing", missing) if missing else None,
+        Section("Missing or left out", missing) if missing else None,
         _scores(scored, looks, directory),
         _figure(
             "Performance profile",
