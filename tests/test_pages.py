@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from browser import Browser
 from matplotlib.figure import Figure
+from processes import ROOT
 from sklearn.metrics import adjusted_rand_score
 from test_report import TASKS, make_run
 
@@ -235,6 +236,29 @@ def test_the_probability_of_improvement_by_hand():
     value, low, high = comparing.beats(better, base)  # task 0: 1; task 1: (1/2 + 0 + 1 + 1) / 4
     assert value == pytest.approx((1 + 0.625) / 2) and low < value < high
     assert comparing.beats(better[:1], base[:1]) == (0.75, 0.0, 1.0)
+
+
+def test_a_page_claims_no_interval_of_few_runs_drawn_anew(tmp_path: Path, monkeypatch):
+    """By them one cluster and one expert would beat MoW on the committed runs (0.69 [0.60, 0.77]), and do not."""
+    looks = plotting.looks(("mow", "one"))
+    monkeypatch.setattr(comparing, "overview", lambda *_: True)
+    runs = [
+        {"variant": path.parent.name, "seed": 0, "step": 9, "tasks": {name: task["normalised"] for name, task in tasks}}
+        for path in sorted((ROOT / "results" / "toy13").glob("*/seed*.json"))
+        if (tasks := json.loads(path.read_text())["tasks"].items())
+    ]
+    assert [run["variant"] for run in runs] == ["mow"] * 3 + ["one"] * 3
+    variants = comparing.by_variant(runs)[1]
+    value, *ends = comparing.beats(variants["one"], variants["mow"])
+    assert value == pytest.approx(0.688, abs=5e-4) and ends == [0.0, 1.0]
+    section = comparison._scores(runs, looks, tmp_path)
+    assert section is not None and "IQM" in section.tables[0].columns and section.tables[0].rows[1][5] == "0.956"
+    assert "+0.022 [-0.051, 0.095]" in section.tables[0].rows[1]
+    assert section.text[-1].endswith("none shows a difference.")
+    few, many = (comparison._drawn(runs * times, "Bars: 95%") for times in (1, 4))
+    assert "95%" not in few and "too sure" in few and many == " Bars: 95%, where there are 10 runs or more."
+    ten = comparison._scores(runs * 4, looks, tmp_path)
+    assert ten is not None and ten.tables[0].columns[5] == "IQM [95%]" and "[" in ten.tables[0].rows[0][5]
 
 
 @pytest.mark.parametrize("seed", range(5))

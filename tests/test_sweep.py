@@ -29,6 +29,13 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
     assert "| x | 2 | 0.60 | 0.80 | 0.700 [-0.571, 1.971] |" in text
     assert "| y | 1 | 1.00 | 0.00 | 0.500 |" in text
     assert "| x, seed 1 | 0.70 | 0.90 | 0.800 | 0.70 | 1.5 |" in text
+    # One run has no interval, and nothing is compared; of two each, Welch's: 2 degrees of freedom at equal spread.
+    assert "less x [95%, Welch] |" in text and "| y | 1 | 1.00 | 0.00 | 0.500 | 0.500 | -0.200 |" in text
+    assert "comparison" not in text
+    pair = [*runs, finished_run("y", 1, 1.0, 0.4), *(finished_run("z", seed, 0.1, seed / 100) for seed in (0, 1))]
+    text = sweeps.table(pair)
+    half = 4.3027 * 0.02**0.5  # standard errors of 0.1 and 0.1
+    assert f"| -0.100 [{-0.1 - half:.3f}, {-0.1 + half:.3f}] |" in text and "2 comparisons with x" in text
     alone = [
         finished_run("x", 0, 0.5, 0.7) | {"tasks": {"a": 0.5}},
         finished_run("y", 0, 0.5, 0.7) | {"tasks": {"b": 0.7}},

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import comb
 
 from mow_jax import checks
-from mow_jax.report import comparing, data, plotting, render, reproduce, scores, sweeps
+from mow_jax.report import comparing, data, inference, plotting, render, reproduce, scores, sweeps
 from mow_jax.report.data import Run
 from mow_jax.report.render import Picture, Section
 from mow_jax.report.tables import NONE, Table, number, ratio
@@ -149,15 +149,16 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
         _scores(scored, looks, directory),
         _figure(
             "Performance profile",
-            "How large a share of runs and tasks lies above each normalised score; further right is better. Bands: 95%,"
-            " by drawing runs anew. Crossing lines: no variant is better throughout.",
+            "How large a share of runs and tasks lies above each normalised score; further right is better. Crossing"
+            " lines: no variant is better throughout." + _drawn(scored, "Bands: 95%, by drawing runs anew"),
             comparing.profiles(scored, looks, directory / "profile.png"),
             Picture("profile.png", "Share of runs and tasks above a score"),
         ),
         _figure(
             "Probability of improvement",
-            "The chance that a run of each variant scores higher than one of the first, mean over tasks, ties counted"
-            " half, and its 95% interval. One with 0.5 in it shows no difference; of single runs it is everything.",
+            "The chance that a run of each variant scores higher than one of the first, however little, mean over"
+            " tasks, ties counted half."
+            + _drawn(scored, "Bars: 95% intervals by drawing runs anew, of which those with 0.5 show no difference"),
             comparing.improvement(scored, looks, directory / "improvement.png"),
             Picture("improvement.png", "Against the first variant"),
         ),
@@ -174,6 +175,15 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
         _costs(groups),
         _commands(groups),
     ]
+
+
+def _drawn(scored: list[dict[str, Any]], text: str) -> str:
+    """The text on intervals by drawing runs anew, or why nothing is said by them."""
+    most = max(Counter(entry["variant"] for entry in scored).values(), default=0)
+    enough = inference.ENOUGH
+    if most < enough:
+        return f" Fewer than {enough} runs of a variant, drawn anew, would be too sure: they show no difference here."
+    return f" {text}, where there are {enough} runs or more."
 
 
 def _older(run: Run) -> list[str]:
@@ -199,29 +209,36 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
     text = (
         "Normalised scores: 0 is the random policy, 1 the reference (a human for Atari, the best known score for toy"
         " tasks); steps are the agent steps a task that they were measured at. Mean over tasks, with the 95% t interval"
-        " over runs; the IQM is over runs and tasks, its interval a stratified bootstrap; the last columns count tasks"
-        " whose mean reaches the reference, and name the lowest."
+        " over runs; the IQM is over runs and tasks, of ten runs or more with a 95% interval by drawing runs anew; the"
+        " last columns count tasks whose mean reaches the reference, and name the lowest."
+    )
+    first, *others = variants
+    cells_of, verdict = inference.against(
+        first, {name: (variants[name].mean(1), variants[first].mean(1)) for name in others}
     )
     rows = []
     for name, values in variants.items():
-        by_task, (low, high) = values.mean(0), comparing.interval(values.mean(1))
-        total = scores.aggregate({task: values[:, i].tolist() for i, task in enumerate(tasks)})
+        by_task, (low, high) = values.mean(0), inference.interval(values.mean(1))
+        iqm, around = inference.iqm(values)
         between = f" [{low:.3f}, {high:.3f}]" if len(values) > 1 else ""
         lowest = int(by_task.argmin())
         cells = [
             _steps([entry["step"] for entry in scored if entry["variant"] == name]),
             f"{values.mean():.3f}{between}",
-            ratio(total["median"]),
-            scores.iqm_text(total),
+            ratio(float(np.median(by_task))),
+            scores.iqm_text({"iqm": iqm, "interval": around}),
+            *[cells_of.get(name, NONE)] * bool(others),
             f"{(by_task >= 1).sum()} of {len(tasks)}",
         ]
         rows.append([name, str(len(values)), *cells, f"{tasks[lowest]} {by_task[lowest]:.2f}"])
-    columns = ["variant", "runs", "steps", "mean [95%]", "median", "IQM [95%]", "at the reference", "lowest task"]
+    columns = ["variant", "runs", "steps", "mean [95%]", "median"]
+    columns += ["IQM [95%]" if any(len(values) >= inference.ENOUGH for values in variants.values()) else "IQM"]
+    columns += [f"less {first} [95%, Welch]"] * bool(others) + ["at the reference", "lowest task"]
     table = Table(columns, rows)
     comparing.overview(scored, looks, directory / "overview.png")
     return Section(
         "Scores",
-        [text, *notes * bool(apart)],
+        [text, *notes * bool(apart), *[verdict] * bool(verdict)],
         [table],
         [Picture("overview.png", "Every run, and the mean of each task")],
     )

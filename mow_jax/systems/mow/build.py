@@ -71,8 +71,8 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
 
 
 def act(agent: Agent, state: TrainState, acting, observation, is_first, step, shard, explore: bool) -> Acted:
-    """The same sampled policy, whether to learn or to be scored, but scored without the noise of the experts' selection;
-    nothing is stored beside a row."""
+    """The same sampled policy, whether to learn or to be scored, but to be scored without the noise of the experts'
+    selection; nothing is stored beside a row."""
     state = state if explore else _without_noise(agent, state)
     action, acting = algorithm.act(agent, state, acting, observation, is_first, step, shard)
     return Acted(action, {}, acting)

@@ -92,7 +92,9 @@ def select(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.
         return experts
     if routing.noise:
         scores = scores * jnp.exp(routing.noise * jax.random.gumbel(key, scores.shape))
-    return jnp.where(_stays(routing, experts, update), experts, reselect(scores, experts, routing.margin / routing.experts))
+    return jnp.where(
+        _stays(routing, experts, update), experts, reselect(scores, experts, routing.margin / routing.experts)
+    )
 
 
 def without_noise(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.Array) -> jax.Array:
