@@ -49,8 +49,10 @@ def _pair(runs: list[dict[str, Any]], variant: str, first: str) -> tuple[np.ndar
     """Means of the variant's runs and of the first one's, over the tasks that all of them have a score of."""
     mine, base = ([run["tasks"] for run in runs if run["variant"] == name] for name in (variant, first))
     shared = [name for name in mine[0] if all(tasks.get(name) is not None for tasks in (*mine, *base))]
+    if not shared:
+        return None
     means = [np.array([np.mean([tasks[name] for name in shared]) for tasks in side]) for side in (mine, base)]
-    return (means[0], means[1]) if shared else None
+    return means[0], means[1]
 
 
 def left_out(runs: list[dict[str, Any]]) -> list[str]:
