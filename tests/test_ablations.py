@@ -96,13 +96,36 @@ def test_the_command_refuses_a_variant_in_one_message(tmp_path):
 
 
 @pytest.mark.parametrize("experiment", ["toy", "toy13"])
-def test_one_model_has_as_many_parameters_as_mow(experiment: str):
-    sizes = []
-    for name in ("mow", "one"):
+def test_one_model_and_one_of_a_part_have_as_many_parameters_as_mow(experiment: str):
+    sizes = {}
+    for name in ("mow", *ABLATIONS["EQUAL_SIZES"]):
         settings = variants(experiment)[name]
         state = abstract_state(build.system(settings, build.tasks(settings)))
-        sizes.append(sum(leaf.size for leaf in jax.tree.leaves((state.params, state.actor, state.critic))))
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+        sizes[name] = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.actor, state.critic)))
+    assert sizes["one"] == pytest.approx(sizes["mow"], rel=0.01)
+    assert sizes["one_cluster"] == pytest.approx(sizes["mow"], rel=0.02)
+    assert sizes["one_expert"] == pytest.approx(sizes["mow"], rel=0.02)
+    if experiment == "toy13":
+        assert sizes["mow"] == 1_837_776
+
+
+@pytest.mark.parametrize("experiment", ["toy", "toy13"])
+def test_what_has_as_many_parameters_differs_by_its_part_and_by_widths_alone(experiment: str):
+    base = config.checks.flat(variants(experiment)["mow"])
+    part = {"clustering.method", "clustering.clusters"}, {"router.experts", "router.active"}
+    for name, allowed in (("one", part[0] | part[1]), ("one_cluster", part[0]), ("one_expert", part[1])):
+        made = config.checks.flat(variants(experiment)[name])
+        changed = {key for key in base if base[key] != made[key]}
+        assert changed & set().union(*part) == allowed
+        assert changed - allowed <= {"model.channels", "model.width", "model.head_width", "agent.width"}
+
+
+@pytest.mark.parametrize("experiment", ["toy", "toy13"])
+def test_gates_are_open_for_a_fifth_of_the_updates_after_the_warm_up(experiment: str):
+    settings = variants(experiment)["routing=gated"]
+    plan = build.plan(settings)
+    open_for = settings.router.anneal * plan.schedule_updates - plan.warmup_updates
+    assert open_for >= 0.2 * (plan.schedule_updates - plan.warmup_updates)
 
 
 # --- What is idle -----------------------------------------------------------------------------------------------------
