@@ -66,6 +66,15 @@ def seconds(job: Job) -> float:
     return float(_last(job).get("seconds", 0.0))
 
 
+def lines(job: Job) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics, none without any."""
+    try:
+        text = (job.directory / "metrics.jsonl").read_text()
+    except OSError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
 def is_over(job: Job) -> bool:
     """Whether a run has had its minutes."""
     return seconds(job) >= 60 * job.minutes

@@ -57,8 +57,9 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if changed else "") if head.returncode == 0 else "unknown"
 
 
-def record_start(workdir: Path) -> None:
-    """Process 0 adds to origin.json what starts here: commit, versions, machine and command (report --reproduce)."""
+def record_start(workdir: Path, system: System) -> None:
+    """Process 0 adds to origin.json what starts here: commit, versions, machine, command (report --reproduce), and how
+    many parameters it has, in all and for one task."""
     if processes.index():
         return
     path, device = workdir / "origin.json", jax.local_devices()[0]
@@ -68,9 +69,10 @@ def record_start(workdir: Path) -> None:
         starts = []
     machine = f"{len(os.sched_getaffinity(0))} cores, {jax.local_device_count()} x {device.device_kind}"
     made = {"commit": commit(), "python": platform.python_version(), "versions": versions(), "machine": machine}
-    path.with_suffix(".tmp").write_text(
-        json.dumps([*starts, made | {"command": shlex.join(sys.argv)}], indent=1) + "\n"
-    )
+    made |= {"command": shlex.join(sys.argv), "parameters": sum(parameters(system).values())}
+    if system.active:
+        made["active"] = system.active(jax.eval_shape(system.init))
+    path.with_suffix(".tmp").write_text(json.dumps([*starts, made], indent=1) + "\n")
     path.with_suffix(".tmp").replace(path)
 
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from mow_jax import checks, command, config
 from mow_jax.envs import suites
-from mow_jax.jobs import TRAIN, Job, finished, run, seconds
-from mow_jax.report import reproduce, sweeps
+from mow_jax.jobs import TRAIN, Job, finished, lines, run, seconds
+from mow_jax.report import data, reproduce, sweeps
 from mow_jax.types import BadInput
 
 # Keys that say nothing of what a run learns, but where its system locks them: they may differ from a finished run's.
@@ -128,6 +128,7 @@ def _put(path: Path, text: str) -> None:
 
 def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
     """What the table needs of a run."""
+    parameters, active = data.sizes(job.directory)
     return {
         "variant": job.variant,
         "seed": job.seed,
@@ -135,6 +136,9 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
         "commit": results["commit"],
         "versions": results.get("versions", {}),
         "seconds": round(seconds(job)),
+        "core_seconds": round(data.core_seconds(lines(job))),
+        "parameters": parameters,
+        "active": active,
         "step": results["step"],
         "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
     }

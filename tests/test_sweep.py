@@ -13,11 +13,12 @@ import pytest
 from processes import ROOT, TINY, environment
 
 from mow_jax import command, sweep
+from mow_jax.jobs import Job
 from mow_jax.report import sweeps
 
 
 def finished_run(variant: str, seed: int, *values: float) -> dict:
-    tasks = dict(zip(("a", "b"), values, strict=True))
+    tasks = dict(zip(("a", "b"), values, strict=False))
     run = dict(variant=variant, seed=seed, command="", commit="c", seconds=90, step=8, tasks=tasks)
     return run
 
@@ -30,7 +31,7 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
     assert "| y | 1 | 1.00 | 0.00 | 0.500 |" in text
     assert "| x, seed 1 | 0.70 | 0.90 | 0.800 | 0.70 | 1.5 |" in text
     # One run has no interval, and nothing is compared; of two each, Welch's: 2 degrees of freedom at equal spread.
-    assert "less x [95%, Welch] |" in text and "| y | 1 | 1.00 | 0.00 | 0.500 | 0.500 | -0.200 |" in text
+    assert "less x [95%, Welch] |" in text and "| y | 1 | 1.00 | 0.00 | 0.500 | 0.500 | -0.200 | – |" in text
     assert "comparison" not in text
     pair = [*runs, finished_run("y", 1, 1.0, 0.4), *(finished_run("z", seed, 0.1, seed / 100) for seed in (0, 1))]
     text = sweeps.table(pair)
@@ -46,6 +47,18 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
     assert "own tasks; figure.png leaves out a, b: not in every run" in sweeps.table(alone) and "own" not in text
     assert sweeps.table([]) == "no run has finished yet\n"
     assert "| y, seed 0 | – | – | 1.5 |" in sweeps.table([finished_run("y", 0, None, None)])  # type: ignore[arg-type]
+
+
+def test_the_table_has_sizes_and_core_minutes_where_runs_say_them(tmp_path):
+    (tmp_path / "origin.json").write_text(json.dumps([{"commit": "c", "parameters": 2_211_780, "active": 446_000}]))
+    busy = [{"step": 8, "seconds": 60.0, "time/cores_busy": 0.5}, {"step": 9, "seconds": 90.0, "time/cores_busy": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in busy) + '{"step": 10')
+    results = {"commit": "c", "step": 9, "tasks": {"a": {"normalised": 0.5}}}
+    made = sweep.entry(Job("x", 0, tmp_path, ["mow_jax.train"]), results)
+    assert (made["core_seconds"], made["parameters"], made["active"]) == (60, 2_211_780, 446_000)
+    text = sweeps.table([made, finished_run("y", 0, 0.5)])
+    assert "| parameters | of them for a task | core-minutes a run |" in text
+    assert "| 2,211,780 | 446,000 | 1.0 |" in text and "| – | – | – |" in text
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads the file so
@@ -151,6 +164,7 @@ STEPS = 24  # of a stand-in
 DRIVER = """
 import sys
 from mow_jax import command, sweep
+from mow_jax.jobs import Job
 from mow_jax.report import sweeps
 sweep.TRAIN, sweep.PAUSE = "stand_in", 0.02
 sys.exit(sweep.main(sys.argv[1:]))

@@ -329,8 +329,9 @@ def _costs(groups: Groups) -> Section | None:
                 _mean(list(column)) for column in zip(*held, strict=True)
             )
             cells = [f"{steps:,.0f}", f"{updates:,.0f}", ratio(hours), ratio(core_hours), number(rate), number(memory)]
-            rows.append([name, *cells])
+            rows.append([name, *cells, *map(sweeps.count, data.sizes(runs[0].directory))])
     columns = ["variant", "agent steps a task", "updates", "hours", "core-hours", "updates a second", "GB of memory"]
+    columns += ["parameters", "of them for a task"]
     text = (
         "Means over runs. Core-hours and memory are those of the process that learns, without its environments'"
         " workers; an evaluation counts at the rate of the line before it."
@@ -340,16 +341,12 @@ def _costs(groups: Groups) -> Section | None:
 
 def _cost(run: Run) -> tuple:
     """(steps, updates, hours, core-hours, median of updates a second, most memory) of a run; None where unknown."""
-    last, busy, before = run.lines[-1], 0.0, 0.0
-    for line in run.lines:
-        now = line.get("seconds") or before
-        busy += max(now - before, 0.0) * (line.get("time/cores_busy") or 0.0)
-        before = now
+    last, hours = run.lines[-1], max(line.get("seconds") or 0.0 for line in run.lines) / 3600
     series = lambda name: run.metrics[name].value if name in run.metrics else None
     rates, memory = series("time/updates_per_second"), series("time/memory_gb")
-    core_hours = busy / 3600 if memory is not None else None
+    core_hours = data.core_seconds(run.lines) / 3600 if memory is not None else None
     rate, most = None if rates is None else float(np.median(rates)), None if memory is None else float(memory.max())
-    return last["step"], last["update"], before / 3600, core_hours, rate, most
+    return last["step"], last["update"], hours, core_hours, rate, most
 
 
 def _commands(groups: Groups) -> Section | None:

@@ -1,6 +1,7 @@
 """table.md of a sweep: every variant with the mean over its seeds and its interval, then every run.
 
-In: entries of a sweep.json, {"variant", "seed", "seconds", "tasks": {name: normalised score}}. Out: Markdown. Called by
+In: entries of a sweep.json, {"variant", "seed", "seconds", "tasks": {name: normalised score}}, and where they are known
+"parameters", "active" (of them for one task) and "core_seconds". Out: Markdown. Called by
 sweep; `left_out` by what draws them, too.
 """
 
@@ -29,6 +30,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     first, *others = dict.fromkeys(run["variant"] for run in runs)
     cells_of, verdict = inference.against(first, {name: _pair(runs, name, first) for name in others})
     more = [f"less {first} [95%, Welch]"] * bool(others)
+    more += ["parameters", "of them for a task", "core-minutes a run"]
     summary = [["variant", "seeds", *scored, "mean [95%]", "IQM", *more]]
     for variant in dict.fromkeys(run["variant"] for run in runs):
         mine = [run for run in runs if run["variant"] == variant]
@@ -39,10 +41,22 @@ def table(runs: list[dict[str, Any]]) -> str:
         cells = [f"{np.mean(means[name]):.2f}" if name in means else "–" for name in scored]
         summary.append([variant, str(len(mine)), *cells, interval(each), "–" if iqm is None else f"{iqm:.3f}"])
         summary[-1] += [cells_of.get(variant, "–")] * bool(others)
+        summary[-1] += [*(count(mine[0].get(key)) for key in ("parameters", "active")), _minutes(mine)]
     apart = left_out(runs)
     note = f"Means here are over a variant's own tasks; figure.png leaves out {', '.join(apart)}: not in every run.\n\n"
     below = [f"{verdict}\n\n"] * bool(verdict) + [note] * bool(apart)
     return f"{_markdown(summary)}\n{''.join(below)}{_markdown(rows)}"
+
+
+def count(number: int | None) -> str:
+    """A number of parameters, thousands set apart; a dash where it is not known."""
+    return "–" if number is None else f"{number:,}"
+
+
+def _minutes(runs: list[dict[str, Any]]) -> str:
+    """The mean of runs' minutes on a core, of those that say how busy theirs were."""
+    known = [run["core_seconds"] / 60 for run in runs if run.get("core_seconds")]
+    return f"{np.mean(known):.1f}" if known else "–"
 
 
 def _pair(runs: list[dict[str, Any]], variant: str, first: str) -> tuple[np.ndarray, np.ndarray] | None:

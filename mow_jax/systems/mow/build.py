@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -51,6 +53,7 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
             "agent": {key: own[key] for key in ("act_context", "act_on", "unimix")},
         },
         components=components,
+        active=bound(active),
         exported=("params", "statistics", "harmony", "actor", "critic", "return_scale", "table"),
         carry_over=carry_over,
         check=functools.partial(warmup.check, config, names, made),
@@ -183,6 +186,14 @@ def components(state: TrainState) -> dict[str, Any]:
         "actor": state.actor,
         "critics and slow critics": [state.critic, state.slow_critic],
     }
+
+
+def active(agent: Agent, state: TrainState) -> int:
+    """How many of those one task uses: one of the rows by cluster, n_k of those by expert, and all that is shared."""
+    count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+    by_cluster = count((state.params["cluster"], state.critic, state.slow_critic)) // agent.world.clusters
+    rules, by_expert = agent.world.routing, count(state.params["expert"])
+    return by_cluster + by_expert * rules.active // rules.experts + count((state.params["shared"], state.actor))
 
 
 # --- Weights and files ------------------------------------------------------------------------------------------------
