@@ -65,9 +65,11 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
         "each": {"clustering.method": "identity"},  # one a task
         **{str(count): {"clustering.clusters": count} for count in (2, 3, 6, 12)},
     },
-    "grouping": {  # "random": groups of equal sizes; "file": also needs --config.clustering.table=clusters.json
+    # "random": groups of equal sizes; "shuffled": of the sizes that the gradients' groups have; "file": also needs
+    # --config.clustering.table=clusters.json
+    "grouping": {
         method: {"clustering.method": method}
-        for method in ("agglomerative", "kmeans", "spectral", "random", "single", "file")
+        for method in ("agglomerative", "kmeans", "spectral", "shuffled", "random", "single", "file")
     },
     "vector": {how: {"clustering.vector": how} for how in ("layer_mean", "layer_scalar", "projection")},
     "experts": {

@@ -33,7 +33,7 @@ def add(config: ConfigDict) -> None:
     )
     config.clustering = ConfigDict(
         dict(
-            method="agglomerative",  # or kmeans, spectral, random, single, identity, file
+            method="agglomerative",  # or kmeans, spectral, shuffled, random, single, identity, file
             clusters=12,  # N_m, capped at the number of tasks
             vector="layer_mean",  # or layer_scalar, projection: how a gradient becomes a vector
             projection=1024,  # length of the vector under "projection"
@@ -126,7 +126,11 @@ CHOICES = {
     "router.mode": ("learned", "table"),
     "router.gate": ("none", "straight_through"),
     "router.first": ("even", "scores"),
-    "clustering.method": ("agglomerative", "kmeans", "spectral", "random", "single", "identity", "file"),
+    "clustering.method": (
+        *("agglomerative", "kmeans", "spectral"),
+        "shuffled",  # agglomerative's groups with other tasks in them, a control of the same sizes
+        *("random", "single", "identity", "file"),
+    ),
     "clustering.vector": ("layer_mean", "layer_scalar", "projection"),
     "loss.harmony": ("optimum", "zero", "off"),
     "model.compute_dtype": ("auto", "float32", "bfloat16"),
@@ -222,7 +226,7 @@ def effective(config: ConfigDict, tasks: int) -> dict[str, Any]:
     router, method = config.router, config.clustering.method
     count = {"single": 1, "identity": tasks}.get(method, min(config.clustering.clusters, tasks))
     idle = _idle_routing(config)
-    by_gradients = method in ("agglomerative", "kmeans", "spectral")
+    by_gradients = method in ("agglomerative", "kmeans", "spectral", "shuffled")
     one_way = count in (1, tasks) and (router.mode == "learned" or router.experts == 1) and method != "file"
     if (one_way or config.clustering.table) and not config.train.init_from:
         idle += f" clustering.method {GRADIENTS}"
