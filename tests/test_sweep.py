@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT, TINY, environment
 
-from mow_jax import command, sweep
+from mow_jax import command, jobs, sweep
 from mow_jax.jobs import Job
 from mow_jax.report import sweeps
 
@@ -139,6 +139,43 @@ def test_the_commands_of_a_table_make_its_runs_as_they_were(tmp_path, monkeypatc
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_sweep_goes_on_at_its_own_commit_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sweep, "draw", lambda directory: None)
+    begun = []
+    monkeypatch.setattr(sweep, "run", lambda mine, *_: (begun.append(len(mine)), ([], False))[1])
+    monkeypatch.setattr(sweep.origin, "commit", lambda: "7d8e9f")
+    put(tmp_path, 6, "0a1b2c", jax="0.10.7")
+    common = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}"]
+    assert sweep.main([*common, "--seeds=6"]) == 0 and begun == [1], "all is finished: only the table is made"
+    assert sweep.main([*common, "--seeds=6,8"]) == 2
+    message = capsys.readouterr().err
+    assert "0a1b2c" in message and "7d8e9f" in message and "--allow_other_commit" in message and begun == [1]
+    assert sweep.main([*common, "--seeds=6,8", "--only=1"]) == 2, "one of an array, beside those before it"
+    assert sweep.main([*common, "--seeds=6,8", "--jobs=0"]) == 0 == sweep.main([*common, "--seeds=6,8", "--count"])
+    assert sweep.main([*common, "--seeds=6,8", "--allow_other_commit"]) == 0 and begun == [1, 2]
+    (tmp_path / "toy" / "8").mkdir()
+    (tmp_path / "toy" / "6" / "results.json").unlink()
+    (tmp_path / "toy" / "6" / "origin.json").write_text(json.dumps([{"commit": "7d8e9f"}]))
+    assert sweep.main([*common, "--seeds=6,8"]) == 0, "begun at this commit"
+    (tmp_path / "toy" / "8" / "origin.json").write_text(json.dumps([{"commit": "7d8e9f"}, {"commit": "7d8e9f+"}]))
+    assert sweep.main([*common, "--seeds=6,8"]) == 2 and "toy/8 is of commit 7d8e9f+" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_no_run_is_begun_once_the_checkout_has_changed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sweep, "draw", lambda directory: None)
+    commits = ["7d8e9f"] * 2  # when the folder is looked at, and when the first run is to begin
+    monkeypatch.setattr(sweep.origin, "commit", lambda: commits.pop() if commits else "0a1b2c")
+    monkeypatch.setattr(jobs, "_start", lambda *_: pytest.fail("a run was begun"))
+    options = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}"]
+    assert sweep.main(options) == 2
+    heard = capsys.readouterr()
+    assert "commit 7d8e9f" in heard.err and "0a1b2c" in heard.err and "1 of 1 runs are not finished" in heard.out
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(
     ("system", "key", "value", "refused"),
     [
@@ -167,6 +204,7 @@ from mow_jax import command, sweep
 from mow_jax.jobs import Job
 from mow_jax.report import sweeps
 sweep.TRAIN, sweep.PAUSE = "stand_in", 0.02
+sweep.origin.commit = lambda: "c"  # a stand-in's
 sys.exit(sweep.main(sys.argv[1:]))
 """
 
