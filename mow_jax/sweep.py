@@ -2,9 +2,10 @@
 
     python -m mow_jax.sweep --config=experiments/toy.py --variants=mow,one --seeds=0,1,2 --workdir=runs/sweep --jobs=2
 
-A run is `python -m mow_jax.train` in DIR/VARIANT/SEED; given again, the command goes on from checkpoints and leaves
-finished runs alone, but goes on with none at another commit. Overrides (--config.key=value) go to every run; of
---config=FILE:NAME, NAME/ goes before every variant. Writes DIR/sweep.json (runs, scores), table.md, figure.png and commands.sh. On a cluster: launch/sweep.sbatch.
+A run is `python -m mow_jax.train` in DIR/VARIANT/SEED; given again, the command goes on from checkpoints, at the same
+commit only, and leaves finished runs alone. Overrides (--config.key=value) go to every run; of --config=FILE:NAME,
+NAME/ goes before every variant. Writes DIR/sweep.json (runs, scores), table.md, figure.png and commands.sh. On a
+cluster: launch/sweep.sbatch.
 """
 
 from __future__ import annotations
