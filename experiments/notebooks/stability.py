@@ -1,6 +1,6 @@
 """Do seeds agree on who belongs together? Every method and reduction of the gradients from ONE warm-up a seed.
 
-    python experiments/notebooks/stability.py --experiment=toy13 --clusters=3 --seeds=0,1,2,3,4 --out=DIR
+    python experiments/notebooks/stability.py --experiment=toy13 --clusters=3,6 --seeds=0,1,2,3,4 --out=DIR
 
 Writes DIR/stability.md and stability.json (every grouping). Beside them: groups of equal sizes, and of agglomerative's
 own sizes, both by lot.
@@ -59,11 +59,11 @@ def main(arguments):
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", default="toy13", help="a file of experiments/, without .py, of MoW")
-    parser.add_argument("--clusters", type=int, default=3, help="groups")
+    parser.add_argument("--clusters", default="3", help="how many groups, a table each")
     parser.add_argument("--seeds", default="0,1,2,3,4", help="two or more")
     parser.add_argument("--out", type=Path, required=True, help="folder of stability.md and stability.json")
     options = parser.parse_args(arguments)
-    seeds = [int(seed) for seed in options.seeds.split(",")]
+    seeds, counts = ([int(x) for x in text.split(",")] for text in (options.seeds, options.clusters))
     if len(seeds) < 2:
         parser.error(f"--seeds={options.seeds}: agreement needs two seeds or more")
     made = study.Study(study.ROOT / (study.MANY if study.TINY else f"experiments/{options.experiment}.py"))
@@ -73,14 +73,17 @@ def main(arguments):
         made.warm(made.config.warmup.updates)
         gradients[seed] = made.reductions(clustering.VECTORS)
         print(f"seed {seed}: {made.config.warmup.updates} updates", flush=True)
-    found = groupings(gradients, len(made.names), options.clusters)
-    text = table(found)
+    by_count = {count: groupings(gradients, len(made.names), count) for count in counts}
+    text = "\n".join(
+        f"{count} groups of {len(made.names)} tasks:\n\n{table(found)}" for count, found in by_count.items()
+    )
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "stability.md").write_text(text)
-    held = {"experiment": options.experiment, "tasks": made.names, "clusters": options.clusters, "seeds": seeds}
+    held = {"experiment": options.experiment, "tasks": made.names, "seeds": seeds}
     held |= {"commit": origin.commit(), "warmup": made.config.warmup.to_dict()}
     held["groupings"] = [
-        {"method": method, "reduction": vector, "labels": [labels[seed].tolist() for seed in seeds]}
+        {"clusters": count, "method": method, "reduction": vector, "labels": [labels[seed].tolist() for seed in seeds]}
+        for count, found in by_count.items()
         for (method, vector), labels in found.items()
     ]
     (options.out / "stability.json").write_text(json.dumps(held, indent=1) + "\n")

@@ -23,6 +23,7 @@ from mow_jax.systems.mow.world_model import WorldModel
 from mow_jax.types import Acted, Plan, Playable, System, Task, Update, Window
 
 BEHAVIOUR = ("width", "depth", "gamma", "lambda_", "entropy", "unimix", "return_decay", "bootstrap", "weights")
+EXPORTED = ("params", "statistics", "harmony", "actor", "critic", "return_scale", "table")
 FRESH = ("embedding", "task_head")  # of the shared part: they belong to the tasks
 STORM_PARAMETERS = 16_503_939 + 3_413_502  # of one published STORM model, slow critic included, without ...
 STORM_PER_ACTION = 512 + 513  # ... what each action adds
@@ -54,7 +55,7 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
         },
         components=components,
         active=bound(active),
-        exported=("params", "statistics", "harmony", "actor", "critic", "return_scale", "table"),
+        exported=EXPORTED + ("update",) * _scored_by_time(made.world.routing),
         carry_over=carry_over,
         check=functools.partial(warmup.check, config, names, made),
         after_warmup=functools.partial(warmup.end, config, names, made),
@@ -79,6 +80,11 @@ def act(agent: Agent, state: TrainState, acting, observation, is_first, step, sh
     state = state if explore else _without_noise(agent, state)
     action, acting = algorithm.act(agent, state, acting, observation, is_first, step, shard)
     return Acted(action, {}, acting)
+
+
+def _scored_by_time(rules: Routing) -> bool:
+    """Whether the experts that a policy is scored with depend on the update: noise until a freeze."""
+    return bool(rules.noise) and rules.freeze and router.chooses(rules)
 
 
 def _without_noise(agent: Agent, state: TrainState) -> TrainState:
