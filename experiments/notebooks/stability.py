@@ -11,6 +11,7 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import study
@@ -24,7 +25,7 @@ LOT = ("random", "shuffled")  # by lot: what agreement there is by chance alone
 
 def groupings(gradients, tasks, groups):
     """{(method, reduction): {seed: labels [K]}} of gradients {seed: {reduction: {part: {layer: [K, V]}}}}."""
-    found = {}
+    found: dict[tuple[str, str], dict[int, Any]] = {}
     for seed, reduced in gradients.items():
         for vector, parts in reduced.items():
             unit = clustering.unit_vectors(parts["cluster"])
