@@ -30,6 +30,9 @@ TINY = "NOTEBOOK_TINY" in os.environ
 TOYS = ROOT / ("tests/configs/tiny.py" if TINY else "experiments/toy.py")  # an experiment that trains in minutes
 MANY = ROOT / ("tests/configs/tiny.py" if TINY else "experiments/toy13.py")  # one with tasks enough to be grouped
 RUNS = Path(os.environ.get("NOTEBOOK_RUNS", tempfile.gettempdir() + "/mow_jax_notebooks"))  # trained here, kept
+# What a run has compiled, a notebook that looks into it need not compile again.
+COMPILED = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(RUNS / "compiled"))
+jax.config.update("jax_compilation_cache_dir", COMPILED)
 
 
 class Study:
