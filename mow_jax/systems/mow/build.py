@@ -39,6 +39,9 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
     batch, own, names = config.batch, config.agent, [task.name for task in tasks]
     world, contexts = Window(batch.sequences, batch.length), Window(own.contexts, own.context)
     bound = lambda function: functools.partial(function, made)
+    scored = lambda function: (
+        lambda state, *rest, **options: function(made, _without_noise(made, state), *rest, **options)
+    )
     return System(
         name=config.system,
         init=bound(algorithm.init),
@@ -60,8 +63,8 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
         check=functools.partial(warmup.check, config, names, made),
         after_warmup=functools.partial(warmup.end, config, names, made),
         after_save=after_save,
-        predictions=bound(inspection.predictions),
-        open_loop=bound(inspection.open_loop),
+        predictions=scored(inspection.predictions),
+        open_loop=scored(inspection.open_loop),
         playable=Playable(
             rows=bound(playing.rows),
             see=bound(playing.see),
