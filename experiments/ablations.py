@@ -65,9 +65,11 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
         "each": {"clustering.method": "identity"},  # one a task
         **{str(count): {"clustering.clusters": count} for count in (2, 3, 6, 12)},
     },
-    "grouping": {  # "random": groups of equal sizes; "file": also needs --config.clustering.table=clusters.json
+    # "random": groups of equal sizes; "shuffled": of the sizes that the gradients' groups have; "file": also needs
+    # --config.clustering.table=clusters.json
+    "grouping": {
         method: {"clustering.method": method}
-        for method in ("agglomerative", "kmeans", "spectral", "random", "single", "file")
+        for method in ("agglomerative", "kmeans", "spectral", "shuffled", "random", "single", "file")
     },
     "vector": {how: {"clustering.vector": how} for how in ("layer_mean", "layer_scalar", "projection")},
     "experts": {
@@ -77,7 +79,8 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "active": {str(count): {"router.active": count} for count in (1, 2, 4)},
     "routing": {
         "learned": {"router.mode": "learned", "router.gate": "none"},
-        "gated": {"router.mode": "learned", "router.gate": "straight_through"},
+        # Losses reach the router until it freezes: at 0.2 of all updates that would be just after a toy's warm-up.
+        "gated": {"router.mode": "learned", "router.gate": "straight_through", "router.anneal": 0.5},
         "table": {"router.mode": "table", "router.gate": "none"},
     },
     "act_on": {"posterior": {}, "prior": {"agent.act_on": "prior", "loss.mask_boundaries": False}},
@@ -86,10 +89,27 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
 }
 # Settings with a whole number of the user's.
 NUMBERS = {"warmup": "warmup.updates"}
-# "one": one cluster and one expert of as many parameters as MoW has, by experiment (tests hold them within 1%).
-EQUAL_SIZES = {
-    "toy": {"model.channels": 24, "model.width": 104, "model.head_width": 224, "agent.width": 240},
-    "toy13": {"model.channels": 24, "model.width": 128, "model.head_width": 392, "agent.width": 384},
+# Fewer parts with as many parameters as MoW has, by widths alone: {name: (choices, {experiment: widths})}. Tests hold
+# "one" within 1%, the others within 2%; slow critics, which are copies, are not counted.
+EQUAL_SIZES: dict[str, tuple[tuple[tuple[str, str], ...], dict[str, dict[str, int]]]] = {
+    "one": (
+        (("clusters", "1"), ("experts", "1")),
+        {
+            "toy": {"model.channels": 24, "model.width": 104, "model.head_width": 224, "agent.width": 240},
+            "toy13": {"model.channels": 24, "model.width": 128, "model.head_width": 392, "agent.width": 384},
+        },
+    ),
+    "one_cluster": (
+        (("clusters", "1"),),
+        {
+            "toy": {"model.head_width": 256, "agent.width": 256},
+            "toy13": {"model.channels": 24, "model.head_width": 416, "agent.width": 416},
+        },
+    ),
+    "one_expert": (
+        (("experts", "1"),),
+        {"toy": {"model.width": 96}, "toy13": {"model.width": 100}},
+    ),
 }
 
 
@@ -121,14 +141,15 @@ def _part(part, experiment):
     key, equals, value = part.partition("=")
     if not equals and key in NAMED:
         return NAMED[key]
-    if not equals and key == "one":
-        if experiment not in EQUAL_SIZES:
+    if not equals and key in EQUAL_SIZES:
+        parts, sizes = EQUAL_SIZES[key]
+        if experiment not in sizes:
             raise BadInput(
-                f"variant 'one' has as many parameters as MoW, and experiments/ablations.py knows such sizes for"
-                f" {', '.join(EQUAL_SIZES)} only, not for {experiment}: add them to EQUAL_SIZES, or use"
-                " clusters=1+experts=1"
+                f"variant {key!r} has as many parameters as MoW, and experiments/ablations.py knows such sizes for"
+                f" {', '.join(sizes)} only, not for {experiment}: add them to EQUAL_SIZES, or use"
+                f" {'+'.join(map('='.join, parts))}"
             )
-        return CHOICES["clusters"]["1"] | CHOICES["experts"]["1"] | EQUAL_SIZES[experiment]
+        return {key: x for name, value in parts for key, x in CHOICES[name][value].items()} | sizes[experiment]
     if equals and value in CHOICES.get(key, {}):
         return CHOICES[key][value]
     if equals and key in NUMBERS and value.isdecimal():
@@ -139,12 +160,13 @@ def _part(part, experiment):
 def catalogue():
     """Every variant by name, in order; NUMBERS with N in place of the number."""
     chosen = [f"{key}={value}" for key, values in CHOICES.items() for value in values]
-    return [next(iter(NAMED)), "one", *chosen, *(f"{key}=N" for key in NUMBERS), *list(NAMED)[1:]]
+    return [next(iter(NAMED)), *EQUAL_SIZES, *chosen, *(f"{key}=N" for key in NUMBERS), *list(NAMED)[1:]]
 
 
 def others(name):
     """The variants that this one must differ from: those before it in the catalogue, and itself without one part."""
-    parts, known = name.split("+"), [other for other in catalogue() if other != "one" and not other.endswith("=N")]
+    parts = name.split("+")
+    known = [other for other in catalogue() if other not in EQUAL_SIZES and not other.endswith("=N")]
     if len(parts) > 1:
         return known + ["+".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts))]
     return known[: known.index(name)] if name in known else known[:1] if name != "mow" else []

@@ -52,6 +52,13 @@ def finished(job: Job) -> dict[str, Any] | None:
     return results if over else None
 
 
+def commits(job: Job) -> list[str]:
+    """The commits that a run was started, resumed and evaluated at."""
+    starts, results = _json(job.directory / "origin.json"), _json(job.directory / "results.json")
+    found = [start.get("commit") for start in [*(starts or []), results or {}] if isinstance(start, dict)]
+    return list(dict.fromkeys(filter(None, found)))
+
+
 def newest(job: Job) -> int:
     """The step of a run's newest checkpoint, -1 without one."""
     try:
@@ -64,6 +71,15 @@ def newest(job: Job) -> int:
 def seconds(job: Job) -> float:
     """How long a run has learned, by the last whole line of its metrics."""
     return float(_last(job).get("seconds", 0.0))
+
+
+def lines(job: Job) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics, none without any."""
+    try:
+        text = (job.directory / "metrics.jsonl").read_text()
+    except OSError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def is_over(job: Job) -> bool:
@@ -84,7 +100,7 @@ def _steps(job: Job) -> int | None:
     return None if config is None else config["train"]["steps"]
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -117,9 +133,11 @@ class Open:
     asked: bool = False  # to save and end, as its minutes are over
 
 
-def run(jobs: list[Job], at_once: int, write: Callable[[], None]) -> tuple[list[Job], bool]:
+def run(
+    jobs: list[Job], at_once: int, write: Callable[[], None], may_begin: Callable[[], bool] = lambda: True
+) -> tuple[list[Job], bool]:
     """Runs what is not finished, `at_once` at a time on cores of their own, and calls `write` after each; returns the
-    runs that failed, and whether the sweep was asked to stop.
+    runs that failed, and whether the sweep was asked to stop. Where none `may_begin` any more, those at work end.
 
     SIGTERM and SIGINT are passed on: every open run saves, an evaluation ends as it is, and so does the sweep. A run in
     whose folder another process is at work (one left behind by a killed sweep, which saves and ends; another sweep)
@@ -139,6 +157,9 @@ def run(jobs: list[Job], at_once: int, write: Callable[[], None]) -> tuple[list[
         signal.signal(name, end)
     while open_ or (waiting and not stop):
         while free and not stop and (job := _next(waiting)):
+            if not may_begin():
+                waiting.clear()
+                break
             slot = free.pop(0)
             print(f"{job.variant}, seed {job.seed}: {job.directory}.log", flush=True)
             open_[slot] = _start(job, slot, at_once)

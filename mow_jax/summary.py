@@ -10,10 +10,10 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 import mow_jax
 from mow_jax import build, logs, processes, replay
 from mow_jax.envs.suites import MEMORY, MEMORY_OF_OTHERS, MEMORY_OF_VECTORS
+from mow_jax.origin import commit
 from mow_jax.types import BadInput, Shard, System, Task
 
 PACKAGES = ("jax", "flax", "optax", "mctx", "numpy", "ale-py", "gymnasium", "metaworld", "mujoco")
@@ -43,22 +44,9 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def commit() -> str:
-    """The checkout's commit, with "+" if files differ from it; "unknown" outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-    git = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=False)
-    try:
-        if git(["git", "ls-files", "--error-unmatch", "mow_jax/summary.py"]).returncode:
-            return "unknown"
-        head = git(["git", "rev-parse", "--short=12", "HEAD"])
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
-    except OSError:
-        return "unknown"
-    return head.stdout.strip() + ("+" if changed else "") if head.returncode == 0 else "unknown"
-
-
-def record_start(workdir: Path) -> None:
-    """Process 0 adds to origin.json what starts here: commit, versions, machine and command (report --reproduce)."""
+def record_start(workdir: Path, system: System) -> None:
+    """Process 0 adds to origin.json what starts here: commit, versions, machine, command (report --reproduce), and how
+    many parameters it has, in all and for one task."""
     if processes.index():
         return
     path, device = workdir / "origin.json", jax.local_devices()[0]
@@ -67,10 +55,16 @@ def record_start(workdir: Path) -> None:
     except (OSError, ValueError):
         starts = []
     machine = f"{len(os.sched_getaffinity(0))} cores, {jax.local_device_count()} x {device.device_kind}"
-    made = {"commit": commit(), "python": platform.python_version(), "versions": versions(), "machine": machine}
-    path.with_suffix(".tmp").write_text(
-        json.dumps([*starts, made | {"command": shlex.join(sys.argv)}], indent=1) + "\n"
-    )
+    made: dict[str, Any] = {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": versions(),
+        "machine": machine,
+    }
+    made |= {"command": shlex.join(sys.argv), "parameters": sum(parameters(system).values())}
+    if system.active:
+        made["active"] = system.active(jax.eval_shape(system.init))
+    path.with_suffix(".tmp").write_text(json.dumps([*starts, made], indent=1) + "\n")
     path.with_suffix(".tmp").replace(path)
 
 

@@ -2,9 +2,10 @@
 
     python -m mow_jax.sweep --config=experiments/toy.py --variants=mow,one --seeds=0,1,2 --workdir=runs/sweep --jobs=2
 
-A run is `python -m mow_jax.train` in DIR/VARIANT/SEED; given again, the command goes on from checkpoints and leaves
-finished runs alone. Overrides (--config.key=value) go to every run; of --config=FILE:NAME, NAME/ goes before every
-variant. Writes DIR/sweep.json (runs, scores), table.md, figure.png and commands.sh. On a cluster: launch/sweep.sbatch.
+A run is `python -m mow_jax.train` in DIR/VARIANT/SEED; given again, the command goes on from checkpoints, at the same
+commit only, and leaves finished runs alone. Overrides (--config.key=value) go to every run; of --config=FILE:NAME,
+NAME/ goes before every variant. Writes DIR/sweep.json (runs, scores), table.md, figure.png and commands.sh. On a
+cluster: launch/sweep.sbatch.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mow_jax import checks, command, config
+from mow_jax import checks, command, config, origin
 from mow_jax.envs import suites
-from mow_jax.jobs import TRAIN, Job, finished, run, seconds
-from mow_jax.report import reproduce, sweeps
+from mow_jax.jobs import TRAIN, Job, commits, finished, lines, run, seconds
+from mow_jax.report import data, reproduce, sweeps
 from mow_jax.types import BadInput
 
 # Keys that say nothing of what a run learns, but where its system locks them: they may differ from a finished run's.
@@ -85,6 +86,18 @@ def _refuse_another(job: Job, settings: Any) -> None:
             )
 
 
+def refuse_another_commit(jobs: list[Job], mine: list[Job]) -> None:
+    """Raises BadInput where there is something left to run, and runs of the sweep are of other code than this."""
+    now = origin.commit()
+    for job in jobs if any(finished(job) is None for job in mine) else ():
+        if others := [commit for commit in commits(job) if commit != now]:
+            raise BadInput(
+                f"{job.directory} is of commit {others[0]}, and this is {now}: their scores would not compare. Go on"
+                f" from a checkout of {others[0].rstrip('+')} (a clone of its own stays as it is), give another"
+                " --workdir, or --allow_other_commit to mix them"
+            )
+
+
 # --- The table --------------------------------------------------------------------------------------------------------
 
 
@@ -128,6 +141,7 @@ def _put(path: Path, text: str) -> None:
 
 def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
     """What the table needs of a run."""
+    parameters, active = data.sizes(job.directory)
     return {
         "variant": job.variant,
         "seed": job.seed,
@@ -135,6 +149,9 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
         "commit": results["commit"],
         "versions": results.get("versions", {}),
         "seconds": round(seconds(job)),
+        "core_seconds": round(data.core_seconds(lines(job))),
+        "parameters": parameters,
+        "active": active,
         "step": results["step"],
         "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
     }
@@ -158,6 +175,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--count", action="store_true", help="print how many runs there are, and do nothing")
     parser.add_argument("--preempted_exit_code", type=int, default=0, help="after SIGTERM or SIGINT with runs left")
+    parser.add_argument("--allow_other_commit", action="store_true", help="go on though runs are of another commit")
     options, overrides = parser.parse_known_args(arguments)
     try:
         jobs = _checked(options, overrides)
@@ -172,13 +190,22 @@ def main(arguments: list[str]) -> int:
     # What makes the table again makes all runs.
     words = _without(arguments, "--only", "--preempted_exit_code", *["--jobs"] * (not options.jobs))
     record = functools.partial(write, jobs, options.workdir, words)
-    failed, stopped = run(mine, options.jobs, record) if options.jobs else ([], False)
+    begun = origin.commit()
+    unchanged = lambda: options.allow_other_commit or origin.commit() == begun
+    failed, stopped = run(mine, options.jobs, record, unchanged) if options.jobs else ([], False)
     record()
     draw(options.workdir)
     print((options.workdir / "table.md").read_text(), flush=True)
     left = sum(finished(job) is None for job in mine)
     if left:
         print(f"{left} of {len(mine)} runs are not finished: the same command goes on", flush=True)
+    if left and options.jobs and not unchanged():
+        print(
+            f"error: the checkout was of commit {begun} and is of {origin.commit()}, so that no further run was begun:"
+            " bring it back, or give --allow_other_commit to mix them",
+            file=sys.stderr,
+        )
+        return 2
     return 1 if failed else options.preempted_exit_code if left and stopped else 0
 
 
@@ -214,6 +241,8 @@ def _checked(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
     if options.only is not None and not 0 <= options.only < len(jobs):
         raise BadInput(f"--only={options.only} is none of the {len(jobs)} runs: use 0 to {len(jobs) - 1}")
     check(jobs)
+    if options.jobs and not options.allow_other_commit and not options.count:
+        refuse_another_commit(jobs, jobs if options.only is None else [jobs[options.only]])
     return jobs
 
 

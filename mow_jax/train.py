@@ -167,7 +167,7 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), co
         contextlib.closing(Run(config, directory, heard, profile)) as run,
     ):
         workdir.write(directory, config)  # only now: a run that cannot begin leaves the folder to any other
-        summary.record_start(directory)
+        summary.record_start(directory, system)
         try:
             loop(run)
         except saved as reason:

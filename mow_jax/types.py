@@ -140,6 +140,7 @@ class System(NamedTuple):
     facts: Callable[[int], list[tuple[str, str]]] = lambda parameters: []  # lines of the first screen
     protocol: dict[str, dict[str, Any]] = {}  # section -> key -> value: what acting depends on, for results.json
     components: Callable[[Any], dict[str, Any]] = lambda state: {}  # state -> name: subtree, for the parameter table
+    active: Callable[[Any], int] | None = None  # state -> parameters that one task uses; None: not known
     # Weights that leave a run.
     exported: tuple[str, ...] | None = None  # fields of the state that acting needs; None: all
     carry_over: Callable[[Any, Any], Any] = lambda old, new: old  # (old, new state) -> new with the old one's weights

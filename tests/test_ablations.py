@@ -17,9 +17,10 @@ import pytest
 from ml_collections import ConfigDict
 from processes import ROOT, TINY, refused, run
 
-from mow_jax import build, config
+from mow_jax import build, config, summary
 from mow_jax.learner import abstract_state
-from mow_jax.systems.mow import actor_critic, router
+from mow_jax.report import data
+from mow_jax.systems.mow import actor_critic, router, world_model
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.systems.mow import build as mow
 from mow_jax.systems.mow.actor_critic import ActorCritic
@@ -96,13 +97,52 @@ def test_the_command_refuses_a_variant_in_one_message(tmp_path):
 
 
 @pytest.mark.parametrize("experiment", ["toy", "toy13"])
-def test_one_model_has_as_many_parameters_as_mow(experiment: str):
-    sizes = []
-    for name in ("mow", "one"):
+def test_one_model_and_one_of_a_part_have_as_many_parameters_as_mow(experiment: str):
+    sizes = {}
+    for name in ("mow", *ABLATIONS["EQUAL_SIZES"]):
         settings = variants(experiment)[name]
         state = abstract_state(build.system(settings, build.tasks(settings)))
-        sizes.append(sum(leaf.size for leaf in jax.tree.leaves((state.params, state.actor, state.critic))))
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+        sizes[name] = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.actor, state.critic)))
+    assert sizes["one"] == pytest.approx(sizes["mow"], rel=0.01)
+    assert sizes["one_cluster"] == pytest.approx(sizes["mow"], rel=0.02)
+    assert sizes["one_expert"] == pytest.approx(sizes["mow"], rel=0.02)
+    if experiment == "toy13":
+        assert sizes["mow"] == 1_837_776
+
+
+def test_a_run_says_how_many_parameters_it_has_and_how_many_of_them_one_task_uses(tmp_path):
+    settings = variants("toy13")["mow"]
+    system = build.system(settings, build.tasks(settings))
+    summary.record_start(tmp_path, system)
+    state, count = abstract_state(system), lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    slow = count(state.slow_critic)
+    agent = mow.agent(settings, build.tasks(settings), build.plan(settings))
+    of_one = lambda state: world_model.gather(
+        agent.world, state.params, {}, state.table, jnp.array([3]), jnp.zeros((13, 6))
+    )
+    rows = jax.eval_shape(of_one, state)
+    used = count((rows.cluster, rows.experts, rows.shared, state.actor)) + (count(state.critic) + slow) // 12
+    assert data.sizes(tmp_path) == (1_837_776 + slow, used) and used < 500_000
+    assert data.sizes(tmp_path / "nothing") == (None, None)
+
+
+@pytest.mark.parametrize("experiment", ["toy", "toy13"])
+def test_what_has_as_many_parameters_differs_by_its_part_and_by_widths_alone(experiment: str):
+    base = config.checks.flat(variants(experiment)["mow"])
+    part = {"clustering.method", "clustering.clusters"}, {"router.experts", "router.active"}
+    for name, allowed in (("one", part[0] | part[1]), ("one_cluster", part[0]), ("one_expert", part[1])):
+        made = config.checks.flat(variants(experiment)[name])
+        changed = {key for key in base if base[key] != made[key]}
+        assert changed & set().union(*part) == allowed
+        assert changed - allowed <= {"model.channels", "model.width", "model.head_width", "agent.width"}
+
+
+@pytest.mark.parametrize("experiment", ["toy", "toy13"])
+def test_gates_are_open_for_a_fifth_of_the_updates_after_the_warm_up(experiment: str):
+    settings = variants(experiment)["routing=gated"]
+    plan = build.plan(settings)
+    open_for = settings.router.anneal * plan.schedule_updates - plan.warmup_updates
+    assert open_for >= 0.2 * (plan.schedule_updates - plan.warmup_updates)
 
 
 # --- What is idle -----------------------------------------------------------------------------------------------------
@@ -169,8 +209,12 @@ def test_what_of_a_config_is_idle():
     assert not differs({"clustering.vector": "projection"}, clustering__method="random")
     for change in ({"loss.balance": 0.0}, {"router.margin": 0.0}, {"router.anneal": 0.5}):
         assert not differs(change) and differs(change, **gated) and differs(change, router__first="scores")
-    assert differs({"router.anneal": 0.5}, router__mode="table", **gated)  # tau scales what the gates learn
-    assert not differs({"loss.balance": 0.0}, router__mode="table", **gated)
+    # Where all experts are chosen tau still scales what the gates learn, until the freeze; a table has none to teach.
+    every, table = dict(router__active=4, **gated), dict(router__mode="table")
+    assert differs({"router.anneal": 0.5}, **every) and differs({"router.freeze": False}, **every)
+    assert not differs({"router.gate": "straight_through"}, **table)
+    assert not differs({"router.anneal": 0.5}, **table, **gated)
+    assert not differs({"loss.balance": 0.0}, **table, **gated)
     assert not differs({"router.mode": "table"}, router__experts=1, router__active=1)
     blind, given = dict(model__embedding=0), dict(clustering__table="clusters.json")
     first, noise = {"router.first": "scores"}, {"router.noise": 0.5}

@@ -18,7 +18,7 @@ from mow_jax.learner import Learner
 from mow_jax.ops import distributions, routing
 from mow_jax.ops.gradients import layer_vectors
 from mow_jax.ops.keys import task_keys
-from mow_jax.systems.mow import actor_critic, imagination, inspection, world_model
+from mow_jax.systems.mow import actor_critic, imagination, inspection, router, world_model
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.systems.mow import build as mow
 from mow_jax.systems.mow.agent import Agent
@@ -408,6 +408,53 @@ def test_without_compilation_the_losses_are_the_same(rows):
         plain = run(rows)
     for name in world_model.TERMS:
         np.testing.assert_allclose(plain[name], compiled[name], rtol=1e-5)
+
+
+def routed(**changes: Any) -> Agent:
+    """The agent with other rules for its experts."""
+    rules = dataclasses.replace(AGENT.world.routing, **changes)
+    return dataclasses.replace(AGENT, world=dataclasses.replace(AGENT.world, routing=rules))
+
+
+def test_the_policy_is_scored_without_the_noise_of_the_selection(state, monkeypatch):
+    monkeypatch.setattr(algorithm, "act", lambda agent, state, *rest: (np.asarray(state.table.experts), None))
+    used = lambda agent, explore: mow.act(agent, state, None, None, None, 0, SHARD, explore).action
+    noisy = routed(noise=1.0, margin=0.0, rest=False, freeze=False)
+    scores = np.asarray(router.scores(noisy.world.routing, state.params["shared"], 0))
+    top = np.argsort(-scores, axis=1)[:, :2]
+    assert (np.sort(top) != np.sort(TABLE.experts)).any()
+    np.testing.assert_array_equal(np.sort(used(noisy, explore=False)), np.sort(top))
+    np.testing.assert_array_equal(used(noisy, explore=True), TABLE.experts)
+    np.testing.assert_array_equal(used(AGENT, explore=False), TABLE.experts)
+    monkeypatch.setattr(inspection, "predictions", lambda agent, state, *rest: state.table.experts)
+    told = mow.record(tiny_settings(), TASK_LIST, noisy).predictions
+    assert told is not None
+    np.testing.assert_array_equal(np.sort(told(state, None, SHARD)), np.sort(top))
+    # An exported agent must know whether that selection had been frozen; files of other agents stay as they are.
+    exported = lambda agent: mow.record(tiny_settings(), TASK_LIST, agent).exported
+    assert exported(routed(noise=1.0)) == (*exported(AGENT), "update")
+    assert exported(noisy) == exported(AGENT) == mow.EXPORTED
+
+
+@pytest.mark.slow
+def test_gates_send_no_gradient_to_the_router_once_it_is_frozen(state):
+    """Embeddings then move as they do without gates, in the same program as before the freeze."""
+
+    def program(gate: str):
+        agent = routed(gate=gate, anneal_updates=9.0)
+
+        def loss(shared, update):
+            params, now = state.params | {"shared": shared}, state._replace(update=update)
+            return algorithm.world_loss(agent, params, state.harmony, now, BATCH, SHARD)[0]
+
+        return on_one_device(lambda update: jax.grad(loss)(state.params["shared"], update))
+
+    gated, plain = program("straight_through"), program("none")
+    for update, alike in ((8, False), (9, True), (10, True)):
+        one, other = gated(np.int32(update)), plain(np.int32(update))
+        assert np.array_equal(one["embedding"], other["embedding"]) == alike, update
+        assert equal(one["router"], other["router"]) == alike, update
+    assert gated._cache_size() == 1
 
 
 # --- Whole updates ----------------------------------------------------------------------------------------------------

@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 from processes import ROOT, environment
+from test_report import make_run
 
 from mow_jax import build
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import ablation_outcomes
 import gpu_suite
 import host
 
@@ -58,6 +60,37 @@ def test_convolutions_are_counted():
         x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     assert flops.count(convolve, x, kernel) == 2 * 6 * 6 * 5 * 27
+
+
+def test_what_five_runs_a_side_can_show():
+    """Known values of the two-sample t test, two-sided 5%, power 0.8."""
+    for runs, known in ((5, 2.024), (10, 1.325), (17, 0.991)):
+        assert ablation_outcomes.detectable(runs, 0.05) == pytest.approx(known, abs=2e-3)
+    assert ablation_outcomes.power(0.0, 5, 0.05) == pytest.approx(0.05, abs=1e-3)
+    deviation, low, high = ablation_outcomes.spread([jnp.array([0.0, 2.0, 4.0]), jnp.array([9.0, 10.0, 11.0])])
+    assert deviation == pytest.approx((10 / 4) ** 0.5) and low < deviation < high
+
+
+def test_the_power_of_the_ablations_is_that_of_the_committed_runs():
+    text = ablation_outcomes.power_table(ROOT / "results" / "toy13", runs=5, comparisons=16)
+    readme = (ROOT / "results" / "ablations" / "README.md").read_text()
+    assert len(text.splitlines()) == 4 and all(f"    {line}" in readme or line in readme for line in text.splitlines())
+
+
+def test_the_outcomes_of_a_sweep_are_those_fixed_before_it(tmp_path):
+    for variant, seed, score in (("mow", 0, 0.9), ("mow", 1, 0.8), ("one", 0, 0.5), ("one", 1, 0.55)):
+        place = tmp_path / variant / str(seed)
+        make_run(place, seed, score) if not place.mkdir(parents=True) else None
+        (place / "config.json").write_text(json.dumps({"seed": seed, "suite": {"name": "toy"}, "x": variant}))
+        with (place / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 3200, "update": 9, "seconds": 99.0, "evaluation/mean": score / 2}) + "\n")
+    text = ablation_outcomes.sweep_table(tmp_path)
+    assert "| mow | 2 | 0.850 | – |" in text and "| one | 2 | 0.525 | -0.325 [" in text
+    assert "| mow | 2 | 0.000 | – |" in text and "| one | 2 | 1.000 | +1.000 |" in text
+    assert "| evaluation mean at step 3,200 |" in text and "| mow | 2 | 0.425 | – |" in text
+    assert text.count("1 comparison with mow") == 2
+    turned = ablation_outcomes.sweep_table(tmp_path, ["one", "mow"])
+    assert "| one | 2 | 0.525 | – |" in turned and "1 comparison with one" in turned
 
 
 def test_a_loop_of_unknown_length_is_refused():

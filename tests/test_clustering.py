@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import adjusted_rand_score
 
 from mow_jax.ops.gradients import layer_vectors
 from mow_jax.systems.mow import clustering
@@ -56,7 +57,7 @@ def test_one_number_a_layer_keeps_the_layers_proportions():
 
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")  # k-means says so where tasks are equal
-@pytest.mark.parametrize("method", [*GRADIENT_METHODS, "random", "identity"])
+@pytest.mark.parametrize("method", [*GRADIENT_METHODS, "shuffled", "random", "identity"])
 @pytest.mark.parametrize("groups", [2, 5, 7, 8, 12])
 def test_no_group_is_empty_and_they_are_numbered_by_first_appearance(method: str, groups: int):
     vectors = clustering.unit_vectors(planted_layers(PLANTED))
@@ -76,6 +77,29 @@ def test_random_groups_depend_on_the_seed_and_are_of_equal_size():
     draws = [clustering.group(None, 26, 12, "random", seed).tolist() for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert set(np.bincount(draws[0])) == {2, 3}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shuffled_groups_are_of_the_sizes_of_the_gradients_and_of_other_tasks(seed: int):
+    labels = np.repeat([0, 1, 2, 3], [7, 3, 2, 1])  # groups by gradients are seldom of equal size
+    layers = {part: planted_layers(labels, seed) for part in ("cluster", "experts")}
+    names = [f"task{i}" for i in range(13)]
+
+    def grouped(method: str, seed: int = seed) -> np.ndarray:
+        made = clustering.cluster_tasks(names, layers, clusters=4, experts=4, active=2, method=method, seed=seed)
+        return made.table.cluster
+
+    sizes = lambda labels: sorted(np.bincount(labels).tolist())
+    assert sizes(grouped("shuffled")) == sizes(grouped("agglomerative")) == [1, 2, 3, 7]
+    assert sizes(grouped("random")) == [3, 3, 3, 4]
+    assert (
+        adjusted_rand_score(grouped("shuffled"), labels)
+        < 0.5
+        < 1.0
+        == adjusted_rand_score(grouped("agglomerative"), labels)
+    )
+    np.testing.assert_array_equal(grouped("shuffled"), grouped("shuffled"))
+    assert (grouped("shuffled") != grouped("shuffled", seed + 10)).any()
 
 
 def test_a_tasks_experts_are_its_own_group_then_the_nearest_others():

@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"types"},
     "processes": {"types"},
     "advice": set(),
+    "origin": set(),
     "flops": set(),
     "meter": {"types"},
     "learner": {"flops", "processes", "types"},
@@ -39,13 +40,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"advice", "checks", "types"},
     "command": {"types"},
     "workdir": {"checkpoint", "checks", "config", "processes", "types"},
-    "summary": {"", "build", "envs", "logs", "processes", "replay", "types"},  # "": the package itself, for its version
+    "summary": {"", "build", "envs", "logs", "origin", "processes", "replay", "types"},  # "": for its version
     "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},
     "preflight": {"build", "config", "processes", "transfer", "types"},
     "mirror": {"learner", "replay", "types"},
     "play": {"command", "load", "types"},
     "jobs": set(),
-    "sweep": {"checks", "command", "config", "envs", "jobs", "report", "types"},
+    "sweep": {"checks", "command", "config", "envs", "jobs", "origin", "report", "types"},
     "export": {"command", "learner", "load", "summary", "types"},
     "load": {"build", "checkpoint", "config", "envs", "learner", "types", "workdir"},
 }
@@ -70,6 +71,7 @@ JAX_FREE = (
     "advice",
     "report",
     "jobs",
+    "origin",
     "sweep",
     "command",
 )

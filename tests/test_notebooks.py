@@ -9,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import ROOT, environment
+
+from mow_jax.systems.mow import clustering
 
 NOTEBOOKS = sorted((ROOT / "experiments" / "notebooks").glob("*.ipynb"))
 
@@ -43,6 +46,42 @@ def test_a_notebook_is_one_and_says_what_it_asks(path: Path):
     assert first["cell_type"] == "markdown" and len(rest) >= 6
     compile(code(path), path.name, "exec")
     assert str(Path.home()) not in path.read_text() and os.sep + "tmp" not in path.read_text()
+
+
+def test_the_stability_of_groups_is_told_for_every_method_and_reduction(monkeypatch):
+    """Three seeds of which two say the same, in groups of unequal size, of thirteen tasks."""
+    monkeypatch.syspath_prepend(ROOT / "experiments" / "notebooks")
+    stability = importlib.import_module("stability")
+    labels = np.repeat([0, 1, 2], [8, 3, 2])
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.normal(size=(3, 20))
+
+    def gradients(labels: np.ndarray) -> dict:
+        layers = {"kernel": centres[labels] + 0.1 * rng.normal(size=(13, 20))}
+        return {vector: {"cluster": layers} for vector in clustering.VECTORS}
+
+    seeds = {0: gradients(labels), 1: gradients(labels), 2: gradients(rng.permutation(labels))}
+    found = stability.groupings(seeds, 13, 3)
+    assert list(found)[:2] == [("agglomerative", "layer_mean"), ("kmeans", "layer_mean")]
+    assert len(found) == 3 * 3 + 2 and set(found["random", "-"]) == {0, 1, 2}
+    mean, low, high = stability.agreement(found["spectral", "projection"])
+    assert high == 1.0 and low < 0.9 and low < mean < high
+    text = stability.table(found)
+    assert "| agreement of 3 seeds | range of 3 pairs |" in text and "| 8+3+2, 8+3+2, 8+3+2 |" in text
+    by_lot = {line.split(" | ")[0]: line for line in text.splitlines()}
+    assert "| shuffled" in by_lot and by_lot["| shuffled"].endswith("8+3+2, 8+3+2, 8+3+2 |")
+    assert by_lot["| random"].endswith("5+4+4, 5+4+4, 5+4+4 |")
+
+
+@pytest.mark.long
+def test_the_stability_command_warms_up_once_a_seed(tmp_path: Path):
+    env = environment() | {"NOTEBOOK_TINY": "1"}
+    script = ROOT / "experiments" / "notebooks" / "stability.py"
+    words = [sys.executable, script, "--seeds=0,1", "--clusters=2", f"--out={tmp_path}"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("updates") == 2 and (tmp_path / "stability.md").read_text() in done.stdout
+    assert len(json.loads((tmp_path / "stability.json").read_text())["groupings"]) == 11
 
 
 def test_a_run_is_used_again_only_where_nothing_was_changed(tmp_path: Path, monkeypatch):

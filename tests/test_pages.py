@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from browser import Browser
 from matplotlib.figure import Figure
+from processes import ROOT
 from sklearn.metrics import adjusted_rand_score
 from test_report import TASKS, make_run
 
@@ -77,6 +79,7 @@ def test_a_comparison_says_who_is_better_where_and_at_what_cost(sweep: Path, tmp
     assert "| one | 2 | 200 | 0.400 [-0.871, 1.671] |" in text  # 0.5 and 0.3: 12.706 standard errors of 0.1
     assert text.index("| one | 2 |") < text.index("| mow | 2 |")  # as in the sweep's table
     assert "| router.experts | 1 | 4 |" in text and "| seed |" not in text
+    assert "| mow | 1.000 | 1+1, 1+1 |" in text or "| mow | – | 1+1, 1+1 |" in text
     for picture in ("overview", "profile", "improvement", "curves", "clusters"):
         assert (folder / f"{picture}.png").exists() and (folder / f"{picture}.dark.png").exists()
     assert f"| one | 200 | 20 | {10 / 3600:.3f} |" in text
@@ -104,12 +107,34 @@ def test_variants_of_several_sweeps_are_one_where_their_settings_are(tmp_path: P
             put(tmp_path / sweep / "same" / str(seed), seed, log={"every": rate})
             put(tmp_path / sweep / "other" / str(seed), seed, optimizer={"lr": rate})
     put(tmp_path / "q" / "same" / "5", 5)
+    put(tmp_path / "q" / "same" / "6" / "4", 6).rename(tmp_path / "r")
+    (tmp_path / "q" / "same" / "6").rmdir()
+    (tmp_path / "s" / "same").mkdir(parents=True)
+    (tmp_path / "r").rename(tmp_path / "s" / "same" / "4")  # another seed in a folder of the same name
     shown: dict = {}
     monkeypatch.setattr(comparing, "cluster_maps", lambda runs, _: shown.update(runs))
-    groups = comparison.read([str(tmp_path / "p"), str(tmp_path / "q")])
-    assert {name: len(runs) for name, runs in groups.items()} == {"p/other": 2, "same": 5, "q/other": 2}
+    groups = comparison.read([str(tmp_path / sweep) for sweep in "pqs"])
+    assert {name: len(runs) for name, runs in groups.items()} == {"p/other": 2, "same": 4, "q/other": 2}
     comparison._clusters(groups, tmp_path)
-    assert len(shown) == 9 and {"p/other, 3", "same, p/same/4", "same, q/same/4", "same, 5"} <= shown.keys()
+    assert len(shown) == 8 and {"p/other, 3", "same, p/same/4", "same, s/same/4", "same, 5"} <= shown.keys()
+
+
+def test_a_run_that_lies_in_several_folders_counts_once(tmp_path: Path):
+    for seed in (0, 1, 2):
+        put(tmp_path / "all" / "mow" / str(seed), seed)
+    shutil.copytree(tmp_path / "all", tmp_path / "copied")
+    put(tmp_path / "copied" / "mow" / "3", 3)
+    (tmp_path / "linked" / "mow").mkdir(parents=True)
+    (tmp_path / "linked" / "mow" / "0").symlink_to(tmp_path / "all" / "mow" / "0")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "mow").symlink_to(tmp_path / "all" / "mow")
+    (tmp_path / "copied" / "mow" / "1" / "results.json").unlink()  # the copy is older than the run
+    groups = comparison.read([str(tmp_path / name) for name in ("copied", "all", "linked", "whole")])
+    assert [run.config["seed"] for run in groups["mow"]] == [0, 1, 2, 3]
+    assert [run.directory.parts[-3] for run in groups["mow"]] == ["copied", "all", "copied", "copied"]
+    text = (comparison.write([str(tmp_path / "all"), str(tmp_path / "linked")], str(tmp_path / "page"))) / "report.md"
+    said = text.read_text().replace("\\", "")
+    assert "| mow | 3 |" in said and f"though {tmp_path / 'linked' / 'mow' / '0'} holds the same run again" in said
 
 
 def test_runs_of_one_variant_that_differ_in_a_setting_show_it(tmp_path: Path):
@@ -212,6 +237,29 @@ def test_the_probability_of_improvement_by_hand():
     value, low, high = comparing.beats(better, base)  # task 0: 1; task 1: (1/2 + 0 + 1 + 1) / 4
     assert value == pytest.approx((1 + 0.625) / 2) and low < value < high
     assert comparing.beats(better[:1], base[:1]) == (0.75, 0.0, 1.0)
+
+
+def test_a_page_claims_no_interval_of_few_runs_drawn_anew(tmp_path: Path, monkeypatch):
+    """By them one cluster and one expert would beat MoW on the committed runs (0.69 [0.60, 0.77]), and do not."""
+    looks = plotting.looks(("mow", "one"))
+    monkeypatch.setattr(comparing, "overview", lambda *_: True)
+    runs = [
+        {"variant": path.parent.name, "seed": 0, "step": 9, "tasks": {name: task["normalised"] for name, task in tasks}}
+        for path in sorted((ROOT / "results" / "toy13").glob("*/seed*.json"))
+        if (tasks := json.loads(path.read_text())["tasks"].items())
+    ]
+    assert [run["variant"] for run in runs] == ["mow"] * 3 + ["one"] * 3
+    variants = comparing.by_variant(runs)[1]
+    value, *ends = comparing.beats(variants["one"], variants["mow"])
+    assert value == pytest.approx(0.688, abs=5e-4) and ends == [0.0, 1.0]
+    section = comparison._scores(runs, looks, tmp_path)
+    assert section is not None and "IQM" in section.tables[0].columns and section.tables[0].rows[1][5] == "0.956"
+    assert "+0.022 [-0.051, 0.095]" in section.tables[0].rows[1]
+    assert section.text[-1].endswith("none shows a difference.")
+    few, many = (comparison._drawn(runs * times, "Bars: 95%") for times in (1, 4))
+    assert "95%" not in few and "too sure" in few and many == " Bars: 95%, where there are 10 runs or more."
+    ten = comparison._scores(runs * 4, looks, tmp_path)
+    assert ten is not None and ten.tables[0].columns[5] == "IQM [95%]" and "[" in ten.tables[0].rows[0][5]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -59,6 +59,22 @@ def test_the_freeze_comes_though_the_temperature_misses_its_end_by_a_rounding(st
     assert not router.frozen(dataclasses.replace(rules, freeze=False), update).any()
 
 
+def test_what_is_scored_is_the_choice_of_the_scores_and_not_the_last_draw_of_noise():
+    rules = dataclasses.replace(RULES, tasks=2, experts=4, noise=1.0, margin=4.0, gate="straight_through")
+    scores = np.array([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]], np.float32)
+    drawn = np.array([[0, 3], [2, 3]], np.int32)
+    chosen = lambda rules, update=0: router.without_noise(rules, scores, drawn, update).tolist()
+    assert chosen(rules) == [[2, 3], [1, 0]], "the top two, margin or not; expert 3 keeps its slot"
+    assert chosen(rules, 20_795) == drawn.tolist(), "frozen: what has been trained"
+    assert chosen(dataclasses.replace(rules, freeze=False), 20_795) == [[2, 3], [1, 0]]
+    for other in ({"noise": 0.0}, {"mode": "table"}):
+        assert chosen(dataclasses.replace(rules, **other)) == drawn.tolist()
+    # At rest nothing is redrawn: two tasks with two of four experts, one each.
+    even = np.array([[0, 3], [2, 1]], np.int32)
+    kept = router.without_noise(dataclasses.replace(rules, gate="none"), scores, even, 0)
+    np.testing.assert_array_equal(kept, even)
+
+
 @pytest.mark.parametrize("tasks", [1, 4, 5, 26])
 @pytest.mark.parametrize("experts", [4, 12])
 def test_the_first_selection_is_balanced_and_prefers_high_scores(tasks, experts):

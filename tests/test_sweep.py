@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from processes import ROOT, TINY, environment
 
-from mow_jax import command, sweep
+from mow_jax import command, jobs, sweep
+from mow_jax.jobs import Job
 from mow_jax.report import sweeps
 
 
 def finished_run(variant: str, seed: int, *values: float) -> dict:
-    tasks = dict(zip(("a", "b"), values, strict=True))
+    tasks = dict(zip(("a", "b"), values, strict=False))
     run = dict(variant=variant, seed=seed, command="", commit="c", seconds=90, step=8, tasks=tasks)
     return run
 
@@ -29,6 +30,13 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
     assert "| x | 2 | 0.60 | 0.80 | 0.700 [-0.571, 1.971] |" in text
     assert "| y | 1 | 1.00 | 0.00 | 0.500 |" in text
     assert "| x, seed 1 | 0.70 | 0.90 | 0.800 | 0.70 | 1.5 |" in text
+    # One run has no interval, and nothing is compared; of two each, Welch's: 2 degrees of freedom at equal spread.
+    assert "less x [95%, Welch] |" in text and "| y | 1 | 1.00 | 0.00 | 0.500 | 0.500 | -0.200 | – |" in text
+    assert "comparison" not in text
+    pair = [*runs, finished_run("y", 1, 1.0, 0.4), *(finished_run("z", seed, 0.1, seed / 100) for seed in (0, 1))]
+    text = sweeps.table(pair)
+    half = 4.3027 * 0.02**0.5  # standard errors of 0.1 and 0.1
+    assert f"| -0.100 [{-0.1 - half:.3f}, {-0.1 + half:.3f}] |" in text and "2 comparisons with x" in text
     alone = [
         finished_run("x", 0, 0.5, 0.7) | {"tasks": {"a": 0.5}},
         finished_run("y", 0, 0.5, 0.7) | {"tasks": {"b": 0.7}},
@@ -39,6 +47,18 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
     assert "own tasks; figure.png leaves out a, b: not in every run" in sweeps.table(alone) and "own" not in text
     assert sweeps.table([]) == "no run has finished yet\n"
     assert "| y, seed 0 | – | – | 1.5 |" in sweeps.table([finished_run("y", 0, None, None)])  # type: ignore[arg-type]
+
+
+def test_the_table_has_sizes_and_core_minutes_where_runs_say_them(tmp_path):
+    (tmp_path / "origin.json").write_text(json.dumps([{"commit": "c", "parameters": 2_211_780, "active": 446_000}]))
+    busy = [{"step": 8, "seconds": 60.0, "time/cores_busy": 0.5}, {"step": 9, "seconds": 90.0, "time/cores_busy": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in busy) + '{"step": 10')
+    results = {"commit": "c", "step": 9, "tasks": {"a": {"normalised": 0.5}}}
+    made = sweep.entry(Job("x", 0, tmp_path, ["mow_jax.train"]), results)
+    assert (made["core_seconds"], made["parameters"], made["active"]) == (60, 2_211_780, 446_000)
+    text = sweeps.table([made, finished_run("y", 0, 0.5)])
+    assert "| parameters | of them for a task | core-minutes a run |" in text
+    assert "| 2,211,780 | 446,000 | 1.0 |" in text and "| – | – | – |" in text
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads the file so
@@ -119,6 +139,43 @@ def test_the_commands_of_a_table_make_its_runs_as_they_were(tmp_path, monkeypatc
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_a_sweep_goes_on_at_its_own_commit_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sweep, "draw", lambda directory: None)
+    begun = []
+    monkeypatch.setattr(sweep, "run", lambda mine, *_: (begun.append(len(mine)), ([], False))[1])
+    monkeypatch.setattr(sweep.origin, "commit", lambda: "7d8e9f")
+    put(tmp_path, 6, "0a1b2c", jax="0.10.7")
+    common = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}"]
+    assert sweep.main([*common, "--seeds=6"]) == 0 and begun == [1], "all is finished: only the table is made"
+    assert sweep.main([*common, "--seeds=6,8"]) == 2
+    message = capsys.readouterr().err
+    assert "0a1b2c" in message and "7d8e9f" in message and "--allow_other_commit" in message and begun == [1]
+    assert sweep.main([*common, "--seeds=6,8", "--only=1"]) == 2, "one of an array, beside those before it"
+    assert sweep.main([*common, "--seeds=6,8", "--jobs=0"]) == 0 == sweep.main([*common, "--seeds=6,8", "--count"])
+    assert sweep.main([*common, "--seeds=6,8", "--allow_other_commit"]) == 0 and begun == [1, 2]
+    (tmp_path / "toy" / "8").mkdir()
+    (tmp_path / "toy" / "6" / "results.json").unlink()
+    (tmp_path / "toy" / "6" / "origin.json").write_text(json.dumps([{"commit": "7d8e9f"}]))
+    assert sweep.main([*common, "--seeds=6,8"]) == 0, "begun at this commit"
+    (tmp_path / "toy" / "8" / "origin.json").write_text(json.dumps([{"commit": "7d8e9f"}, {"commit": "7d8e9f+"}]))
+    assert sweep.main([*common, "--seeds=6,8"]) == 2 and "toy/8 is of commit 7d8e9f+" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_no_run_is_begun_once_the_checkout_has_changed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sweep, "draw", lambda directory: None)
+    commits = ["7d8e9f"] * 2  # when the folder is looked at, and when the first run is to begin
+    monkeypatch.setattr(sweep.origin, "commit", lambda: commits.pop() if commits else "0a1b2c")
+    monkeypatch.setattr(jobs, "_start", lambda *_: pytest.fail("a run was begun"))
+    options = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}"]
+    assert sweep.main(options) == 2
+    heard = capsys.readouterr()
+    assert "commit 7d8e9f" in heard.err and "0a1b2c" in heard.err and "1 of 1 runs are not finished" in heard.out
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(
     ("system", "key", "value", "refused"),
     [
@@ -144,8 +201,10 @@ STEPS = 24  # of a stand-in
 DRIVER = """
 import sys
 from mow_jax import command, sweep
+from mow_jax.jobs import Job
 from mow_jax.report import sweeps
 sweep.TRAIN, sweep.PAUSE = "stand_in", 0.02
+sweep.origin.commit = lambda: "c"  # a stand-in's
 sys.exit(sweep.main(sys.argv[1:]))
 """
 

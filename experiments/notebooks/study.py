@@ -30,6 +30,9 @@ TINY = "NOTEBOOK_TINY" in os.environ
 TOYS = ROOT / ("tests/configs/tiny.py" if TINY else "experiments/toy.py")  # an experiment that trains in minutes
 MANY = ROOT / ("tests/configs/tiny.py" if TINY else "experiments/toy13.py")  # one with tasks enough to be grouped
 RUNS = Path(os.environ.get("NOTEBOOK_RUNS", tempfile.gettempdir() + "/mow_jax_notebooks"))  # trained here, kept
+# What a run has compiled, a notebook that looks into it need not compile again.
+COMPILED = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(RUNS / "compiled"))
+jax.config.update("jax_compilation_cache_dir", COMPILED)
 
 
 class Study:
@@ -46,11 +49,7 @@ class Study:
         # Random numbers take XLA's CPU compiler half a minute to optimise, for nothing.
         quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
         self._init = quick(lambda seed: algorithm.init(dataclasses.replace(self.agent, seed=seed)))
-        self._gradients = self.learner.measure(
-            functools.partial(
-                warmup.inspection.task_gradients, self.agent, vector=self.config.clustering.vector, size=1024
-            )
-        )
+        self._gradients = {}  # compiled, by the reductions that are asked for
 
     def begin(self, seed):
         """New weights and a new buffer of random experience."""
@@ -78,9 +77,23 @@ class Study:
 
     def vectors(self):
         """{part: {layer: [K, V]}}: the tasks' gradients now, as runs cluster by them."""
+        vector = self.config.clustering.vector
+        return self.reductions((vector,))[vector]
+
+    def reductions(self, vectors):
+        """{vector: {part: {layer: [K, V]}}}: the same in several of the reductions `clustering.vector`, of one backward
+        pass."""
+        if vectors not in self._gradients:
+            function = functools.partial(
+                warmup.inspection.reduced_gradients,
+                self.agent,
+                vectors=vectors,
+                size=self.config.clustering.projection,
+            )
+            self._gradients[vectors] = self.learner.measure(function)
         batch, count = self.config.batch, self.config.clustering.batches
         drawn = [self.replay.sample(batch.sequences, batch.length, i, "gradients") for i in range(count)]
-        found = [self._gradients(windows, i) for i, windows in enumerate(drawn)]
+        found = [self._gradients[vectors](windows, i) for i, windows in enumerate(drawn)]
         return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *found)
 
 

@@ -33,7 +33,7 @@ def add(config: ConfigDict) -> None:
     )
     config.clustering = ConfigDict(
         dict(
-            method="agglomerative",  # or kmeans, spectral, random, single, identity, file
+            method="agglomerative",  # or kmeans, spectral, shuffled, random, single, identity, file
             clusters=12,  # N_m, capped at the number of tasks
             vector="layer_mean",  # or layer_scalar, projection: how a gradient becomes a vector
             projection=1024,  # length of the vector under "projection"
@@ -126,7 +126,11 @@ CHOICES = {
     "router.mode": ("learned", "table"),
     "router.gate": ("none", "straight_through"),
     "router.first": ("even", "scores"),
-    "clustering.method": ("agglomerative", "kmeans", "spectral", "random", "single", "identity", "file"),
+    "clustering.method": (
+        *("agglomerative", "kmeans", "spectral"),
+        "shuffled",  # agglomerative's groups with other tasks in them, a control of the same sizes
+        *("random", "single", "identity", "file"),
+    ),
     "clustering.vector": ("layer_mean", "layer_scalar", "projection"),
     "loss.harmony": ("optimum", "zero", "off"),
     "model.compute_dtype": ("auto", "float32", "bfloat16"),
@@ -222,7 +226,7 @@ def effective(config: ConfigDict, tasks: int) -> dict[str, Any]:
     router, method = config.router, config.clustering.method
     count = {"single": 1, "identity": tasks}.get(method, min(config.clustering.clusters, tasks))
     idle = _idle_routing(config)
-    by_gradients = method in ("agglomerative", "kmeans", "spectral")
+    by_gradients = method in ("agglomerative", "kmeans", "spectral", "shuffled")
     one_way = count in (1, tasks) and (router.mode == "learned" or router.experts == 1) and method != "file"
     if (one_way or config.clustering.table) and not config.train.init_from:
         idle += f" clustering.method {GRADIENTS}"
@@ -241,14 +245,15 @@ def _idle_routing(config: ConfigDict) -> str:
     """Keys of the router that change nothing."""
     router = config.router
     choice = router.mode == "learned" and router.active < router.experts
+    gated = router.gate != "none" and router.mode == "learned" and router.experts > 1 and config.model.embedding > 0
     free = choice and config.model.embedding > 0
     # From balanced experts that are left in peace nothing moves the selection, and the balance loss pulls at none.
     # Those of a given table need not be balanced.
     if free and (router.gate != "none" or router.first == "scores" or not router.rest or config.clustering.table):
         return ""
-    idle = "router.margin router.noise router.rest router.freeze loss.balance"
+    idle = "router.margin router.noise router.rest loss.balance"
     if free or not choice:  # with nothing to route by the first selection is the last
         idle += " router.first"
-    if router.gate == "none" or router.experts == 1 or config.model.embedding == 0:
-        idle += " router.tau_start router.tau_end router.anneal optimizer.router_lr"
-    return idle + " router.mode router.gate" * (router.experts == 1)
+    if not gated:  # gates reach the router until the freeze, and in table mode never
+        idle += " router.gate router.freeze router.tau_start router.tau_end router.anneal optimizer.router_lr"
+    return idle + " router.mode" * (router.experts == 1)

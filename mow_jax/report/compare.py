@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import comb
 
 from mow_jax import checks
-from mow_jax.report import comparing, data, plotting, render, reproduce, scores, sweeps
+from mow_jax.report import comparing, data, inference, plotting, render, reproduce, scores, sweeps
 from mow_jax.report.data import Run
 from mow_jax.report.render import Picture, Section
 from mow_jax.report.tables import NONE, Table, number, ratio
@@ -49,7 +49,8 @@ def write(places: list[str], out: str | None) -> Path:
 
 def read(places: list[str]) -> Groups:
     """The runs of folders: a run's own, of which each is a variant, or a sweep's DIR/VARIANT/SEED. A variant of several
-    sweeps is one where its settings are the same in all. Raises BadInput."""
+    sweeps is one where its settings are the same in all, and a run of one variant, settings and seed that lies in
+    several places counts once. Raises BadInput."""
     found: dict[Path, list[Run]] = {}  # by the folder that a variant is named after
     swept: list[Path] = []
     for folder in {Path(place).resolve(): Path(place) for place in places}.values():
@@ -63,9 +64,9 @@ def read(places: list[str]) -> Groups:
             )
         for path in paths:
             found.setdefault(path.parent.parent.resolve(), []).append(data.read(str(path.parent)))
-        swept += dict.fromkeys(path.parent.parent.resolve() for path in paths)
+        swept += [path for path in dict.fromkeys(path.parent.parent.resolve() for path in paths) if path not in swept]
     _merge(found, swept)
-    return dict(zip(_names(list(found)), found.values(), strict=True))
+    return dict(zip(_names(list(found)), map(_once, found.values()), strict=True))
 
 
 def _merge(found: dict[Path, list[Run]], swept: list[Path]) -> None:
@@ -75,6 +76,24 @@ def _merge(found: dict[Path, list[Run]], swept: list[Path]) -> None:
         settings = {json.dumps(_settings(run)) for path in (first, *others) for run in found[path]}
         for other in others if len(settings) == 1 else ():
             found[first] += found.pop(other)
+
+
+def _once(runs: list[Run]) -> list[Run]:
+    """A variant's runs, of those with the same settings and seed the one that came furthest; it says who is left out.
+
+    Copies and links of a run are no further evidence, nor is the same run made twice."""
+    kept: dict[Any, Run] = {}
+    for run in runs:
+        what = run.directory.resolve() if run.config is None else json.dumps([_settings(run), run.config.get("seed")])
+        first = kept.get(what)
+        if first is None:
+            kept[what] = run
+            continue
+        reach = lambda run: ((run.results or {}).get("step") or -1, run.lines[-1]["step"] if run.lines else -1)
+        better, other = (run, first) if reach(run) > reach(first) else (first, run)
+        note = f"counts once, though {other.directory} holds the same run again (settings and seed)"
+        kept[what] = better._replace(missing=[*better.missing, note])
+    return list(kept.values())
 
 
 def _names(folders: list[Path]) -> list[str]:
@@ -126,19 +145,20 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
     every = [run for runs in groups.values() for run in runs]
     missing = [f"{run.directory}: {text}" for run in every for text in [*run.missing, *_older(run)]]
     return [
-        Section("Missing", missing) if missing else None,
+        Section("Missing or left out", missing) if missing else None,
         _scores(scored, looks, directory),
         _figure(
             "Performance profile",
-            "How large a share of runs and tasks lies above each normalised score; further right is better. Bands: 95%,"
-            " by drawing runs anew. Crossing lines: no variant is better throughout.",
+            "How large a share of runs and tasks lies above each normalised score; further right is better. Crossing"
+            " lines: no variant is better throughout." + _drawn(scored, "Bands: 95%, by drawing runs anew"),
             comparing.profiles(scored, looks, directory / "profile.png"),
             Picture("profile.png", "Share of runs and tasks above a score"),
         ),
         _figure(
             "Probability of improvement",
-            "The chance that a run of each variant scores higher than one of the first, mean over tasks, ties counted"
-            " half, and its 95% interval. One with 0.5 in it shows no difference; of single runs it is everything.",
+            "The chance that a run of each variant scores higher than one of the first, however little, mean over"
+            " tasks, ties counted half."
+            + _drawn(scored, "Bars: 95% intervals by drawing runs anew, of which those with 0.5 show no difference"),
             comparing.improvement(scored, looks, directory / "improvement.png"),
             Picture("improvement.png", "Against the first variant"),
         ),
@@ -155,6 +175,15 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
         _costs(groups),
         _commands(groups),
     ]
+
+
+def _drawn(scored: list[dict[str, Any]], text: str) -> str:
+    """The text on intervals by drawing runs anew, or why nothing is said by them."""
+    most = max(Counter(entry["variant"] for entry in scored).values(), default=0)
+    enough = inference.ENOUGH
+    if most < enough:
+        return f" Fewer than {enough} runs of a variant, drawn anew, would be too sure: they show no difference here."
+    return f" {text}, where there are {enough} runs or more."
 
 
 def _older(run: Run) -> list[str]:
@@ -180,29 +209,36 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
     text = (
         "Normalised scores: 0 is the random policy, 1 the reference (a human for Atari, the best known score for toy"
         " tasks); steps are the agent steps a task that they were measured at. Mean over tasks, with the 95% t interval"
-        " over runs; the IQM is over runs and tasks, its interval a stratified bootstrap; the last columns count tasks"
-        " whose mean reaches the reference, and name the lowest."
+        " over runs; the IQM is over runs and tasks, of ten runs or more with a 95% interval by drawing runs anew; the"
+        " last columns count tasks whose mean reaches the reference, and name the lowest."
+    )
+    first, *others = variants
+    cells_of, verdict = inference.against(
+        first, {name: (variants[name].mean(1), variants[first].mean(1)) for name in others}
     )
     rows = []
     for name, values in variants.items():
-        by_task, (low, high) = values.mean(0), comparing.interval(values.mean(1))
-        total = scores.aggregate({task: values[:, i].tolist() for i, task in enumerate(tasks)})
+        by_task, (low, high) = values.mean(0), inference.interval(values.mean(1))
+        iqm, around = inference.iqm(values)
         between = f" [{low:.3f}, {high:.3f}]" if len(values) > 1 else ""
         lowest = int(by_task.argmin())
         cells = [
             _steps([entry["step"] for entry in scored if entry["variant"] == name]),
             f"{values.mean():.3f}{between}",
-            ratio(total["median"]),
-            scores.iqm_text(total),
+            ratio(float(np.median(by_task))),
+            scores.iqm_text({"iqm": iqm, "interval": around}),
+            *[cells_of.get(name, NONE)] * bool(others),
             f"{(by_task >= 1).sum()} of {len(tasks)}",
         ]
         rows.append([name, str(len(values)), *cells, f"{tasks[lowest]} {by_task[lowest]:.2f}"])
-    columns = ["variant", "runs", "steps", "mean [95%]", "median", "IQM [95%]", "at the reference", "lowest task"]
+    columns = ["variant", "runs", "steps", "mean [95%]", "median"]
+    columns += ["IQM [95%]" if any(len(values) >= inference.ENOUGH for values in variants.values()) else "IQM"]
+    columns += [f"less {first} [95%, Welch]"] * bool(others) + ["at the reference", "lowest task"]
     table = Table(columns, rows)
     comparing.overview(scored, looks, directory / "overview.png")
     return Section(
         "Scores",
-        [text, *notes * bool(apart)],
+        [text, *notes * bool(apart), *[verdict] * bool(verdict)],
         [table],
         [Picture("overview.png", "Every run, and the mean of each task")],
     )
@@ -240,11 +276,18 @@ def _clusters(groups: Groups, directory: Path) -> Section | None:
         return None
     text = (
         "Which tasks share a cluster in each run. Agreement of two runs is the adjusted Rand index of their groupings:"
-        " 1, the same; 0, as alike as by chance. A dash where there is one run, or nothing to group."
+        " 1, the same; 0, as alike as by chance. A dash where there is one run, or nothing to group. Sizes: how many"
+        " tasks the groups have, largest first; groupings are set beside those of equal sizes."
     )
-    rows = [[name, ratio(agreement(runs))] for name, runs in groups.items()]
-    tables = [Table(["variant", "mean agreement of its runs"], rows)]
+    rows = [[name, ratio(agreement(runs)), sizes(runs)] for name, runs in groups.items()]
+    tables = [Table(["variant", "mean agreement of its runs", "sizes of the groups, run by run"], rows)]
     return Section("Clusters", [text], tables, [Picture("clusters.png", "Tasks by cluster, a map a run")])
+
+
+def sizes(runs: list[Run]) -> str:
+    """How many tasks share a cluster in each run, "9+3+1, 8+4+1"."""
+    found = [np.bincount(run.clusters.cluster) for run in runs if run.clusters is not None]
+    return ", ".join("+".join(map(str, sorted(counts[counts > 0].tolist(), reverse=True))) for counts in found) or NONE
 
 
 def agreement(runs: list[Run]) -> float | None:
@@ -293,8 +336,9 @@ def _costs(groups: Groups) -> Section | None:
                 _mean(list(column)) for column in zip(*held, strict=True)
             )
             cells = [f"{steps:,.0f}", f"{updates:,.0f}", ratio(hours), ratio(core_hours), number(rate), number(memory)]
-            rows.append([name, *cells])
+            rows.append([name, *cells, *map(sweeps.count, data.sizes(runs[0].directory))])
     columns = ["variant", "agent steps a task", "updates", "hours", "core-hours", "updates a second", "GB of memory"]
+    columns += ["parameters", "of them for a task"]
     text = (
         "Means over runs. Core-hours and memory are those of the process that learns, without its environments'"
         " workers; an evaluation counts at the rate of the line before it."
@@ -304,16 +348,12 @@ def _costs(groups: Groups) -> Section | None:
 
 def _cost(run: Run) -> tuple:
     """(steps, updates, hours, core-hours, median of updates a second, most memory) of a run; None where unknown."""
-    last, busy, before = run.lines[-1], 0.0, 0.0
-    for line in run.lines:
-        now = line.get("seconds") or before
-        busy += max(now - before, 0.0) * (line.get("time/cores_busy") or 0.0)
-        before = now
+    last, hours = run.lines[-1], max(line.get("seconds") or 0.0 for line in run.lines) / 3600
     series = lambda name: run.metrics[name].value if name in run.metrics else None
     rates, memory = series("time/updates_per_second"), series("time/memory_gb")
-    core_hours = busy / 3600 if memory is not None else None
+    core_hours = data.core_seconds(run.lines) / 3600 if memory is not None else None
     rate, most = None if rates is None else float(np.median(rates)), None if memory is None else float(memory.max())
-    return last["step"], last["update"], before / 3600, core_hours, rate, most
+    return last["step"], last["update"], hours, core_hours, rate, most
 
 
 def _commands(groups: Groups) -> Section | None:

@@ -17,12 +17,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy import stats
 
 from mow_jax.report.data import Run
+from mow_jax.report.inference import DRAWS, ENOUGH, beats, ends, interval
 from mow_jax.report.plotting import COLOURS, FAINT, INK, columns_for, compact, panels, picture, short, smooth
 from mow_jax.report.sweeps import left_out
 
 THRESHOLDS = np.linspace(0, 1.2, 121)  # of the performance profile, in normalised score
 Looks = dict[str, dict[str, Any]]  # variant -> colour and kind of line, as plotting.looks makes them
-DRAWS = 1000  # of the bootstrap of profiles and probabilities
 PLACES = 60  # along the steps of a learning curve
 
 
@@ -34,14 +34,6 @@ def by_variant(entries: list[dict[str, Any]]) -> tuple[list[str], dict[str, np.n
     for entry in entries:
         made.setdefault(entry["variant"], []).append([entry["tasks"][name] for name in scored])
     return scored, {variant: np.array(rows, np.float64).reshape(len(rows), -1) for variant, rows in made.items()}
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95% t interval of the mean of independent runs; one run has none."""
-    if len(values) < 2:
-        return float(values[0]), float(values[0])
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return float(values.mean() - half), float(values.mean() + half)
 
 
 def overview(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
@@ -84,8 +76,8 @@ def _by_task(axes: Axes, means: np.ndarray, tasks: list[str]) -> None:
 
 
 def profiles(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
-    """The share of runs and tasks above each normalised score, with a 95% band by drawing runs anew (Agarwal et al.
-    2021)."""
+    """The share of runs and tasks above each normalised score, of ten runs or more with a 95% band by drawing runs anew
+    (Agarwal et al. 2021)."""
     tasks, variants = by_variant(entries)
     if not tasks:
         return False
@@ -93,10 +85,10 @@ def profiles(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
         axes = figure.subplots()
         for variant, scores in variants.items():
             axes.plot(THRESHOLDS, _above(scores), linewidth=1.6, label=short(variant), **looks[variant])
-            if len(scores) > 1:
+            if len(scores) >= ENOUGH:
                 random = np.random.default_rng(0)
                 draws = [_above(scores[random.integers(len(scores), size=len(scores))]) for _ in range(DRAWS)]
-                band = np.percentile(draws, [2.5, 97.5], axis=0)
+                band = np.percentile(draws, ends(len(scores)), axis=0)
                 axes.fill_between(THRESHOLDS, *band, color=looks[variant]["color"], alpha=0.15, lw=0)
         axes.set_xlabel("normalised score")
         axes.set_ylabel("share of runs and tasks above it")
@@ -110,8 +102,8 @@ def _above(scores: np.ndarray) -> np.ndarray:
 
 
 def improvement(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
-    """The probability that a run of each variant beats one of the first, mean over tasks, ties half (Agarwal et al.
-    2021), with its 95% interval by drawing runs anew."""
+    """The probability that a run of each variant beats one of the first, mean over tasks, with its 95% interval; of
+    fewer than ten runs a side that is everything."""
     tasks, variants = by_variant(entries)
     if not tasks or len(variants) < 2:
         return False
@@ -128,21 +120,6 @@ def improvement(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel(f"probability of a better score than {short(next(iter(variants)))}")
     return True
-
-
-def beats(scores: np.ndarray, base: np.ndarray) -> tuple[float, float, float]:
-    """P(scores > base) [runs, tasks] each, and its 95% interval; of single runs the interval is everything."""
-    random = np.random.default_rng(0)
-    drawn = lambda x: x[random.integers(len(x), size=len(x))]
-    if min(len(scores), len(base)) < 2:
-        return _probability(scores, base), 0.0, 1.0
-    low, high = np.percentile([_probability(drawn(scores), drawn(base)) for _ in range(DRAWS)], [2.5, 97.5])
-    return _probability(scores, base), float(low), float(high)
-
-
-def _probability(scores: np.ndarray, base: np.ndarray) -> float:
-    difference = scores[:, None] - base[None]
-    return float((0.5 * (np.sign(difference) + 1)).mean())
 
 
 # --- Runs -------------------------------------------------------------------------------------------------------------

@@ -113,6 +113,25 @@ def read(workdir: str) -> Run:
     return Run(directory, tasks, config, metrics, clusters, results, frames, missing, lines)
 
 
+def core_seconds(lines: list[dict]) -> float:
+    """Seconds times cores that the process of a run was busy with, by the lines of its metrics."""
+    busy = before = 0.0
+    for line in lines:
+        now = line.get("seconds") or before
+        busy += max(now - before, 0.0) * (line.get("time/cores_busy") or 0.0)
+        before = now
+    return busy
+
+
+def sizes(directory: Path) -> tuple[int | None, int | None]:
+    """How many parameters a run has, and how many of them one task uses; None where origin.json does not say."""
+    try:
+        start = json.loads((directory / "origin.json").read_text())[-1]
+        return start.get("parameters"), start.get("active")
+    except (OSError, ValueError, LookupError, AttributeError):
+        return None, None
+
+
 def is_over(run: Run) -> bool:
     """Whether a run has been evaluated at its last step."""
     steps = (run.config or {}).get("train", {}).get("steps")

@@ -1,6 +1,7 @@
 """table.md of a sweep: every variant with the mean over its seeds and its interval, then every run.
 
-In: entries of a sweep.json, {"variant", "seed", "seconds", "tasks": {name: normalised score}}. Out: Markdown. Called by
+In: entries of a sweep.json, {"variant", "seed", "seconds", "tasks": {name: normalised score}}, and where they are known
+"parameters", "active" (of them for one task) and "core_seconds". Out: Markdown. Called by
 sweep; `left_out` by what draws them, too.
 """
 
@@ -9,9 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from mow_jax.report import scores
+from mow_jax.report import inference, scores
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -27,7 +27,11 @@ def table(runs: list[dict[str, Any]]) -> str:
         cells = [f"{run['tasks'][name]:.2f}" if name in run["tasks"] else "–" for name in scored]
         cells += [f"{np.mean(values):.3f}", f"{min(values):.2f}"] if values else ["–"] * 2
         rows.append([f"{run['variant']}, seed {run['seed']}", *cells, f"{run['seconds'] / 60:.1f}"])
-    summary = [["variant", "seeds", *scored, "mean [95%]", "IQM"]]
+    first, *others = dict.fromkeys(run["variant"] for run in runs)
+    cells_of, verdict = inference.against(first, {name: _pair(runs, name, first) for name in others})
+    more = [f"less {first} [95%, Welch]"] * bool(others)
+    more += ["parameters", "of them for a task", "core-minutes a run"]
+    summary = [["variant", "seeds", *scored, "mean [95%]", "IQM", *more]]
     for variant in dict.fromkeys(run["variant"] for run in runs):
         mine = [run for run in runs if run["variant"] == variant]
         own = [name for name in scored if all(name in run["tasks"] for run in mine)]
@@ -36,9 +40,33 @@ def table(runs: list[dict[str, Any]]) -> str:
         iqm = scores.aggregate(means)["iqm"]
         cells = [f"{np.mean(means[name]):.2f}" if name in means else "–" for name in scored]
         summary.append([variant, str(len(mine)), *cells, interval(each), "–" if iqm is None else f"{iqm:.3f}"])
+        summary[-1] += [cells_of.get(variant, "–")] * bool(others)
+        summary[-1] += [*(count(mine[0].get(key)) for key in ("parameters", "active")), _minutes(mine)]
     apart = left_out(runs)
     note = f"Means here are over a variant's own tasks; figure.png leaves out {', '.join(apart)}: not in every run.\n\n"
-    return f"{_markdown(summary)}\n{note * bool(apart)}{_markdown(rows)}"
+    below = [f"{verdict}\n\n"] * bool(verdict) + [note] * bool(apart)
+    return f"{_markdown(summary)}\n{''.join(below)}{_markdown(rows)}"
+
+
+def count(number: int | None) -> str:
+    """A number of parameters, thousands set apart; a dash where it is not known."""
+    return "–" if number is None else f"{number:,}"
+
+
+def _minutes(runs: list[dict[str, Any]]) -> str:
+    """The mean of runs' minutes on a core, of those that say how busy theirs were."""
+    known = [run["core_seconds"] / 60 for run in runs if run.get("core_seconds")]
+    return f"{np.mean(known):.1f}" if known else "–"
+
+
+def _pair(runs: list[dict[str, Any]], variant: str, first: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Means of the variant's runs and of the first one's, over the tasks that all of them have a score of."""
+    mine, base = ([run["tasks"] for run in runs if run["variant"] == name] for name in (variant, first))
+    shared = [name for name in mine[0] if all(tasks.get(name) is not None for tasks in (*mine, *base))]
+    if not shared:
+        return None
+    means = [np.array([np.mean([tasks[name] for name in shared]) for tasks in side]) for side in (mine, base)]
+    return means[0], means[1]
 
 
 def left_out(runs: list[dict[str, Any]]) -> list[str]:
@@ -53,8 +81,8 @@ def interval(values: list[float]) -> str:
         return "–"
     if len(values) < 2:
         return f"{values[0]:.3f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return f"{np.mean(values):.3f} [{np.mean(values) - half:.3f}, {np.mean(values) + half:.3f}]"
+    low, high = inference.interval(np.array(values))
+    return f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _markdown(rows: list[list[str]]) -> str:

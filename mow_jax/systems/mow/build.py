@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from mow_jax.ops.precision import compute_dtype
 from mow_jax.systems.mow import agent as algorithm
-from mow_jax.systems.mow import clustering, imagination, inspection, playing, warmup
+from mow_jax.systems.mow import clustering, imagination, inspection, playing, router, warmup
 from mow_jax.systems.mow.actor_critic import ActorCritic
 from mow_jax.systems.mow.agent import Agent
 from mow_jax.systems.mow.imagination import Imagination
@@ -21,6 +23,7 @@ from mow_jax.systems.mow.world_model import WorldModel
 from mow_jax.types import Acted, Plan, Playable, System, Task, Update, Window
 
 BEHAVIOUR = ("width", "depth", "gamma", "lambda_", "entropy", "unimix", "return_decay", "bootstrap", "weights")
+EXPORTED = ("params", "statistics", "harmony", "actor", "critic", "return_scale", "table")
 FRESH = ("embedding", "task_head")  # of the shared part: they belong to the tasks
 STORM_PARAMETERS = 16_503_939 + 3_413_502  # of one published STORM model, slow critic included, without ...
 STORM_PER_ACTION = 512 + 513  # ... what each action adds
@@ -36,6 +39,9 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
     batch, own, names = config.batch, config.agent, [task.name for task in tasks]
     world, contexts = Window(batch.sequences, batch.length), Window(own.contexts, own.context)
     bound = lambda function: functools.partial(function, made)
+    scored = lambda function: (
+        lambda state, *rest, **options: function(made, _without_noise(made, state), *rest, **options)
+    )
     return System(
         name=config.system,
         init=bound(algorithm.init),
@@ -51,13 +57,14 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
             "agent": {key: own[key] for key in ("act_context", "act_on", "unimix")},
         },
         components=components,
-        exported=("params", "statistics", "harmony", "actor", "critic", "return_scale", "table"),
+        active=bound(active),
+        exported=EXPORTED + ("update",) * _scored_by_time(made.world.routing),
         carry_over=carry_over,
         check=functools.partial(warmup.check, config, names, made),
         after_warmup=functools.partial(warmup.end, config, names, made),
         after_save=after_save,
-        predictions=bound(inspection.predictions),
-        open_loop=bound(inspection.open_loop),
+        predictions=scored(inspection.predictions),
+        open_loop=scored(inspection.open_loop),
         playable=Playable(
             rows=bound(playing.rows),
             see=bound(playing.see),
@@ -71,10 +78,23 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
 
 
 def act(agent: Agent, state: TrainState, acting, observation, is_first, step, shard, explore: bool) -> Acted:
-    """The same sampled policy, whether to learn or to be scored; nothing is stored beside a row."""
-    del explore
+    """The same sampled policy, whether to learn or to be scored, but to be scored without the noise of the experts'
+    selection; nothing is stored beside a row."""
+    state = state if explore else _without_noise(agent, state)
     action, acting = algorithm.act(agent, state, acting, observation, is_first, step, shard)
     return Acted(action, {}, acting)
+
+
+def _scored_by_time(rules: Routing) -> bool:
+    """Whether the experts that a policy is scored with depend on the update: noise until a freeze."""
+    return bool(rules.noise) and rules.freeze and router.chooses(rules)
+
+
+def _without_noise(agent: Agent, state: TrainState) -> TrainState:
+    """The state with the experts that the router's scores alone choose."""
+    rules, chosen = agent.world.routing, state.table.experts
+    scores = router.scores(rules, state.params["shared"], state.update)
+    return state._replace(table=state.table._replace(experts=router.without_noise(rules, scores, chosen, state.update)))
 
 
 def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
@@ -153,11 +173,11 @@ def clusters(config: ConfigDict, tasks: int) -> int:
 
 def facts(config: ConfigDict, agent: Agent, tasks: list[Task], parameters: int) -> list[tuple[str, str]]:
     """MoW's lines of the first screen."""
-    single, router = sum(STORM_PARAMETERS + STORM_PER_ACTION * task.action_size for task in tasks), config.router
+    single, settings = sum(STORM_PARAMETERS + STORM_PER_ACTION * task.action_size for task in tasks), config.router
     return [
         ("precision", np.dtype(agent.world.dtype).name),
         ("clusters", f"{agent.world.clusters} (configured: {config.clustering.clusters}), {config.clustering.method}"),
-        ("experts", f"{router.experts}, {router.active} active a task, router {router.mode}"),
+        ("experts", f"{settings.experts}, {settings.active} active a task, router {settings.mode}"),
         ("against STORM", f"{parameters / single:.3f} of {len(tasks)} STORM models ({single:,} parameters)"),
     ]
 
@@ -175,6 +195,14 @@ def components(state: TrainState) -> dict[str, Any]:
         "actor": state.actor,
         "critics and slow critics": [state.critic, state.slow_critic],
     }
+
+
+def active(agent: Agent, state: TrainState) -> int:
+    """How many of those one task uses: one of the rows by cluster, n_k of those by expert, and all that is shared."""
+    count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+    by_cluster = count((state.params["cluster"], state.critic, state.slow_critic)) // agent.world.clusters
+    rules, by_expert = agent.world.routing, count(state.params["expert"])
+    return by_cluster + by_expert * rules.active // rules.experts + count((state.params["shared"], state.actor))
 
 
 # --- Weights and files ------------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ import numpy as np
 from mow_jax.systems.mow.types import Table
 from mow_jax.types import BadInput
 
-METHODS = ("agglomerative", "kmeans", "spectral", "random", "single", "identity", "file")
+METHODS = ("agglomerative", "kmeans", "spectral", "shuffled", "random", "single", "identity", "file")
 VECTORS = ("layer_mean", "layer_scalar", "projection")
-GRADIENT_METHODS = METHODS[:3]
+GRADIENT_METHODS = METHODS[:3]  # of which groups are found; "shuffled" needs gradients for their sizes alone
 
 
 class Clusters(NamedTuple):
@@ -56,6 +56,9 @@ def group(vectors: np.ndarray | None, tasks: int, groups: int, method: str, seed
     if groups == tasks:
         return np.arange(tasks)
     assert vectors is not None, method
+    if method == "shuffled":  # a control: groups of the sizes that the gradients' have with this seed, tasks by lot
+        labels = group(vectors, tasks, groups, "agglomerative", seed)
+        return _renumber(np.random.Generator(np.random.Philox(seed)).permutation(labels))
     return _renumber(_fill_empty(_fit(vectors, groups, method, seed), cosine(vectors), groups))
 
 

@@ -74,8 +74,17 @@ def row_losses(agent: Agent, state: TrainState, batch: Batch, draw: jax.Array, s
     return jax.lax.map(on_row, jnp.arange(agent.world.clusters)).T
 
 
-def task_gradients(agent: Agent, state: TrainState, batch: Batch, draw, shard: Shard, vector: str, size: int) -> dict:
-    """Each task's gradient of L_k, as a vector a layer: {"cluster": {layer: [K', V]}, "experts": the same}.
+def task_gradients(
+    agent: Agent, state: TrainState, batch: Batch, draw: jax.Array, shard: Shard, vector: str, size: int
+) -> dict[str, dict[str, jax.Array]]:
+    """Each task's gradient of L_k, as a vector a layer: {"cluster": {layer: [K', V]}, "experts": the same}."""
+    return reduced_gradients(agent, state, batch, draw, shard, (vector,), size)[vector]
+
+
+def reduced_gradients(
+    agent: Agent, state: TrainState, batch: Batch, draw: jax.Array, shard: Shard, vectors: tuple[str, ...], size: int
+) -> dict[str, dict[str, dict[str, jax.Array]]]:
+    """The same in several reductions, {vector: {"cluster": ..., "experts": ...}}, of one backward pass.
 
     `draw` [] numbers the batch, so that each has latent samples of its own.
 
@@ -93,7 +102,10 @@ def task_gradients(agent: Agent, state: TrainState, batch: Batch, draw, shard: S
     cluster, experts = jax.grad(total, argnums=(0, 1))(rows.cluster, rows.experts)
     experts = jax.tree.map(lambda leaf: leaf.mean(1), experts)
     parts = {"cluster": cluster, "experts": experts}
-    return {name: layer_vectors(part, vector, size, agent.seed) for name, part in parts.items()}
+    return {
+        vector: {name: layer_vectors(part, vector, size, agent.seed) for name, part in parts.items()}
+        for vector in vectors
+    }
 
 
 def open_loop(agent: Agent, state: TrainState, batch: Batch, shard: Shard, context: int) -> tuple[jax.Array, jax.Array]:

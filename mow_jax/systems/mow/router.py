@@ -65,12 +65,14 @@ def temperature(routing: Routing, update: jax.Array | int) -> jax.Array:
 
 
 def scores(routing: Routing, params: dict[str, Any], update: jax.Array | int) -> jax.Array:
-    """S [K, N_e] at an update."""
+    """S [K, N_e] at an update; without gradient once nothing changes the selection any more: it would only move the
+    embeddings, which all heads read."""
     if not routing.embedding:
         return jnp.full((routing.tasks, routing.experts), 1 / routing.experts)
     # At unit norm an entry is so small that the biases would make all tasks' scores nearly equal.
     inputs = embeddings(routing, params) * math.sqrt(routing.embedding)
-    return routing.router.apply({"params": params["router"]}, inputs, temperature(routing, update))
+    made = routing.router.apply({"params": params["router"]}, inputs, temperature(routing, update))
+    return jnp.where(frozen(routing, update), jax.lax.stop_gradient(made), made)
 
 
 def chooses(routing: Routing) -> bool:
@@ -78,9 +80,10 @@ def chooses(routing: Routing) -> bool:
     return routing.mode == "learned" and routing.embedding > 0
 
 
-def frozen(routing: Routing, update: jax.Array) -> jax.Array:
-    """Whether the selection stays from this update on, since tau has reached its end."""
-    return routing.freeze & (update >= max(routing.anneal_updates, 1.0))  # tau itself may miss its end by a rounding
+def frozen(routing: Routing, update: jax.Array | int) -> jax.Array:
+    """Whether the selection stays from this update on, since tau has reached its end, or as it never changes."""
+    reached = update >= max(routing.anneal_updates, 1.0)  # tau itself may miss its end by a rounding
+    return (not chooses(routing)) | (routing.freeze & reached)
 
 
 def select(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.Array, key: jax.Array) -> jax.Array:
@@ -89,12 +92,26 @@ def select(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.
         return experts
     if routing.noise:
         scores = scores * jnp.exp(routing.noise * jax.random.gumbel(key, scores.shape))
-    new = reselect(scores, experts, routing.margin / routing.experts)
+    return jnp.where(
+        _stays(routing, experts, update), experts, reselect(scores, experts, routing.margin / routing.experts)
+    )
+
+
+def without_noise(routing: Routing, scores: jax.Array, experts: jax.Array, update: jax.Array) -> jax.Array:
+    """The selection [K, n_k] to be scored with: where noise redraws it, the top n_k by the scores [K, N_e] themselves,
+    instead of whatever the last draw was. An expert in both keeps its slot."""
+    if not routing.noise or not chooses(routing):
+        return experts
+    return jnp.where(_stays(routing, experts, update), experts, reselect(scores, experts, 0.0))
+
+
+def _stays(routing: Routing, experts: jax.Array, update: jax.Array) -> jax.Array:
+    """Whether a selection is frozen or at rest."""
     settled = frozen(routing, update)
     if routing.rest and routing.gate == "none":
         # Nothing but balance speaks for a change, and a falling tau against rest.
         settled |= is_balanced(load(experts, routing.experts), routing).all()
-    return jnp.where(settled, experts, new)
+    return settled
 
 
 def is_balanced(loads: jax.Array, routing: Routing) -> jax.Array:
@@ -171,7 +188,7 @@ def balance_loss(routing: Routing, scores: jax.Array, experts: jax.Array, update
     selected = load(experts, routing.experts)
     total = selected + (scores - jax.lax.stop_gradient(scores)).sum(0)
     in_peace = is_balanced(selected, routing) & routing.rest
-    settled = in_peace | frozen(routing, update) | (not chooses(routing))
+    settled = in_peace | frozen(routing, update)
     total = jnp.where(settled, jax.lax.stop_gradient(total), total)
     excess = total - routing.tasks * routing.active / routing.experts
     return (excess**2).sum()

@@ -46,7 +46,7 @@ def own_table(
     settings = config.clustering
     if settings.table:
         return given_table(config, names, agent)
-    needed = settings.method in clustering.GRADIENT_METHODS and len(names) > 1
+    needed = settings.method in (*clustering.GRADIENT_METHODS, "shuffled") and len(names) > 1
     layers = mean_gradients(config, agent, learner, replay) if needed else None
     made = clustering.cluster_tasks(names, layers, method=settings.method, seed=config.seed, **_sizes(agent))
     if config.train.init_from and not config.warmup.updates and settings.method in clustering.GRADIENT_METHODS:

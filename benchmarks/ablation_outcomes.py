@@ -1,0 +1,138 @@
+"""The outcomes of the ablations that results/ablations/README.md fixes before any run, and what so many runs can show.
+
+    python benchmarks/ablation_outcomes.py --power=results/toy13 --runs=5 --comparisons=16
+    python benchmarks/ablation_outcomes.py --sweep=runs/ablations [--variants=clusters=3,clusters=3+grouping=random]
+
+--power: from finished runs, VARIANT/*.json as evaluation writes them: the spread over seeds, and the smallest
+difference to the first variant that is found 4 times in 5. --sweep: every outcome of every variant, its difference to
+the first one (Welch), and which survive Holm. Both print Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy import optimize, stats
+
+from mow_jax.report import compare, inference
+
+UNDER = 0.6  # a task that a run has not learned
+EARLY = 3200  # agent steps: half of toy13's
+MEAN, FAILED, AT_HALF = "mean", f"tasks under {UNDER}", f"evaluation mean at step {EARLY:,}"
+POWER = 0.8
+
+
+def at_end(results: dict) -> dict[str, float]:
+    """{outcome: value} of a results.json."""
+    scores = [task["normalised"] for task in results["tasks"].values() if task["normalised"] is not None]
+    return {MEAN: float(np.mean(scores)), FAILED: float(sum(score < UNDER for score in scores))}
+
+
+def half_way(lines: list[dict]) -> float:
+    """The mean over tasks that training evaluated at step EARLY, by the lines of metrics.jsonl; NaN where none did."""
+    found = [line["evaluation/mean"] for line in lines if line["step"] == EARLY and "evaluation/mean" in line]
+    return float(found[-1]) if found and found[-1] is not None else np.nan
+
+
+# --- Before the runs --------------------------------------------------------------------------------------------------
+
+
+def power(effect: float, runs: int, level: float) -> float:
+    """How often so many runs a side show a difference of `effect` standard deviations, at a two-sided level."""
+    freedom, shift = 2 * runs - 2, effect * np.sqrt(runs / 2)
+    # Over what the deviation may be measured as; scipy's noncentral t is NaN for some of these.
+    measured = np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, freedom) / freedom)
+    limit = stats.t.ppf(1 - level / 2, freedom) * measured
+    return float((stats.norm.sf(limit - shift) + stats.norm.cdf(-limit - shift)).mean())
+
+
+def detectable(runs: int, level: float) -> float:
+    """The smallest difference, in standard deviations, that is shown with probability POWER."""
+    return float(optimize.brentq(lambda effect: power(effect, runs, level) - POWER, 1e-3, 20.0))
+
+
+def spread(groups: list[np.ndarray]) -> tuple[float, float, float]:
+    """The standard deviation within groups of runs, all together, and its 95% interval."""
+    freedom = sum(len(values) - 1 for values in groups)
+    deviation = np.sqrt(sum(((values - values.mean()) ** 2).sum() for values in groups) / freedom)
+    low, high = np.sqrt(freedom / stats.chi2.ppf([0.975, 0.025], freedom))
+    return float(deviation), float(deviation * low), float(deviation * high)
+
+
+def power_table(folder: Path, runs: int, comparisons: int) -> str:
+    """A row an outcome that results.json holds."""
+    found = [
+        [at_end(json.loads(path.read_text())) for path in sorted(place.glob("*.json"))] for place in _folders(folder)
+    ]
+    found = [group for group in found if len(group) > 1]
+    columns = ["outcome", "deviation over seeds [95%]", "shown 4 times in 5, one comparison"]
+    columns += [f"the first of {comparisons} (Holm)", "power for 1 deviation, one comparison"]
+    rows = []
+    for outcome in (MEAN, FAILED):
+        deviation, low, high = spread([np.array([values[outcome] for values in group]) for group in found])
+        least = [deviation * detectable(runs, level) for level in (inference.LEVEL, inference.LEVEL / comparisons)]
+        cells = [f"{deviation:.3f} [{low:.3f}, {high:.3f}]", *(f"{value:.3f}" for value in least)]
+        rows.append([outcome, *cells, f"{power(1.0, runs, inference.LEVEL):.2f}"])
+    return _markdown([columns, *rows])
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+# --- After them -------------------------------------------------------------------------------------------------------
+
+
+def sweep_table(folder: Path, variants: list[str] | None = None) -> str:
+    """A table an outcome: a row a variant, all or those named, of which the first is the one to compare with."""
+    groups = {name: [run for run in runs if run.results] for name, runs in compare.read([str(folder)]).items()}
+    groups = {name: groups.get(name, []) for name in variants or groups}
+    measured = {
+        name: [at_end(run.results) | {AT_HALF: half_way(run.lines)} for run in runs if run.results]
+        for name, runs in groups.items()
+        if runs
+    }
+    return "\n".join(_outcome(measured, outcome) for outcome in (MEAN, FAILED, AT_HALF))
+
+
+def _outcome(measured: dict[str, list[dict[str, float]]], outcome: str) -> str:
+    values = {name: np.array([run[outcome] for run in runs]) for name, runs in measured.items()}
+    values = {name: held[np.isfinite(held)] for name, held in values.items()}
+    values = {name: held for name, held in values.items() if len(held)}
+    if not values:
+        return f"{outcome}: no run has it\n"
+    first, *others = values
+    cells, verdict = inference.against(first, {name: (values[name], values[first]) for name in others})
+    rows = [["variant", "runs", outcome, f"less {first} [95%, Welch]"]]
+    rows += [[name, str(len(held)), f"{held.mean():.3f}", cells.get(name, "–")] for name, held in values.items()]
+    return _markdown(rows) + f"\n{verdict}\n" * bool(verdict)
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--power", type=Path, metavar="DIR", help="finished runs, DIR/VARIANT/*.json")
+    what.add_argument("--sweep", type=Path, metavar="DIR", help="a sweep's folder")
+    parser.add_argument("--variants", help="of the sweep, the one to compare with first; default: all")
+    parser.add_argument("--runs", type=int, default=5, help="a side, with --power")
+    parser.add_argument("--comparisons", type=int, default=16, help="with the first variant, with --power")
+    options = parser.parse_args(arguments)
+    if options.sweep:
+        made = sweep_table(options.sweep, options.variants.split(",") if options.variants else None)
+    else:
+        made = power_table(options.power, options.runs, options.comparisons)
+    print(made, end="")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
