@@ -90,7 +90,7 @@ def update(agent: Agent, state: State, batch: Batch, policy, shard: Shard) -> tu
     chex.assert_rank([batch.observation, batch.reward, policy], [6, 3, 4])
     grad = jax.grad(loss, argnums=1, has_aux=True)
     gradient, metrics = grad(agent, state.params, state, batch, policy, shard)
-    learns = stages.trainable(agent.stages, state.params, state.stage)
+    learns = stages.trainable(agent.stages, state.params, state.stage, state.solved)
     # One flat vector: a single reduction over the devices, and a tenth of the operations in the optimiser.
     flat, unravel = ravel_pytree(jax.tree.map(jnp.multiply, gradient, learns))
     flat = jax.lax.psum(flat, "device")
