@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from mow_jax.types import Acted, BadInput, Batch, Plan, Shard, System, Task, Upd
 
 def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
     """The record of a checked config. Raises BadInput for tasks whose actions are not choices."""
-    del plan  # schedules are in updates, not in shares of the run
     made, batch = agent(config, tasks), config.batch
     bound = lambda function: functools.partial(function, made)
     return System(
@@ -36,9 +36,29 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
         components=components,
         exported=("update", "params", "stage"),
         carry_over=bound(carry_over),
+        check=functools.partial(check_stages, config, plan),
         # A solved task leaves the loss and is forgotten where all goes on learning: only stages ask for that.
         after_evaluation=bound(algorithm.after_evaluation) if config.stages.count > 1 else None,
     )
+
+
+def check_stages(config: ConfigDict, plan: Plan) -> None:
+    """Raises BadInput for stages that a new run would not reach, or whose target nothing would be measured by."""
+    stages, every, steps = config.stages, config.evaluation.every, config.train.steps
+    if stages.count == 1:
+        return
+    last = max(stages.first, stages.every) + (stages.count - 2) * stages.every
+    if last >= plan.updates:
+        raise BadInput(
+            f"stages.count={stages.count} is out of reach: by stages.first={stages.first} and stages.every={stages.every}"
+            f" the last stage may begin after update {last} only, and the run has {plan.updates} updates: lower them, or"
+            " raise train.steps"
+        )
+    if math.isfinite(stages.target) and not 0 < every < steps:
+        raise BadInput(
+            f"stages.target={stages.target} needs evaluations while the run learns, and evaluation.every={every} makes"
+            f" none in train.steps={steps}: set it between, or stages.target=inf, so that stages end by their budget"
+        )
 
 
 def act(agent: Agent, state: State, acting: ActState, observation, is_first, step, shard: Shard, explore: bool):

@@ -77,11 +77,12 @@ class Mixture(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear to 4 D, GELU, linear to D: the dense backbone of multi-task UniZero."""
+    """Linear to `shared` 4 D, GELU, linear to D: with one 4 D the dense backbone of multi-task UniZero."""
 
+    shared: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=XAVIER, name=name)
-        return dense(x.shape[-1], "out")(nn.gelu(dense(4 * x.shape[-1], "in")(x), approximate=True))
+        return dense(x.shape[-1], "out")(nn.gelu(dense(self.shared * 4 * x.shape[-1], "in")(x), approximate=True))
