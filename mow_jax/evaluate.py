@@ -57,7 +57,18 @@ def evaluate(
         results["diagnostics"] = together(dict(zip([task.name for task in mine], rows.numbers(), strict=True)), tasks)
     for result in results["tasks"].values():
         del result["runs"]
+    recall(results, learner)
     return results, diagnostics.films(learner, recorder.clips(), longest) if recorder else {}
+
+
+def recall(results: dict[str, Any], learner: Learner) -> None:
+    """Puts what the system remembers of a task beside its score: {"stages": {"steps": 5000, "score": 0.93}}."""
+    known = learner.single(learner.system.remembers(learner.state)) if learner.system.remembers else {}
+    for area, numbers in known.items():
+        for k, result in enumerate(results["tasks"].values()):
+            of_task = {name: float(values[k]) for name, values in numbers.items()}
+            if any(of_task.values()):
+                result[area] = of_task
 
 
 def together(own: dict[str, Any], tasks: list[Task]) -> dict[str, Any]:
@@ -226,6 +237,9 @@ def metrics(results: dict[str, Any]) -> dict[str, float]:
             line[f"evaluation/{name}/normalised"] = result["normalised"]
         if "success" in result:
             line[f"evaluation/{name}/success"] = float(np.mean(result["success"]))
+        for area, numbers in result.items():
+            if isinstance(numbers, dict):  # what the system remembers of the task
+                line |= {f"{area}/{kind}/{name}": value for kind, value in numbers.items()}
     line |= diagnostics.metrics(results["diagnostics"])
     aggregate = results["aggregate"] or {}
     return line | {f"evaluation/{name}": aggregate[name] for name in ("mean", "median", "iqm") if name in aggregate}

@@ -131,9 +131,10 @@ def evaluate_and_save(run: Run) -> None:
         rates = run.rates()
         results, films = evaluate.evaluate(run.config, run.learner, run.tasks, film=last)
         run.at.evaluated = run.at.joint  # only now: an evaluation that failed is still due when the run goes on
-        run.write(evaluate.metrics(results), rates)
         if run.system.after_evaluation:
-            run.learner.change(run.system.after_evaluation, evaluate.normalised(results))
+            run.learner.change(run.system.after_evaluation, evaluate.normalised(results), np.int32(run.steps))
+            evaluate.recall(results, run.learner)
+        run.write(evaluate.metrics(results), rates)
         if last:
             evaluate.write(results, films, run.steps, run.tasks, run.directory)
             run.save()

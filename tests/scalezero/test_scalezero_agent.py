@@ -130,9 +130,11 @@ def test_frozen_leaves_do_not_move_with_decay_on_and_optimiser_full():
 
 def test_a_solved_task_leaves_the_loss_stays_solved_and_its_heads_rest():
     state, _ = updating()(started(), *draws())  # with momentum in the optimiser
-    state = algorithm.after_evaluation(agent(), state, np.array([np.nan, 0.95]))
-    state = algorithm.after_evaluation(agent(), state, np.array([0.5, 0.1]))
+    state = algorithm.after_evaluation(agent(), state, np.array([np.nan, 0.95], np.float32), 400)
+    state = algorithm.after_evaluation(agent(), state, np.array([0.5, 0.1], np.float32), 800)
+    state = algorithm.after_evaluation(agent(), state, np.array([0.5, 0.99], np.float32), 1200)
     assert state.solved.tolist() == [False, True]
+    assert state.reached["steps"].tolist() == [0, 400] and state.reached["score"].tolist() == [0, np.float32(0.95)]
     new, metrics = updating()(jax.tree.map(np.asarray, state), *draws())
     assert metrics["stages/solved"] == 1
     for path, (old, leaf) in by_path(state.params["heads"], new.params["heads"]).items():

@@ -55,8 +55,10 @@ def init(agent: Agent) -> State:
     """The state before the first update."""
     key_params, key_adapters = jax.random.split(named_key(agent, 0, "init"))
     params = world_model.init(agent.world, key_params)
+    tasks, reached = agent.world.tasks, {}
     if agent.stages.count > 1:
         params["adapters"] = stages.init(agent.stages, params["backbone"], key_adapters)
+        reached = {"steps": jnp.zeros(tasks), "score": jnp.zeros(tasks)}
     return State(
         update=jnp.int32(0),
         params=params,
@@ -65,7 +67,8 @@ def init(agent: Agent) -> State:
         stage=jnp.int32(0),
         switched=jnp.int32(0),
         solved_then=jnp.int32(0),
-        solved=jnp.zeros(agent.world.tasks, bool),
+        solved=jnp.zeros(tasks, bool),
+        reached=reached,
         skipped=jnp.zeros(2, jnp.int32),
     )
 
@@ -216,9 +219,13 @@ def act(
 # --- After an evaluation ----------------------------------------------------------------------------------------------
 
 
-def after_evaluation(agent: Agent, state: State, normalised: jax.Array) -> State:
-    """The state with the tasks marked solved whose normalised score [K] has reached the target; NaN: not known.
+def after_evaluation(agent: Agent, state: State, normalised: jax.Array, step: jax.Array | int) -> State:
+    """The state with the tasks marked solved whose normalised score [K] has reached the target; NaN: not known. What
+    they had then, after `step` agent steps a task, is kept.
 
     A solved task leaves the loss; at the next update the stage follows.
     """
-    return state._replace(solved=state.solved | (jnp.asarray(normalised) >= agent.stages.target))
+    now = (jnp.asarray(normalised) >= agent.stages.target) & ~state.solved
+    found = {"steps": jnp.float32(step), "score": normalised}
+    reached = {name: jnp.where(now, found[name], old) for name, old in state.reached.items()}
+    return state._replace(solved=state.solved | now, reached=reached)

@@ -22,7 +22,7 @@ from mow_jax.types import Acted, BadInput, Batch, Plan, Shard, System, Task, Upd
 
 def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
     """The record of a checked config. Raises BadInput for tasks whose actions are not choices."""
-    made, batch = agent(config, tasks), config.batch
+    made, batch, grows = agent(config, tasks), config.batch, config.stages.count > 1
     bound = lambda function: functools.partial(function, made)
     return System(
         name=config.system,
@@ -38,7 +38,8 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
         carry_over=bound(carry_over),
         check=functools.partial(check_stages, config, plan),
         # A solved task leaves the loss and is forgotten where all goes on learning: only stages ask for that.
-        after_evaluation=bound(algorithm.after_evaluation) if config.stages.count > 1 else None,
+        after_evaluation=bound(algorithm.after_evaluation) if grows else None,
+        remembers=(lambda state: {"stages": state.reached}) if grows else None,
     )
 
 
@@ -50,9 +51,9 @@ def check_stages(config: ConfigDict, plan: Plan) -> None:
     last = max(stages.first, stages.every) + (stages.count - 2) * stages.every
     if last >= plan.updates:
         raise BadInput(
-            f"stages.count={stages.count} is out of reach: by stages.first={stages.first} and stages.every={stages.every}"
-            f" the last stage may begin after update {last} only, and the run has {plan.updates} updates: lower them, or"
-            " raise train.steps"
+            f"stages.count={stages.count} is out of reach: by stages.first={stages.first} and stages.every="
+            f"{stages.every} the last stage may begin after update {last} only, and the run has {plan.updates} updates:"
+            " lower them, or raise train.steps"
         )
     if math.isfinite(stages.target) and not 0 < every < steps:
         raise BadInput(
