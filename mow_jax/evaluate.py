@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from mow_jax import build, command, diagnostics, load, logs, processes, summary, workdir
 from mow_jax.actors import Actors, Episode, random_actions
-from mow_jax.config import check
 from mow_jax.learner import Learner
 from mow_jax.report import scores, tables
 from mow_jax.seeding import generator, seed_of
@@ -281,15 +280,21 @@ def write_report(directory: Path) -> None:
     processes.wait("report written")  # jax leaves the last one only some seconds to end
 
 
-def main(source: Path | None, out: Path | None, episodes: int | None, step: int | None, random: bool) -> None:
+def main(
+    source: Path | None,
+    out: Path | None,
+    episodes: int | None,
+    step: int | None,
+    random: bool,
+    actions: str | None = None,
+) -> None:
     """Evaluates a checkpoint or an exported agent: results.json, frames.npz and the table."""
     if source is None:
         raise BadInput("give --workdir=DIR of a run, or a file of mow_jax.export")
     directory = _place(source, out)
-    config, tasks, learner, found = load.restore(source, step)
-    if episodes is not None:
-        config.evaluation.episodes = episodes
-        check(config)
+    given = {"evaluation.episodes": episodes, "evaluation.actions": actions}
+    changes = {key: value for key, value in given.items() if value is not None}
+    config, tasks, learner, found = load.restore(source, step, changes)
     write(*evaluate(config, learner, tasks, film=True, random=random), found, tasks, directory)
 
 
@@ -312,12 +317,13 @@ if __name__ == "__main__":
     _SOURCE = flags.DEFINE_string("workdir", None, "Folder of the run, or a file of mow_jax.export.")
     _OUT = flags.DEFINE_string("out", None, "Folder for results.json and frames.npz; default the run's own.")
     _EPISODES = flags.DEFINE_integer("episodes", None, "Episodes a task; default as configured.")
+    _ACTIONS = flags.DEFINE_string("actions", None, 'Score "sampled" or the "best" actions; default as configured.')
     _STEP = flags.DEFINE_integer("step", None, "Agent steps of the checkpoint; default the newest.")
     _RANDOM = flags.DEFINE_bool("random", False, "Play the uniform policy too, where its score is not known.")
 
     def run() -> None:
         """The command."""
         source, out = (Path(flag.value) if flag.value else None for flag in (_SOURCE, _OUT))
-        main(source, out, _EPISODES.value, _STEP.value, _RANDOM.value)
+        main(source, out, _EPISODES.value, _STEP.value, _RANDOM.value, _ACTIONS.value)
 
     command.run(run)

@@ -136,6 +136,7 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
         "versions": results.get("versions", {}),
         "seconds": round(seconds(job)),
         "step": results["step"],
+        "actions": sweeps.actions(results),
         "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
     }
 

@@ -21,6 +21,7 @@ def add(config: ConfigDict) -> None:
         overlap=False,
     )
     config.warmup.update(steps=160, updates=0)
+    config.evaluation.actions = "best"  # of a search without noise; "sampled": drawn by its visits, as in training
     config.batch = ConfigDict(
         dict(
             windows=19,  # B, a task

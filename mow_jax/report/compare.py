@@ -113,6 +113,7 @@ def entries(groups: Groups) -> list[dict[str, Any]]:
             "variant": name,
             "seed": i,
             "step": run.results["step"],
+            "actions": sweeps.actions(run.results),
             "tasks": {task: entry["normalised"] for task, entry in run.results["tasks"].items()},
         }
         for name, runs in groups.items()
@@ -183,13 +184,14 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
         " over runs; the IQM is over runs and tasks, its interval a stratified bootstrap; the last columns count tasks"
         " whose mean reaches the reference, and name the lowest."
     )
-    rows = []
+    rows, apart_by = [], sweeps.scored_by(scored)
     for name, values in variants.items():
         by_task, (low, high) = values.mean(0), comparing.interval(values.mean(1))
         total = scores.aggregate({task: values[:, i].tolist() for i, task in enumerate(tasks)})
         between = f" [{low:.3f}, {high:.3f}]" if len(values) > 1 else ""
         lowest = int(by_task.argmin())
         cells = [
+            *([apart_by[name]] if apart_by else []),
             _steps([entry["step"] for entry in scored if entry["variant"] == name]),
             f"{values.mean():.3f}{between}",
             ratio(total["median"]),
@@ -197,12 +199,13 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
             f"{(by_task >= 1).sum()} of {len(tasks)}",
         ]
         rows.append([name, str(len(values)), *cells, f"{tasks[lowest]} {by_task[lowest]:.2f}"])
-    columns = ["variant", "runs", "steps", "mean [95%]", "median", "IQM [95%]", "at the reference", "lowest task"]
+    columns = ["variant", "runs", *["actions"] * bool(apart_by), "steps", "mean [95%]", "median", "IQM [95%]"]
+    columns += ["at the reference", "lowest task"]
     table = Table(columns, rows)
     comparing.overview(scored, looks, directory / "overview.png")
     return Section(
         "Scores",
-        [text, *notes * bool(apart)],
+        [text, *notes * bool(apart), *[sweeps.DIFFERENT] * bool(apart_by)],
         [table],
         [Picture("overview.png", "Every run, and the mean of each task")],
     )

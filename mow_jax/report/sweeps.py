@@ -1,7 +1,7 @@
 """table.md of a sweep: every variant with the mean over its seeds and its interval, then every run.
 
-In: entries of a sweep.json, {"variant", "seed", "seconds", "tasks": {name: normalised score}}. Out: Markdown. Called by
-sweep; `left_out` by what draws them, too.
+In: entries of a sweep.json, {"variant", "seed", "seconds", "tasks": {name: normalised score}, "actions"}. Out: Markdown.
+Called by sweep; `left_out` and `scored_by` by what sets runs side by side, too.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ def table(runs: list[dict[str, Any]]) -> str:
     tasks = dict.fromkeys(name for run in runs for name in run["tasks"])
     # A task without a score counts in no run; one that a variant does not have counts in the others.
     scored = [name for name in tasks if all(run["tasks"].get(name, 0.0) is not None for run in runs)]
+    apart_by = scored_by(runs)
     rows = [["run", *scored, "mean", "lowest", "minutes"]]
     for run in runs:
         values = [run["tasks"][name] for name in scored if name in run["tasks"]]
         cells = [f"{run['tasks'][name]:.2f}" if name in run["tasks"] else "–" for name in scored]
         cells += [f"{np.mean(values):.3f}", f"{min(values):.2f}"] if values else ["–"] * 2
         rows.append([f"{run['variant']}, seed {run['seed']}", *cells, f"{run['seconds'] / 60:.1f}"])
-    summary = [["variant", "seeds", *scored, "mean [95%]", "IQM"]]
+    summary = [["variant", "seeds", *["actions"] * bool(apart_by), *scored, "mean [95%]", "IQM"]]
     for variant in dict.fromkeys(run["variant"] for run in runs):
         mine = [run for run in runs if run["variant"] == variant]
         own = [name for name in scored if all(name in run["tasks"] for run in mine)]
@@ -35,10 +36,33 @@ def table(runs: list[dict[str, Any]]) -> str:
         each = [float(np.mean([run["tasks"][name] for name in own])) for run in mine] if own else []
         iqm = scores.aggregate(means)["iqm"]
         cells = [f"{np.mean(means[name]):.2f}" if name in means else "–" for name in scored]
-        summary.append([variant, str(len(mine)), *cells, interval(each), "–" if iqm is None else f"{iqm:.3f}"])
+        how = [apart_by[variant]] if apart_by else []
+        summary.append([variant, str(len(mine)), *how, *cells, interval(each), "–" if iqm is None else f"{iqm:.3f}"])
     apart = left_out(runs)
     note = f"Means here are over a variant's own tasks; figure.png leaves out {', '.join(apart)}: not in every run.\n\n"
-    return f"{_markdown(summary)}\n{note * bool(apart)}{_markdown(rows)}"
+    note = note * bool(apart) + f"{DIFFERENT}\n\n" * bool(apart_by)
+    return f"{_markdown(summary)}\n{note}{_markdown(rows)}"
+
+
+DIFFERENT = (
+    "Not all were scored by the same kind of actions: python -m mow_jax.evaluate --actions=sampled or --actions=best, with"
+    " --out=DIR, scores a run by the other."
+)
+
+
+def actions(results: dict[str, Any]) -> str:
+    """By which actions results were scored, as far as they say it."""
+    settings = (results.get("protocol") or {}).get("evaluation")
+    return str(settings.get("actions", "–")) if isinstance(settings, dict) else "–"
+
+
+def scored_by(runs: list[dict[str, Any]]) -> dict[str, str]:
+    """{variant: by which actions its runs were scored}; {} where that is the same in all."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        found.setdefault(run["variant"], {})[run.get("actions", "–")] = None
+    said = {variant: " or ".join(kinds) for variant, kinds in found.items()}
+    return said if len(set(said.values())) > 1 or any(len(kinds) > 1 for kinds in found.values()) else {}
 
 
 def left_out(runs: list[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import chex
@@ -76,8 +77,9 @@ def updating(devices: int = 1, count: int = 3):
 
 
 @functools.cache
-def acting(explore: bool):
-    compiled = program(functools.partial(algorithm.act, agent(), explore=explore), 1)
+def acting(explore: bool, sampled: bool = False):
+    setup = dataclasses.replace(agent(), sampled=sampled)
+    compiled = program(functools.partial(algorithm.act, setup, explore=explore), 1)
 
     def run(state, context, frames, is_first, step):
         context, frames, is_first = dealt((context, frames, is_first), 1)
@@ -178,6 +180,17 @@ def test_without_exploring_nothing_is_drawn():
     chex.assert_trees_all_equal(acting(False)(*inputs, 0), acting(False)(*inputs, 100))
     one, two = acting(True)(*inputs, 0), acting(True)(*inputs, 100)
     assert np.any(one[1]["policy"] != two[1]["policy"])
+
+
+@pytest.mark.slow
+def test_scored_by_samples_actions_are_drawn_from_the_search_without_noise_at_its_root():
+    frames = np.random.default_rng(8).integers(0, 256, size=(TASKS, ENVS, 8, 8, 3)).astype(np.uint8)
+    inputs = started(), no_context(), frames, np.ones((TASKS, ENVS), bool)
+    best, drawn = acting(False)(*inputs, 0), [acting(False, True)(*inputs, step) for step in range(12)]
+    for action, stored, _ in drawn:
+        np.testing.assert_allclose(stored["policy"], best[1]["policy"], atol=1e-6)
+        assert (np.take_along_axis(stored["policy"], action[..., None], -1) > 0).all()
+    assert len({action.tobytes() for action, _, _ in drawn}) > 1
 
 
 @pytest.mark.slow

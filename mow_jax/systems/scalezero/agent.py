@@ -41,6 +41,7 @@ class Agent:
     decay: float  # of matrices, decoupled from the gradient
     clip: float
     target_rate: float  # of the target parameters' moving average
+    sampled: bool = False  # whether actions are drawn by visits when they are scored, too
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -191,7 +192,8 @@ def act(
     agent: Agent, state: State, acting: ActState, observation, is_first, step, shard: Shard, explore: bool = True
 ) -> tuple[jax.Array, dict[str, jax.Array], ActState]:
     """Actions [K', E] for frames [K', E, S, S, 3] at joint step `step`, the policies [K', E, A] to store with the rows,
-    and the new contexts. Without `explore` nothing is drawn: the search is of the plain policy, the best action taken.
+    and the new contexts. Without `explore` the search is of the plain policy; the best action is taken, or, if such are
+    to be scored, one drawn by visits as in training.
     """
     model, envs = agent.world, observation.shape[1]
     params = stages.merge(agent.stages, state.params, state.stage)
@@ -208,10 +210,12 @@ def act(
         return reward, on, prediction.policy, targets.scalar(prediction.value), node
 
     draw = jax.vmap(functools.partial(search.noise, agent.search, envs=envs))
-    noise = jax.tree.map(fold, draw(task_keys(agent, step, "act", shard), shard.mask)) if explore else None
+    drawn = explore or agent.sampled
+    noise = jax.tree.map(fold, draw(task_keys(agent, step, "act", shard), shard.mask)) if drawn else None
+    setup = agent.search if explore else dataclasses.replace(agent.search, fraction=0.0)
     warmth = search.temperature(agent.search, state.update)
     value = targets.scalar(root.value)
-    found = search.search(agent.search, follow, root.policy, value, node, mask, noise, warmth)
+    found = search.search(setup, follow, root.policy, value, node, mask, noise, warmth)
     acting = jax.tree.map(unfold, world_model.push(node.context, node.latent, found.action))
     return unfold(found.action), {"policy": unfold(found.policy)}, acting
 

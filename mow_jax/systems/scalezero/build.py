@@ -32,7 +32,7 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
         updates={"training": Update(bound(update), {"windows": Window(batch.windows, batch.unroll + batch.steps)})},
         extras={"policy": ("float32", (made.world.action_size,))},
         facts=functools.partial(facts, config, made),
-        protocol={"evaluation": {"actions": "best of the search"}, "search": config.search.to_dict()},
+        protocol={"search": config.search.to_dict()},
         components=components,
         exported=("update", "params", "stage"),
         carry_over=bound(carry_over),
@@ -105,6 +105,7 @@ def agent(config: ConfigDict, tasks: list[Task]) -> Agent:
         scales=tuple(loss.items()),
         steps=config.batch.steps,
         smoothing=smoothing,
+        sampled=config.evaluation.actions == "sampled",
         **config.optimizer.to_dict(),
     )
 
