@@ -56,4 +56,5 @@ def scalezero():
     config.search.update(simulations=12, context=4)
     config.loss.smoothing = 0.0
     config.optimizer.lr = 6e-4
+    config.log.gradients = True
     return config

@@ -95,4 +95,5 @@ def scalezero():
     config.search.update(temperature_start=1.0, temperature_updates=2696)  # all updates of the run
     config.loss.update(entropy=1e-2, smoothing=0.0)  # smoothed values see 20 steps ahead, not the tasks' longest reward
     config.optimizer.lr = 1e-3
+    config.log.gradients = True
     return config

@@ -152,6 +152,7 @@ class System(NamedTuple):
     # Of its tasks, for evaluations: a part of the state, area -> name -> numbers [K], all 0 for a task with none.
     remembers: Callable[[Any], dict[str, dict[str, Any]]] | None = None
     # Looking into a world model, None where there is none to look into.
+    inspection: Update | None = None  # (state, *batches, shard) -> metrics, in an evaluation's line; only looks
     predictions: Callable[..., dict] | None = None  # (state, batch, shard) -> {"reward", ...: [K', B, T]}
     open_loop: Callable[..., tuple] | None = None  # (state, batch, shard, context) -> reconstructed, imagined frames
     playable: Playable | None = None

@@ -22,6 +22,7 @@ def add(config: ConfigDict) -> None:
     )
     config.warmup.update(steps=160, updates=0)
     config.evaluation.actions = "best"  # of a search without noise; "sampled": drawn by its visits, as in training
+    config.log.gradients = False  # cosines of the tasks' gradients at evaluations: an update's time and a compilation
     config.batch = ConfigDict(
         dict(
             windows=19,  # B, a task

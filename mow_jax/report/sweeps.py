@@ -1,7 +1,7 @@
 """table.md of a sweep: every variant with the mean over its seeds and its interval, then every run.
 
-In: entries of a sweep.json, {"variant", "seed", "seconds", "tasks": {name: normalised score}, "actions"}. Out: Markdown.
-Called by sweep; `left_out` and `scored_by` by what sets runs side by side, too.
+In: entries of a sweep.json, {"variant", "seed", "seconds", "actions", "tasks": {name: normalised score}}. Out:
+Markdown. Called by sweep; `left_out` and `scored_by` by what sets runs side by side, too.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 DIFFERENT = (
-    "Not all were scored by the same kind of actions: python -m mow_jax.evaluate --actions=sampled or --actions=best, with"
-    " --out=DIR, scores a run by the other."
+    "Not all were scored by the same kind of actions: python -m mow_jax.evaluate --actions=sampled or --actions=best,"
+    " with --out=DIR, scores a run by the other."
 )
 
 

@@ -14,6 +14,7 @@ from drawing import parameters
 from sharded import dealt, first, program, same, shard
 
 from mow_jax.systems.scalezero import agent as algorithm
+from mow_jax.systems.scalezero import inspection
 from mow_jax.systems.scalezero.agent import Agent
 from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
@@ -191,6 +192,30 @@ def test_scored_by_samples_actions_are_drawn_from_the_search_without_noise_at_it
         np.testing.assert_allclose(stored["policy"], best[1]["policy"], atol=1e-6)
         assert (np.take_along_axis(stored["policy"], action[..., None], -1) > 0).all()
     assert len({action.tobytes() for action, _, _ in drawn}) > 1
+
+
+def test_cosines_of_gradients_by_hand():
+    found = inspection.cosines(np.array([[2.0, 0.0], [1.0, 1.0], [-1.0, 0.0]], np.float32))
+    half = 0.5**0.5
+    np.testing.assert_allclose(found["gradients/cosine"], [(half - 1) / 2, 0, (-half - 1) / 2], atol=1e-6)
+    assert found["gradients/opposed"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.slow
+def test_gradients_of_two_tasks_are_compared_alike_on_one_device_and_two_and_equal_ones_agree():
+    batch, policy = draws()
+    batch = batch._replace(extras={"policy": policy})
+    same_twice = jax.tree.map(lambda x: np.stack([x[0], x[0]]), batch)
+    heads = jax.tree.map(lambda x: np.stack([x[0], x[0]]), started().params["heads"])
+    equal = started()._replace(params=started().params | {"heads": heads}, solved=np.array([True, False]))
+    run = lambda devices, *given: program(functools.partial(inspection.conflict, agent()), devices, out_axes=None)(
+        *given[:-1], shard(given[-1], devices)
+    )
+    one, two = (run(n, same(started(), n), dealt(batch, n), MASK) for n in (1, 2))
+    chex.assert_trees_all_close(one, two, atol=1e-4)
+    assert np.all(np.abs(one["gradients/cosine"]) < 0.999)
+    found = run(1, same(equal, 1), dealt(same_twice, 1), MASK[[0, 0]])
+    np.testing.assert_allclose(found["gradients/cosine"], 1, atol=1e-4)
 
 
 @pytest.mark.slow

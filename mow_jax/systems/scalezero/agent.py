@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -19,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from mow_jax.ops import routing
 from mow_jax.systems.scalezero import search, stages, targets, world_model
+from mow_jax.systems.scalezero.mixture import Activity
 from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
 from mow_jax.systems.scalezero.types import ActState, State
@@ -173,11 +175,29 @@ def unroll(agent: Agent, params: Any, z, batch: Batch, shard: Shard, keys=None):
 
 
 def layer_metrics(watched: dict[str, Any]) -> dict[str, jax.Array]:
-    """Means over layers and devices: "router/load" [N_e] and "world/dormant" []."""
-    mean = lambda parts: jax.lax.pmean(jnp.mean(jnp.stack(parts), axis=0), "device")
-    loads = [layer["load"][0] for layer in watched.values() if isinstance(layer, dict)]
-    metrics = {"world/dormant": mean(list(watched["dormant"]))}
-    return metrics | ({"router/load": mean(loads)} if loads else {})
+    """Of all devices: "router/layers" [layers, N_e], "router/load" [N_e], their mean, and "world/dormant" [].
+
+    Dormant, the paper's measure of lost plasticity, is the share of hidden units whose mean |h| over the tokens that
+    they see is at most 0.025; those of an expert without tokens do not count.
+    """
+    layers = [watched[name] for name in sorted(watched, key=lambda name: int(name.rpartition("_")[2]))]
+    reacted = jax.lax.psum([layer["activity"] for layer in layers], "device")
+    metrics = {"world/dormant": jnp.stack(list(map(dormant, reacted))).mean()}
+    loads = [layer["load"][0] for layer in layers if "load" in layer]
+    if loads:
+        metrics["router/layers"] = jax.lax.pmean(jnp.stack(loads), "device")
+        metrics["router/load"] = metrics["router/layers"].mean(0)
+    return metrics
+
+
+def dormant(parts: Sequence[Activity]) -> jax.Array:
+    """The share [] of a layer's hidden units that sleep, by how its experts' have reacted."""
+    asleep, units = jnp.zeros(()), jnp.zeros(())
+    for part in parts:
+        used = part.tokens > 0
+        asleep += (used[:, None] & (part.total <= 0.025 * part.tokens[:, None])).sum()
+        units += used.sum() * part.total.shape[1]
+    return asleep / units
 
 
 # --- Acting -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mow_jax.ops.precision import compute_dtype
 from mow_jax.systems.scalezero import agent as algorithm
-from mow_jax.systems.scalezero import stages
+from mow_jax.systems.scalezero import inspection, stages
 from mow_jax.systems.scalezero.agent import Agent
 from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
@@ -24,14 +24,16 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
     """The record of a checked config. Raises BadInput for tasks whose actions are not choices."""
     made, batch, grows = agent(config, tasks), config.batch, config.stages.count > 1
     bound = lambda function: functools.partial(function, made)
+    window = Window(batch.windows, batch.unroll + batch.steps)
     return System(
         name=config.system,
         init=bound(algorithm.init),
         init_acting=bound(algorithm.init_acting),
         act=bound(act),
-        updates={"training": Update(bound(update), {"windows": Window(batch.windows, batch.unroll + batch.steps)})},
+        updates={"training": Update(bound(update), {"windows": window})},
         extras={"policy": ("float32", (made.world.action_size,))},
         facts=functools.partial(facts, config, made),
+        inspection=Update(bound(inspection.conflict), {"inspection": window}) if config.log.gradients else None,
         protocol={"search": config.search.to_dict()},
         components=components,
         exported=("update", "params", "stage"),
@@ -118,6 +120,8 @@ def facts(config: ConfigDict, agent: Agent, parameters: int) -> list[tuple[str, 
     del parameters
     model, search, stages = config.model, config.search, config.stages
     mixture = f"{model.experts} a layer, {model.active} active a token, {model.shared} always on"
+    if model.gate_norm == "topk" and model.active == 1:
+        mixture += "; router fixed, as released"
     return [
         ("precision", np.dtype(agent.world.dtype).name),
         ("experts", mixture if model.feed_forward == "mixture" else "none, dense layers"),
