@@ -48,7 +48,7 @@ class Learner:
             explore: self.program(functools.partial(system.act, explore=explore), donate=1, alone=True)
             for explore in (True, False)
         }
-        self._inspect = self.program(system.inspection.function, None) if system.inspection else None
+        self._inspect: Any = self.program(system.inspection.function, None) if system.inspection else None
         # What the world model says of the rows of windows, [K, B, T] each; None where the system has none.
         self.predictions = self.measure(system.predictions) if system.predictions else None
         self.state: Any  # set by `initialise` or `load`
