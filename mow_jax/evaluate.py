@@ -60,6 +60,13 @@ def evaluate(
     return results, diagnostics.films(learner, recorder.clips(), longest) if recorder else {}
 
 
+def tell(results: dict[str, Any], learner: Learner, step: int) -> None:
+    """Tells the system, where it wants to know, what an evaluation after `step` agent steps a task has found."""
+    if learner.system.after_evaluation:
+        learner.change(learner.system.after_evaluation, normalised(results), np.int32(step))
+        recall(results, learner)
+
+
 def recall(results: dict[str, Any], learner: Learner) -> None:
     """Puts what the system remembers of a task beside its score: {"stages": {"steps": 5000, "score": 0.93}}."""
     known = learner.single(learner.system.remembers(learner.state)) if learner.system.remembers else {}

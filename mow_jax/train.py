@@ -131,9 +131,7 @@ def evaluate_and_save(run: Run) -> None:
         rates, seen = run.rates(), run.inspect()
         results, films = evaluate.evaluate(run.config, run.learner, run.tasks, film=last)
         run.at.evaluated = run.at.joint  # only now: an evaluation that failed is still due when the run goes on
-        if run.system.after_evaluation:
-            run.learner.change(run.system.after_evaluation, evaluate.normalised(results), np.int32(run.steps))
-            evaluate.recall(results, run.learner)
+        evaluate.tell(results, run.learner, run.steps)
         run.write(evaluate.metrics(results) | seen, rates)
         if last:
             evaluate.write(results, films, run.steps, run.tasks, run.directory)

@@ -271,8 +271,8 @@ def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, d
 
 
 def act(agent: Agent, state: TrainState, acting: ActState, observation, is_first, step, shard: Shard, best=False):
-    """Sampled actions [K', E] (or [K', E, A]) for frames [K', E, S, S, 3] at joint step `step`, or with `best` the
-    policy's likeliest; the new contexts."""
+    """Actions [K', E] (or [K', E, A]), sampled or the `best`, for frames [K', E, S, S, 3] at joint step `step`; the new
+    contexts."""
     state = cast_once(agent, state)
     run = functools.partial(imagination.act, agent.imagination, agent.world, agent.behaviour, state.actor, best=best)
     keys = task_keys(agent.seed, step, "act", shard)
