@@ -48,7 +48,7 @@ class Books:
 
     def note(self, stream: int, outcome: Outcome, lost: bool) -> None:
         """Enter a step."""
-        self.ret[stream] += outcome.reward
+        self.ret[stream] += outcome.raw
         self.length[stream] += 1
         if outcome.success is not None:
             self.success[stream] = max(self.success[stream], outcome.success)

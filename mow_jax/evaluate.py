@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from mow_jax import build, command, diagnostics, load, logs, processes, summary, workdir
 from mow_jax.actors import Actors, Episode, random_actions
-from mow_jax.config import check
 from mow_jax.learner import Learner
 from mow_jax.report import scores, tables
 from mow_jax.seeding import generator, seed_of
@@ -57,7 +56,25 @@ def evaluate(
         results["diagnostics"] = together(dict(zip([task.name for task in mine], rows.numbers(), strict=True)), tasks)
     for result in results["tasks"].values():
         del result["runs"]
+    recall(results, learner)
     return results, diagnostics.films(learner, recorder.clips(), longest) if recorder else {}
+
+
+def tell(results: dict[str, Any], learner: Learner, step: int) -> None:
+    """Tells the system, where it wants to know, what an evaluation after `step` agent steps a task has found."""
+    if learner.system.after_evaluation:
+        learner.change(learner.system.after_evaluation, normalised(results), np.int32(step))
+        recall(results, learner)
+
+
+def recall(results: dict[str, Any], learner: Learner) -> None:
+    """Puts what the system remembers of a task beside its score: {"stages": {"steps": 5000, "score": 0.93}}."""
+    known = learner.single(learner.system.remembers(learner.state)) if learner.system.remembers else {}
+    for area, numbers in known.items():
+        for k, result in enumerate(results["tasks"].values()):
+            of_task = {name: float(values[k]) for name, values in numbers.items()}
+            if any(of_task.values()):
+                result[area] = of_task
 
 
 def together(own: dict[str, Any], tasks: list[Task]) -> dict[str, Any]:
@@ -226,6 +243,9 @@ def metrics(results: dict[str, Any]) -> dict[str, float]:
             line[f"evaluation/{name}/normalised"] = result["normalised"]
         if "success" in result:
             line[f"evaluation/{name}/success"] = float(np.mean(result["success"]))
+        for area, numbers in result.items():
+            if isinstance(numbers, dict):  # what the system remembers of the task
+                line |= {f"{area}/{kind}/{name}": value for kind, value in numbers.items()}
     line |= diagnostics.metrics(results["diagnostics"])
     aggregate = results["aggregate"] or {}
     return line | {f"evaluation/{name}": aggregate[name] for name in ("mean", "median", "iqm") if name in aggregate}
@@ -267,15 +287,21 @@ def write_report(directory: Path) -> None:
     processes.wait("report written")  # jax leaves the last one only some seconds to end
 
 
-def main(source: Path | None, out: Path | None, episodes: int | None, step: int | None, random: bool) -> None:
+def main(
+    source: Path | None,
+    out: Path | None,
+    episodes: int | None,
+    step: int | None,
+    random: bool,
+    actions: str | None = None,
+) -> None:
     """Evaluates a checkpoint or an exported agent: results.json, frames.npz and the table."""
     if source is None:
         raise BadInput("give --workdir=DIR of a run, or a file of mow_jax.export")
     directory = _place(source, out)
-    config, tasks, learner, found = load.restore(source, step)
-    if episodes is not None:
-        config.evaluation.episodes = episodes
-        check(config)
+    given = {"evaluation.episodes": episodes, "evaluation.actions": actions}
+    changes = {key: value for key, value in given.items() if value is not None}
+    config, tasks, learner, found = load.restore(source, step, changes)
     write(*evaluate(config, learner, tasks, film=True, random=random), found, tasks, directory)
 
 
@@ -298,12 +324,13 @@ if __name__ == "__main__":
     _SOURCE = flags.DEFINE_string("workdir", None, "Folder of the run, or a file of mow_jax.export.")
     _OUT = flags.DEFINE_string("out", None, "Folder for results.json and frames.npz; default the run's own.")
     _EPISODES = flags.DEFINE_integer("episodes", None, "Episodes a task; default as configured.")
+    _ACTIONS = flags.DEFINE_string("actions", None, 'Score "sampled" or the "best" actions; default as configured.')
     _STEP = flags.DEFINE_integer("step", None, "Agent steps of the checkpoint; default the newest.")
     _RANDOM = flags.DEFINE_bool("random", False, "Play the uniform policy too, where its score is not known.")
 
     def run() -> None:
         """The command."""
         source, out = (Path(flag.value) if flag.value else None for flag in (_SOURCE, _OUT))
-        main(source, out, _EPISODES.value, _STEP.value, _RANDOM.value)
+        main(source, out, _EPISODES.value, _STEP.value, _RANDOM.value, _ACTIONS.value)
 
     command.run(run)

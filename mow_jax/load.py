@@ -25,9 +25,13 @@ from mow_jax.types import BadInput, System, Task, frame
 FORMAT = 1  # of exported files, raised when one of a new version means something else to an old one
 
 
-def restore(directory: Path, step: int | None = None) -> tuple[ConfigDict, list[Task], Learner, int]:
-    """Config, tasks, learner and step of a run's checkpoint (None: the newest valid one), or of an exported agent."""
+def restore(
+    directory: Path, step: int | None = None, changes: dict[str, Any] | None = None
+) -> tuple[ConfigDict, list[Task], Learner, int]:
+    """Config, tasks, learner and step of a run's checkpoint (None: the newest valid one), or of an exported agent;
+    `changes` to its config by key."""
     config = settings(directory)
+    config.update_from_flattened_dict(changes or {})
     check(config)
     tasks = build.tasks(config)
     learner = Learner(build.system(config, tasks), tasks)

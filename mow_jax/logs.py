@@ -214,7 +214,7 @@ class Window:
         for name, total in self._sums.items():
             # Switches are counted, so that none between two lines is lost; everything else is averaged.
             count = 1 if name.endswith("/switches") else self._counts[name]
-            line |= self._named(name, np.asarray(total) / count)  # a checkpoint has scalars as plain numbers
+            line |= named({name: np.asarray(total) / count}, self._tasks)  # a checkpoint has scalars as plain numbers
         line |= {name: float(np.mean(values)) for name, values in joined(gather(self._episodes)).items()}
         losses = [name for name in line if name.count("/") == 1 and name.endswith("/total")]
         self._last = f"loss {line[losses[0]]:.4g}" if losses else ""
@@ -250,14 +250,21 @@ class Window:
                 self._counts[name] = self._counts.get(name, 0) + 1
         self._pending = []
 
-    def _named(self, name: str, mean: np.ndarray) -> dict[str, float]:
-        """A scalar, or a vector: of the area `router` by index, else by task, with its mean where it is in an area."""
+
+def named(metrics: dict[str, Any], tasks: list[str]) -> dict[str, float]:
+    """Metrics by the names of metrics.jsonl: scalars, and arrays: of the area `router` by index, else by task, with
+    their mean where they are in an area."""
+    line: dict[str, float] = {}
+    for name, value in metrics.items():
+        mean = np.asarray(value)
         if mean.ndim == 0:
-            return {name: float(mean)}
-        if name.startswith("router/"):
-            return {f"{name}/{place}": float(x) for place, x in enumerate(mean)}
-        by_task = {f"{name}/{task}": float(x) for task, x in zip(self._tasks, mean, strict=True)}
-        return by_task if "/" not in name else {name: float(mean.mean())} | by_task
+            line[name] = float(mean)
+        elif name.startswith("router/"):
+            line |= {"/".join([name, *map(str, place)]): float(x) for place, x in np.ndenumerate(mean)}
+        else:
+            line |= {name: float(mean.mean())} if "/" in name else {}
+            line |= {f"{name}/{task}": float(x) for task, x in zip(tasks, mean, strict=True)}
+    return line
 
 
 def joined(parts: Iterable[dict[str, list[float]]]) -> dict[str, list[float]]:

@@ -118,6 +118,15 @@ class Run:
         (_, windows), self._drawn = self._drawn, ((), [])
         return self.learner.update(name, *windows)
 
+    def inspect(self) -> dict[str, float]:
+        """What the system's inspection says of windows drawn for it alone, by the names of metrics.jsonl."""
+        if not self.system.inspection or self.replay.rows < max(
+            w.length for w in self.system.inspection.windows.values()
+        ):
+            return {}
+        draws = self.system.inspection.windows.items()
+        return logs.named(self.learner.inspect(*(self.sample(window, name) for name, window in draws)), self.names)
+
     def _moment(self, name: str) -> tuple:
         """All that windows depend on but the seed: what was drawn at another moment is not what `name` draws now."""
         return name, self.at.update, self.replay.rows

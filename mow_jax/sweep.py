@@ -153,6 +153,7 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
         "parameters": parameters,
         "active": active,
         "step": results["step"],
+        "actions": sweeps.actions(results),
         "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
     }
 

@@ -128,12 +128,11 @@ def evaluate_and_save(run: Run) -> None:
     if run.at.saved < run.at.joint and (due or run.at_milestone or falls_due(run, run.config.checkpoint.every)):
         run.save()
     if due:
-        rates = run.rates()
+        rates, seen = run.rates(), run.inspect()
         results, films = evaluate.evaluate(run.config, run.learner, run.tasks, film=last)
         run.at.evaluated = run.at.joint  # only now: an evaluation that failed is still due when the run goes on
-        run.write(evaluate.metrics(results), rates)
-        if run.system.after_evaluation:
-            run.learner.change(run.system.after_evaluation, evaluate.normalised(results))
+        evaluate.tell(results, run.learner, run.steps)
+        run.write(evaluate.metrics(results) | seen, rates)
         if last:
             evaluate.write(results, films, run.steps, run.tasks, run.directory)
             run.save()

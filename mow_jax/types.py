@@ -43,11 +43,12 @@ class Step(NamedTuple):
     """What one agent step in an environment gives back."""
 
     observation: Any  # the frame after the action: [H, W, 3] uint8, or a vector [numbers] float32
-    reward: float  # raw, summed over repeated frames
+    reward: float  # what is learned from, summed over repeated frames
     terminated: bool  # the task itself ended
     truncated: bool  # a time limit cut the episode: not a termination
     life_lost: bool = False  # ends the continuation, not the episode
     success: bool | None = None  # a task's success flag, where it has one
+    raw: float | None = None  # the reward as the task gives it, where `reward` is clipped; None: it is not
 
 
 class Batch(NamedTuple):
@@ -148,8 +149,11 @@ class System(NamedTuple):
     check: Callable[[], None] | None = None  # raises BadInput for what only a new run reads
     after_warmup: Callable[..., None] | None = None  # (learner, replay, directory), once
     after_save: Callable[..., None] | None = None  # (learner, directory), after the warm-up, in process 0
-    after_evaluation: Callable[..., Any] | None = None  # (state, normalised [K], NaN: unknown) -> state
+    after_evaluation: Callable[..., Any] | None = None  # (state, normalised [K], NaN: unknown, step []) -> state
+    # Of its tasks, for evaluations: a part of the state, area -> name -> numbers [K], all 0 for a task with none.
+    remembers: Callable[[Any], dict[str, dict[str, Any]]] | None = None
     # Looking into a world model, None where there is none to look into.
+    inspection: Update | None = None  # (state, *batches, shard) -> metrics, in an evaluation's line; only looks
     predictions: Callable[..., dict] | None = None  # (state, batch, shard) -> {"reward", ...: [K', B, T]}
     open_loop: Callable[..., tuple] | None = None  # (state, batch, shard, context) -> reconstructed, imagined frames
     playable: Playable | None = None

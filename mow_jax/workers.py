@@ -44,6 +44,7 @@ class Outcome(NamedTuple):
     ended: bool  # the episode is over and the next one has begun
     truncated: bool
     success: bool | None
+    raw: float  # the reward before any clipping
 
 
 # --- The caller's end -------------------------------------------------------------------------------------------------
@@ -193,7 +194,8 @@ class Share:
         self._frames[place] = environment.reset(*start) if ended else step.observation
         termination = bool(step.terminated or step.life_lost)
         success = None if step.success is None else bool(step.success)
-        return Outcome(float(step.reward), termination, ended, ended and not step.terminated, success)
+        raw = float(step.reward if step.raw is None else step.raw)
+        return Outcome(float(step.reward), termination, ended, ended and not step.terminated, success, raw)
 
     def state(self) -> list[dict]:
         return [environment.state() for environment in self._environments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -15,7 +16,9 @@ import pytest
 
 from mow_jax import actors as rules
 from mow_jax import workers as module
-from mow_jax.actors import Actors, Episode, WorkersFailed
+from mow_jax.actors import Actors, Episode, WorkersFailed, random_actions
+from mow_jax.build import env_settings
+from mow_jax.config import default
 from mow_jax.envs import make, resolve
 from mow_jax.envs.base import Environment, Replayed
 from mow_jax.envs.foreign import EnvironmentFailed
@@ -57,6 +60,24 @@ def run(workers: int, length: int, names: tuple[str, ...] = TOYS, **changes) -> 
         return steps(actors, 0, length, names)
     finally:
         actors.close()
+
+
+def test_the_return_of_an_episode_is_of_raw_rewards_where_learning_sees_clipped_ones():
+    config = default()
+    config.suite.tasks = ("Alien",)  # ten points a dot
+    played = []
+    for clipped in (False, True):
+        config.suite.atari.clip_reward = clipped
+        settings = env_settings(config)
+        tasks = resolve("atari", ("Alien",), settings)
+        environments = Actors(tasks, settings, envs=1, seed=SEED, name=NAME, workers=0, max_steps=80)
+        with contextlib.closing(environments):
+            actions = [random_actions(np.random.default_rng(i), tasks, 1) for i in range(80)]
+            rows, ended = zip(*(environments.step(action) for action in actions), strict=True)
+        played.append(([float(row.reward[0, 0]) for row in rows], ended[-1][0].ret))
+    (raw, whole), (signs, same) = played
+    assert signs == np.sign(raw).tolist() and max(raw) >= 10
+    assert whole == same == sum(raw)
 
 
 def assert_same(left: list[Batch], right: list[Batch]) -> None:

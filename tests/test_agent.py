@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -581,6 +582,28 @@ def test_a_task_acts_and_learns_in_its_own_dimensions_only():
     assert (np.abs(drawn[:, 0]) > 1).any() and (np.abs(executed) <= 1).all()
     gradient = gradient.reshape(500, 2, 2)  # [_, mean or deviation, dimension]
     assert (gradient[:, :, 1] == 0).all() and (gradient[:, :, 0] != 0).all()
+
+
+def test_the_likeliest_action_is_one_that_the_task_has():
+    choices, continuous = (SimpleNamespace(discrete=discrete) for discrete in (True, False))
+    output, mask = jnp.array([[0.3, 2.0, 0.5], [1.0, 9.0, 0.5]]), jnp.array([True, False, True])
+    pi = (distributions.mixed(jax.nn.log_softmax(distributions.masked(output, mask)), mask, 0.01),)
+    assert actor_critic.likeliest(choices, pi, mask).tolist() == [2, 0]
+    assert actor_critic.likeliest(continuous, (output, jnp.ones_like(output)), mask).tolist() == [
+        [pytest.approx(0.3), 0, 0.5],
+        [1, 0, 0.5],
+    ]
+
+
+@pytest.mark.parametrize("choice", ["sampled", "best"])
+def test_only_scores_are_of_the_best_actions_and_only_if_asked_for(choice: str, monkeypatch):
+    settings = tiny_settings()
+    settings.evaluation.actions = choice
+    made, asked = build.system(settings, build.tasks(settings)), []
+    monkeypatch.setattr(algorithm, "act", lambda *arguments: (asked.append(arguments[-1]), None))
+    for explore in (True, False):
+        made.act(*[None] * 6, explore=explore)
+    assert asked == [False, choice == "best"]
 
 
 @pytest.mark.slow

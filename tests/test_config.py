@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from mow_jax import build, checks, config, workdir
+from mow_jax import build, checks, config, load, workdir
 from mow_jax.learner import abstract_state
 from mow_jax.types import BadInput
 
@@ -67,6 +67,23 @@ def test_a_run_from_before_a_key_has_the_value_that_it_had_then(tmp_path):
     assert (read.agent.unimix, read.model.position_scale) == (0.0, 1.0)
     (tmp_path / "config.json").write_text(json.dumps(config.default().to_dict(), default=list))
     assert workdir.read(tmp_path).agent.unimix == config.default().agent.unimix > 0
+
+
+@pytest.mark.parametrize(("system", "actions"), [("mow", "sampled"), ("scalezero", "best"), ("m3po", "best")])
+def test_runs_from_before_there_was_a_choice_are_scored_as_they_were(system: str, actions: str):
+    saved = config.default(system).to_dict()
+    assert saved["evaluation"].pop("actions") == actions
+    assert config.of_saved(json.loads(json.dumps(saved, default=list))).evaluation.actions == actions
+    given = config.default(system)
+    given.evaluation.actions = "worst"
+    with pytest.raises(BadInput, match="evaluation.actions='worst' is not allowed: use one of"):
+        config.check(given)
+
+
+def test_an_agent_exported_before_there_was_a_choice_samples():
+    made = load.settings(EXPERIMENTS[0].parent.parent / "results" / "atari_cpu" / "agent.npz")
+    config.check(made)
+    assert made.evaluation.actions == "sampled"
 
 
 def test_both_variants_of_toy13_have_as_many_parameters():

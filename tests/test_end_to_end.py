@@ -62,6 +62,13 @@ def test_a_run_leaves_what_its_users_expect(finished):
     assert (finished / "report" / "index.html").exists() and list((finished / "report").rglob("*.gif"))
 
 
+def test_a_run_is_scored_by_other_actions_than_configured(finished, tmp_path):
+    out = tmp_path / "best"
+    run("evaluate", f"--workdir={finished}", "--actions=best", f"--out={out}")
+    assert results(out)["protocol"]["evaluation"]["actions"] == "best"
+    assert "use one of sampled, best" in run("evaluate", f"--workdir={finished}", "--actions=worst", code=2)
+
+
 def test_evaluation_repeats_itself_and_takes_another_count(finished):
     before = results(finished)
     run("evaluate", f"--workdir={finished}")
@@ -74,6 +81,7 @@ def test_evaluation_repeats_itself_and_takes_another_count(finished):
     (finished / "config.json").write_text(json.dumps(asked))
     run("evaluate", f"--workdir={finished}", "--episodes=3")
     found = results(finished)
+    assert found["protocol"]["evaluation"]["actions"] == "sampled"
     assert len(found["tasks"]["catch"]["returns"]) == 3
     assert all(100 <= entry["rows"] < 100 + 2 * 20 for entry in found["diagnostics"].values())
 

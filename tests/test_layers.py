@@ -179,6 +179,19 @@ def test_a_newcomer_reads_the_loop_the_algorithm_its_model_and_an_experiment():
     assert sum(len((ROOT / name).read_text().splitlines()) for name in read) <= 800
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("scalezero/agent", "scalezero/world_model", "scalezero/search"),
+        ("m3po/agent", "m3po/world_model"),
+    ],
+    ids=lambda path: path[0].partition("/")[0],
+)
+def test_another_system_s_algorithm_and_model_are_no_longer_to_read(path: tuple[str, ...]):
+    files = [PACKAGE / "systems" / f"{name}.py" for name in path]
+    assert sum(len(file.read_text().splitlines()) for file in [*files, ROOT / "experiments/quickstart.py"]) <= 800
+
+
 IMPORT_WHOLE_ROOM = """
 import importlib, pkgutil, sys
 room = importlib.import_module(sys.argv[1])

@@ -24,7 +24,7 @@ def documented() -> set[str]:
         r"`([a-z_]*/[a-z_/<>]*)`", "\n".join(line for line in PAGE.split("\n") if line.startswith("|"))
     ):
         area = name.partition("/")[0] or area
-        names.add(re.sub(r"/<(task|expert)>", "", f"{area}{name}" if name.startswith("/") else name))
+        names.add(re.sub(r"/<(task|expert|layer)>", "", f"{area}{name}" if name.startswith("/") else name))
     return names
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mow_jax import checks, config, evaluate
-from mow_jax.report import plotting, scores, strips
+from mow_jax.report import plotting, scores, strips, tables
 from mow_jax.report.__main__ import main
 
 TASKS = ["Pong", "a:b/c|<i>$x$"]  # the second is what a Gymnasium id may look like, and worse
@@ -183,6 +183,15 @@ def test_report_of_a_whole_run(workdir, capsys):
     )
     for cell in cells:
         assert cell in page and cell in text and cell in printed
+
+
+def test_a_task_solved_on_the_way_has_its_score_then_beside_the_one_at_the_end():
+    entry = {"returns": [0.5], "success": [], "random": 0.0, "reference": 1.0, "normalised": 0.5}
+    solved = entry | {"stages": {"steps": 5000.0, "score": 0.93}}
+    assert tables.scores({"tasks": {"cue": entry}}).columns[-1] == "normalised"
+    table = tables.scores({"tasks": {"catch": solved, "cue": entry}})
+    assert table.columns[-3:] == ["normalised", "when solved", "at step"]
+    assert [row[-3:] for row in table.rows] == [["0.500", "0.930", "5,000"], ["0.500", "–", "–"]]
 
 
 def test_diagnostics_of_an_older_version_show_dashes(workdir):

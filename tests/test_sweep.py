@@ -61,6 +61,22 @@ def test_the_table_has_sizes_and_core_minutes_where_runs_say_them(tmp_path):
     assert "| 2,211,780 | 446,000 | 1.0 |" in text and "| – | – | – |" in text
 
 
+def test_a_table_says_by_which_actions_variants_were_scored_where_that_differs():
+    result = {"protocol": {"evaluation": {"actions": "best"}}}
+    assert (
+        sweeps.actions(result) == "best"
+        and sweeps.actions({}) == sweeps.actions({"protocol": {"evaluation": 1}}) == "–"
+    )
+    runs = [
+        finished_run("x", 0, 0.5, 0.7) | {"actions": "sampled"},
+        finished_run("y", 0, 1.0, 0.0) | {"actions": "best"},
+    ]
+    text = sweeps.table(runs)
+    assert "| x | 1 | sampled | 0.50 |" in text and "| y | 1 | best | 1.00 |" in text and "--actions=best" in text
+    same = sweeps.table([run | {"actions": "best"} for run in runs])
+    assert "actions" not in same and "| y | 1 | 1.00 |" in same
+
+
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads the file so
 @pytest.mark.parametrize(
     ("options", "parts"),

@@ -65,7 +65,9 @@ def fake(config: ConfigDict, tasks: list, plan) -> System:
             "on_policy": Update(fresh, {"fresh": Window(0, config.train.burst)}),
         },
         extras={"age": ("float32", ())},
-        after_evaluation=lambda state, normalised: state._replace(best=normalised),
+        after_evaluation=lambda state, normalised, step: state._replace(best=normalised),
+        inspection=Update(lambda state, batch, shard: {"look/seen": state.seen}, {"look": Window(2, 4)}),
+        remembers=lambda state: {"memory": {"best": state.best}},
     )
 
 
@@ -116,6 +118,9 @@ def test_a_system_trains_evaluates_and_is_loaded_by_its_record_alone(whole, caps
     assert {"sum/total", "sum/total/catch", "fresh/rows"} <= set(written)
     results = json.loads((whole / "results.json").read_text())
     assert state.best.tolist() == pytest.approx([task["normalised"] for task in results["tasks"].values()])
+    assert {"look/seen", "look/seen/catch"} <= set(written)
+    remembered = [task["memory"]["best"] for task in results["tasks"].values()]
+    assert remembered == state.best.tolist() and "memory/best/catch" in written
     assert results["diagnostics"] == {}
     agent = load_agent(whole)
     agent.reset("grid")

@@ -71,6 +71,7 @@ def default(system: str = FIRST) -> ConfigDict:
             max_steps=0,  # longest evaluated episode in agent steps; 0: the task's own limit
             every=0,  # agent steps a task between evaluations during training; 0: only at the end
             parallel=5,  # environments a task
+            actions="sampled",  # from the policy, as in training but for what only explores; "best": its likeliest
             seed=1_000_003,  # root of evaluation seeds, apart from training's
         )
     )
@@ -168,7 +169,11 @@ def effective(config: ConfigDict, tasks: int) -> dict[str, Any]:
 
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
-CHOICES = {"suite.image_size": (16, 32, 64, 128), "suite.observation": ("pixels", "state")}
+CHOICES = {
+    "suite.image_size": (16, 32, 64, 128),
+    "suite.observation": ("pixels", "state"),
+    "evaluation.actions": ("sampled", "best"),
+}
 # Every number of a config has its interval, here or in the system's file: "[" and "]" take the end in, "(" and ")"
 # leave it out.
 RANGES = {

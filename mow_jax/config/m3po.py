@@ -32,6 +32,7 @@ def add(config: ConfigDict) -> None:
     config.suite.update(name="metaworld", tasks=("mt50",), observation="state")
     config.train.update(steps=200_000, envs=8, overlap=False)
     config.warmup.update(steps=4000, updates=0)
+    config.evaluation.actions = "best"  # the first of the plan's mean
     config.batch = ConfigDict(
         dict(
             windows=16,  # B, a task
@@ -127,6 +128,7 @@ def preset(config: ConfigDict, name: str) -> ConfigDict:
 CHOICES = {
     "model.compute_dtype": ("auto", "float32", "bfloat16"),
     "bonus.kind": ("clipped", "reward", "none"),
+    "evaluation.actions": ("best",),
 }
 RANGES = {
     "whole [1, inf)": (

@@ -21,6 +21,8 @@ def add(config: ConfigDict) -> None:
         overlap=False,
     )
     config.warmup.update(steps=160, updates=0)
+    config.evaluation.actions = "best"  # of a search without noise; "sampled": drawn by its visits, as in training
+    config.log.gradients = False  # cosines of the tasks' gradients at evaluations: an update's time and a compilation
     config.batch = ConfigDict(
         dict(
             windows=19,  # B, a task
@@ -65,7 +67,7 @@ def add(config: ConfigDict) -> None:
             alpha=32.0,
             first=50_000,  # updates before the first switch
             every=20_000,  # updates after which a stage ends in any case
-            target=1.0,  # normalised score at which a task is solved
+            target=1.0,  # normalised score at which a task is solved; inf: none ever is, stages end by their budget
         )
     )
 
@@ -80,7 +82,7 @@ def _model() -> ConfigDict:
             feed_forward="mixture",  # or "dense": multi-task UniZero
             experts=8,  # N_e
             active=1,  # k, experts a token
-            shared=1,  # experts that are always on
+            shared=1,  # experts that are always on: in "dense" layers all there is
             gate_norm="topk",  # softmax over the chosen: with active=1 the gate learns nothing; "all": over all
             encoder="vit",  # or "convolution"
             patch=8,  # pixels of a patch's side
@@ -124,7 +126,7 @@ RANGES = {
         "search.c2 search.value_range search.alpha search.temperature search.temperature_start optimizer.lr"
         " optimizer.clip stages.alpha"
     ),
-    "(-inf, inf)": "stages.target",
+    "(-inf, inf]": "stages.target",
 }
 
 
@@ -141,6 +143,8 @@ def check(config: ConfigDict) -> None:
         raise BadInput(f"model.width={model.width} does not divide by model.heads={model.heads}: choose a divisor")
     if model.feed_forward == "mixture" and model.active > model.experts:
         raise BadInput(f"model.active={model.active} cannot be chosen among model.experts={model.experts}: lower it")
+    if model.feed_forward == "dense" and not model.shared:
+        raise BadInput("model.shared=0 leaves dense layers without a unit: use 1 or more")
     if model.encoder == "vit" and size % model.patch:
         raise BadInput(f"suite.image_size={size} does not divide by model.patch={model.patch}: choose a divisor")
     if not model.bins % 2:

@@ -179,6 +179,7 @@ class Atari(Environment):
             truncated=self.ale.game_truncated() and not terminated,
             # The count may rise, too: Amidar's and DemonAttack's in the first frames, and when a life is won.
             life_lost=self.protocol["life_loss"] and self.lives < lives_before,
+            raw=float(reward),
         )
 
     def _emulate(self, action: int) -> tuple[int, int]:

@@ -132,6 +132,7 @@ def entries(groups: Groups) -> list[dict[str, Any]]:
             "variant": name,
             "seed": i,
             "step": run.results["step"],
+            "actions": sweeps.actions(run.results),
             "tasks": {task: entry["normalised"] for task, entry in run.results["tasks"].items()},
         }
         for name, runs in groups.items()
@@ -216,13 +217,14 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
     cells_of, verdict = inference.against(
         first, {name: (variants[name].mean(1), variants[first].mean(1)) for name in others}
     )
-    rows = []
+    rows, apart_by = [], sweeps.scored_by(scored)
     for name, values in variants.items():
         by_task, (low, high) = values.mean(0), inference.interval(values.mean(1))
         iqm, around = inference.iqm(values)
         between = f" [{low:.3f}, {high:.3f}]" if len(values) > 1 else ""
         lowest = int(by_task.argmin())
         cells = [
+            *([apart_by[name]] if apart_by else []),
             _steps([entry["step"] for entry in scored if entry["variant"] == name]),
             f"{values.mean():.3f}{between}",
             ratio(float(np.median(by_task))),
@@ -231,14 +233,14 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
             f"{(by_task >= 1).sum()} of {len(tasks)}",
         ]
         rows.append([name, str(len(values)), *cells, f"{tasks[lowest]} {by_task[lowest]:.2f}"])
-    columns = ["variant", "runs", "steps", "mean [95%]", "median"]
+    columns = ["variant", "runs", *["actions"] * bool(apart_by), "steps", "mean [95%]", "median"]
     columns += ["IQM [95%]" if any(len(values) >= inference.ENOUGH for values in variants.values()) else "IQM"]
     columns += [f"less {first} [95%, Welch]"] * bool(others) + ["at the reference", "lowest task"]
     table = Table(columns, rows)
     comparing.overview(scored, looks, directory / "overview.png")
     return Section(
         "Scores",
-        [text, *notes * bool(apart), *[verdict] * bool(verdict)],
+        [text, *notes * bool(apart), *[verdict] * bool(verdict), *[sweeps.DIFFERENT] * bool(apart_by)],
         [table],
         [Picture("overview.png", "Every run, and the mean of each task")],
     )

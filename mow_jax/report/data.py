@@ -254,6 +254,8 @@ def _results(path: Path) -> dict:
             if not _is_list(entry[key]):
                 raise _damaged(path, f"{key} of {name!r} is not a list of numbers")
         _numbers(path, name, entry, ("normalised", "random", "reference", "random_success"))
+        if "stages" in entry:
+            _numbers(path, f"stages of {name}", entry["stages"], ("steps", "score"))
     aggregate = content["aggregate"] = content.get("aggregate") or {}
     diagnostics = content["diagnostics"] = content.get("diagnostics") or {}
     if not isinstance(aggregate, dict) or not isinstance(diagnostics, dict):

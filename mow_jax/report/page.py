@@ -142,6 +142,10 @@ def _scores(run: Run) -> Section | None:
         "interquartile mean (IQM) is over all episodes, where published ones are over the means of runs; its interval "
         "is a stratified bootstrap."
     )
+    if any(entry.get("stages") for entry in run.results["tasks"].values()):
+        text += (
+            " When solved: the normalised score with which a task reached the target and left the loss, and the step."
+        )
     return Section("Scores", [text], [tables.aggregate(run.results), tables.scores(run.results)])
 
 

@@ -1,8 +1,8 @@
 """table.md of a sweep: every variant with the mean over its seeds and its interval, then every run.
 
-In: entries of a sweep.json, {"variant", "seed", "seconds", "tasks": {name: normalised score}}, and where they are known
-"parameters", "active" (of them for one task) and "core_seconds". Out: Markdown. Called by
-sweep; `left_out` by what draws them, too.
+In: entries of a sweep.json, {"variant", "seed", "seconds", "actions", "tasks": {name: normalised score}}, and where
+they are known "parameters", "active" (of them for one task) and "core_seconds". Out: Markdown. Called by sweep;
+`left_out` and `scored_by` by what sets runs side by side, too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     tasks = dict.fromkeys(name for run in runs for name in run["tasks"])
     # A task without a score counts in no run; one that a variant does not have counts in the others.
     scored = [name for name in tasks if all(run["tasks"].get(name, 0.0) is not None for run in runs)]
+    apart_by = scored_by(runs)
     rows = [["run", *scored, "mean", "lowest", "minutes"]]
     for run in runs:
         values = [run["tasks"][name] for name in scored if name in run["tasks"]]
@@ -31,7 +32,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     cells_of, verdict = inference.against(first, {name: _pair(runs, name, first) for name in others})
     more = [f"less {first} [95%, Welch]"] * bool(others)
     more += ["parameters", "of them for a task", "core-minutes a run"]
-    summary = [["variant", "seeds", *scored, "mean [95%]", "IQM", *more]]
+    summary = [["variant", "seeds", *["actions"] * bool(apart_by), *scored, "mean [95%]", "IQM", *more]]
     for variant in dict.fromkeys(run["variant"] for run in runs):
         mine = [run for run in runs if run["variant"] == variant]
         own = [name for name in scored if all(name in run["tasks"] for run in mine)]
@@ -39,12 +40,13 @@ def table(runs: list[dict[str, Any]]) -> str:
         each = [float(np.mean([run["tasks"][name] for name in own])) for run in mine] if own else []
         iqm = scores.aggregate(means)["iqm"]
         cells = [f"{np.mean(means[name]):.2f}" if name in means else "–" for name in scored]
-        summary.append([variant, str(len(mine)), *cells, interval(each), "–" if iqm is None else f"{iqm:.3f}"])
+        how = [apart_by[variant]] if apart_by else []
+        summary.append([variant, str(len(mine)), *how, *cells, interval(each), "–" if iqm is None else f"{iqm:.3f}"])
         summary[-1] += [cells_of.get(variant, "–")] * bool(others)
         summary[-1] += [*(count(mine[0].get(key)) for key in ("parameters", "active")), _minutes(mine)]
     apart = left_out(runs)
     note = f"Means here are over a variant's own tasks; figure.png leaves out {', '.join(apart)}: not in every run.\n\n"
-    below = [f"{verdict}\n\n"] * bool(verdict) + [note] * bool(apart)
+    below = [f"{verdict}\n\n"] * bool(verdict) + [note] * bool(apart) + [f"{DIFFERENT}\n\n"] * bool(apart_by)
     return f"{_markdown(summary)}\n{''.join(below)}{_markdown(rows)}"
 
 
@@ -67,6 +69,27 @@ def _pair(runs: list[dict[str, Any]], variant: str, first: str) -> tuple[np.ndar
         return None
     means = [np.array([np.mean([tasks[name] for name in shared]) for tasks in side]) for side in (mine, base)]
     return means[0], means[1]
+
+
+DIFFERENT = (
+    "Not all were scored by the same kind of actions: python -m mow_jax.evaluate --actions=sampled or --actions=best,"
+    " with --out=DIR, scores a run by the other."
+)
+
+
+def actions(results: dict[str, Any]) -> str:
+    """By which actions results were scored, as far as they say it."""
+    settings = (results.get("protocol") or {}).get("evaluation")
+    return str(settings.get("actions", "–")) if isinstance(settings, dict) else "–"
+
+
+def scored_by(runs: list[dict[str, Any]]) -> dict[str, str]:
+    """{variant: by which actions its runs were scored}; {} where that is the same in all."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        found.setdefault(run["variant"], {})[run.get("actions", "–")] = None
+    said = {variant: " or ".join(kinds) for variant, kinds in found.items()}
+    return said if len(set(said.values())) > 1 or any(len(kinds) > 1 for kinds in found.values()) else {}
 
 
 def left_out(runs: list[dict[str, Any]]) -> list[str]:

@@ -39,8 +39,18 @@ def scores(results: dict) -> Table:
     tasks = results["tasks"]
     succeeds = any(entry["success"] for entry in tasks.values())
     columns = ["task", "episodes", "return", "± error", "random", "reference", "normalised"]
+    columns += ["success [95%]"] * succeeds
     rows = [[name, *_score(entry, succeeds)] for name, entry in tasks.items()]
-    return Table(columns + ["success [95%]"] * succeeds, rows)
+    if any(entry.get("stages") for entry in tasks.values()):
+        columns += ["when solved", "at step"]
+        rows = [row + _solved(entry) for row, entry in zip(rows, tasks.values(), strict=True)]
+    return Table(columns, rows)
+
+
+def _solved(entry: dict) -> list[str]:
+    """The normalised score at which a task was solved and left the loss, and the agent steps a task then."""
+    then = entry.get("stages") or {}
+    return [ratio(then.get("score")), number(then.get("steps"))]
 
 
 def _score(entry: dict, succeeds: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import chex
@@ -13,6 +14,7 @@ from drawing import parameters
 from sharded import dealt, first, program, same, shard
 
 from mow_jax.systems.scalezero import agent as algorithm
+from mow_jax.systems.scalezero import inspection
 from mow_jax.systems.scalezero.agent import Agent
 from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
@@ -76,8 +78,9 @@ def updating(devices: int = 1, count: int = 3):
 
 
 @functools.cache
-def acting(explore: bool):
-    compiled = program(functools.partial(algorithm.act, agent(), explore=explore), 1)
+def acting(explore: bool, sampled: bool = False):
+    setup = dataclasses.replace(agent(), sampled=sampled)
+    compiled = program(functools.partial(algorithm.act, setup, explore=explore), 1)
 
     def run(state, context, frames, is_first, step):
         context, frames, is_first = dealt((context, frames, is_first), 1)
@@ -128,15 +131,17 @@ def test_frozen_leaves_do_not_move_with_decay_on_and_optimiser_full():
     )
 
 
-def test_a_solved_task_leaves_the_loss_and_stays_solved():
-    state = algorithm.after_evaluation(agent(), started(), np.array([np.nan, 0.95]))
-    state = algorithm.after_evaluation(agent(), state, np.array([0.5, 0.1]))
+def test_a_solved_task_leaves_the_loss_stays_solved_and_its_heads_rest():
+    state, _ = updating()(started(), *draws())  # with momentum in the optimiser
+    state = algorithm.after_evaluation(agent(), state, np.array([np.nan, 0.95], np.float32), 400)
+    state = algorithm.after_evaluation(agent(), state, np.array([0.5, 0.1], np.float32), 800)
+    state = algorithm.after_evaluation(agent(), state, np.array([0.5, 0.99], np.float32), 1200)
     assert state.solved.tolist() == [False, True]
+    assert state.reached["steps"].tolist() == [0, 400] and state.reached["score"].tolist() == [0, np.float32(0.95)]
     new, metrics = updating()(jax.tree.map(np.asarray, state), *draws())
     assert metrics["stages/solved"] == 1
     for path, (old, leaf) in by_path(state.params["heads"], new.params["heads"]).items():
-        if path.endswith("'bias']"):  # not decayed
-            np.testing.assert_array_equal(old[1], leaf[1], err_msg=path)
+        np.testing.assert_array_equal(old[1], leaf[1], err_msg=path)
     old, leaf = (x.params["heads"]["reward"]["Dense_1"]["bias"][0] for x in (state, new))
     assert np.any(old != leaf)
 
@@ -176,6 +181,41 @@ def test_without_exploring_nothing_is_drawn():
     chex.assert_trees_all_equal(acting(False)(*inputs, 0), acting(False)(*inputs, 100))
     one, two = acting(True)(*inputs, 0), acting(True)(*inputs, 100)
     assert np.any(one[1]["policy"] != two[1]["policy"])
+
+
+@pytest.mark.slow
+def test_scored_by_samples_actions_are_drawn_from_the_search_without_noise_at_its_root():
+    frames = np.random.default_rng(8).integers(0, 256, size=(TASKS, ENVS, 8, 8, 3)).astype(np.uint8)
+    inputs = started(), no_context(), frames, np.ones((TASKS, ENVS), bool)
+    best, drawn = acting(False)(*inputs, 0), [acting(False, True)(*inputs, step) for step in range(12)]
+    for action, stored, _ in drawn:
+        np.testing.assert_allclose(stored["policy"], best[1]["policy"], atol=1e-6)
+        assert (np.take_along_axis(stored["policy"], action[..., None], -1) > 0).all()
+    assert len({action.tobytes() for action, _, _ in drawn}) > 1
+
+
+def test_cosines_of_gradients_by_hand():
+    found = inspection.cosines(np.array([[2.0, 0.0], [1.0, 1.0], [-1.0, 0.0]], np.float32))
+    half = 0.5**0.5
+    np.testing.assert_allclose(found["gradients/cosine"], [(half - 1) / 2, 0, (-half - 1) / 2], atol=1e-6)
+    assert found["gradients/opposed"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.slow
+def test_gradients_of_two_tasks_are_compared_alike_on_one_device_and_two_and_equal_ones_agree():
+    batch, policy = draws()
+    batch = batch._replace(extras={"policy": policy})
+    same_twice = jax.tree.map(lambda x: np.stack([x[0], x[0]]), batch)
+    heads = jax.tree.map(lambda x: np.stack([x[0], x[0]]), started().params["heads"])
+    equal = started()._replace(params=started().params | {"heads": heads}, solved=np.array([True, False]))
+    run = lambda devices, *given: program(functools.partial(inspection.conflict, agent()), devices, out_axes=None)(
+        *given[:-1], shard(given[-1], devices)
+    )
+    one, two = (run(n, same(started(), n), dealt(batch, n), MASK) for n in (1, 2))
+    chex.assert_trees_all_close(one, two, atol=1e-4)
+    assert np.all(np.abs(one["gradients/cosine"]) < 0.999)
+    found = run(1, same(equal, 1), dealt(same_twice, 1), MASK[[0, 0]])
+    np.testing.assert_allclose(found["gradients/cosine"], 1, atol=1e-4)
 
 
 @pytest.mark.slow

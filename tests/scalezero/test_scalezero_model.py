@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from drawing import parameters as drawn
 
+from mow_jax.systems.scalezero import agent as algorithm
 from mow_jax.systems.scalezero import mixture, targets, world_model
 from mow_jax.systems.scalezero.world_model import WorldModel
 
@@ -35,7 +36,7 @@ def inputs() -> dict[str, jax.Array]:
 
 def ours(p: dict, active: int, gate_norm: str) -> jax.Array:
     weight, index = mixture.select(p["x"] @ p["gate"], active, gate_norm)
-    return mixture.mix(p["x"], weight, index, p["w1"], p["w2"], p["w3"])
+    return mixture.mix(p["x"], weight, index, p["w1"], p["w2"], p["w3"])[0]
 
 
 def oracle(p: dict, active: int, gate_norm: str) -> jax.Array:
@@ -82,6 +83,30 @@ def test_the_gate_learns_from_the_task_only_where_its_softmax_sees_more_than_one
     gradient = {(k, norm): mixed(k, norm)["ours"][1]["gate"] for k, norm in [(1, "topk"), (1, "all"), (2, "topk")]}
     assert not np.any(gradient[1, "topk"])
     assert np.abs(gradient[1, "all"]).max() > 1e-3 and np.abs(gradient[2, "topk"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["mixture", "dense"])
+def test_hidden_units_that_say_nothing_are_dormant_each_by_its_own_tokens(kind: str):
+    """Nine of ten are silenced; what an expert without tokens would say counts in neither."""
+    module = mixture.Mixture(3, 1, 2, "topk") if kind == "mixture" else mixture.FeedForward(2)
+    rng, x = np.random.default_rng(4), jax.random.normal(jax.random.key(3), (4, 20, 10))
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x)["params"])
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def share(params, kept):
+        quiet = lambda path, leaf: leaf * (np.arange(leaf.shape[-1]) % 10 < kept) if names(path) & FIRST else leaf
+        cut = jax.tree_util.tree_map_with_path(quiet, params)
+        said = module.apply({"params": cut}, x, mutable=["intermediates"])[1]["intermediates"]
+        return algorithm.dormant(said["activity"]), said["activity"][0].tokens
+
+    FIRST, names = {"w1", "shared_in", "in"}, lambda path: {key.key for key in path}
+    if kind == "mixture":
+        params["gate"] = np.concatenate([params["gate"][:, :1], -params["gate"][:, :1], 0 * params["gate"][:, :1]], 1)
+    for kept, dormant in ((1, 0.9), (10, 0.0), (0, 1.0)):
+        found, tokens = share(params, kept)
+        assert found == pytest.approx(dormant, abs=1e-6)
+    assert (tokens > 0).tolist() == ([True, True, False] if kind == "mixture" else [True])
 
 
 # --- Targets ----------------------------------------------------------------------------------------------------------

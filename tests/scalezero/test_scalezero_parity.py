@@ -199,7 +199,7 @@ def test_a_linear_map_with_adapters_at_each_stage(stage: int):
     chex.assert_trees_all_close(gradient, translate(rename(zeros | part(name, "gradient"))), **TOLERANCE)
 
     # And which of them learn; the bias as its matrix.
-    learns = stages.trainable(RULES, params, jnp.int32(stage))
+    learns = stages.trainable(RULES, params, jnp.int32(stage), np.zeros(1, bool))
     whole = jax.tree.map(lambda on, leaf: np.broadcast_to(on, leaf.shape), learns, params)
     theirs = {key: np.full_like(zeros[key], flag, np.float32) for key, flag in part(name, "learns").items()}
     chex.assert_trees_all_equal(whole, translate(rename(theirs)))

@@ -79,6 +79,11 @@ def sample(model: ActorCritic, key: jax.Array, pi: tuple[jax.Array, ...], mask: 
     return (mean + deviation * jax.random.normal(key, mean.shape)) * mask
 
 
+def likeliest(model: ActorCritic, pi: tuple[jax.Array, ...], mask: jax.Array) -> jax.Array:
+    """The actions [...] or [..., A] of the highest probability, or density."""
+    return pi[0].argmax(-1).astype(jnp.int32) if model.discrete else pi[0] * mask
+
+
 def executed(model: ActorCritic, action: jax.Array) -> jax.Array:
     """The action as environments and the world model take it: continuous ones are clipped to [-1, 1]."""
     return action if model.discrete else jnp.clip(action, -1.0, 1.0)

@@ -270,10 +270,11 @@ def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, d
 # --- Acting -----------------------------------------------------------------------------------------------------------
 
 
-def act(agent: Agent, state: TrainState, acting: ActState, observation, is_first, step, shard: Shard):
-    """Sampled actions [K', E] (or [K', E, A]) for frames [K', E, S, S, 3] at joint step `step`; the new contexts."""
+def act(agent: Agent, state: TrainState, acting: ActState, observation, is_first, step, shard: Shard, best=False):
+    """Actions [K', E] (or [K', E, A]), sampled or the `best`, for frames [K', E, S, S, 3] at joint step `step`; the new
+    contexts."""
     state = cast_once(agent, state)
-    run = functools.partial(imagination.act, agent.imagination, agent.world, agent.behaviour, state.actor)
+    run = functools.partial(imagination.act, agent.imagination, agent.world, agent.behaviour, state.actor, best=best)
     keys = task_keys(agent.seed, step, "act", shard)
     vmapped = jax.vmap(run, in_axes=(ROW_AXES, 0, 0, 0, 0, 0))
     return vmapped(gather(agent, state, shard), acting, observation, is_first, shard.mask, keys)

@@ -46,14 +46,13 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
         name=config.system,
         init=bound(algorithm.init),
         init_acting=functools.partial(imagination.init_acting, made.imagination, made.world),
-        act=bound(act),
+        act=functools.partial(act, made, config.evaluation.actions == "best"),
         updates={
             "training": Update(bound(algorithm.update), {"world": world, "imagine": contexts}),
             "warmup": Update(bound(algorithm.warmup_update), {"world": world}),
         },
         facts=functools.partial(facts, config, made, tasks),
         protocol={
-            "evaluation": {"actions": "sampled"},
             "agent": {key: own[key] for key in ("act_context", "act_on", "unimix")},
         },
         components=components,
@@ -77,11 +76,13 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
     )
 
 
-def act(agent: Agent, state: TrainState, acting, observation, is_first, step, shard, explore: bool) -> Acted:
-    """The same sampled policy, whether to learn or to be scored, but to be scored without the noise of the experts'
-    selection; nothing is stored beside a row."""
-    state = state if explore else _without_noise(agent, state)
-    action, acting = algorithm.act(agent, state, acting, observation, is_first, step, shard)
+def act(
+    agent: Agent, best: bool, state: TrainState, acting, observation, is_first, step, shard, explore: bool
+) -> Acted:
+    """The same sampled policy, whether to learn or to be scored; or, to be scored, its `best` action. To be scored, the
+    experts are chosen without noise. Nothing is stored beside a row."""
+    state, best = (state, False) if explore else (_without_noise(agent, state), best)
+    action, acting = algorithm.act(agent, state, acting, observation, is_first, step, shard, best)
     return Acted(action, {}, acting)
 
 

@@ -119,8 +119,10 @@ def act(
     is_first,
     mask,
     key,
+    best: bool = False,
 ):
-    """Sampled actions [E] (or [E, A]) for frames [E, S, S, 3], and the new contexts [E, L, ...].
+    """Sampled actions [E] (or [E, A]) for frames [E, S, S, 3], and the new contexts [E, L, ...]; with `best` the
+    policy's likeliest actions, of latents that are drawn all the same.
 
     Each frame is encoded once: its latent stays in the context.
     """
@@ -132,7 +134,10 @@ def act(
     z = posterior.z[:, 0]
     seen = z if setup.act_on == "posterior" else sample_latent(key_prior, world_model.prior(model, rows, hidden))
     pi = actor_critic.policy(behaviour, actor, actor_critic.features(seen, hidden, rows.embedding), mask)
-    action = actor_critic.executed(behaviour, actor_critic.sample(behaviour, key_action, pi, mask))
+    choice = (
+        actor_critic.likeliest(behaviour, pi, mask) if best else actor_critic.sample(behaviour, key_action, pi, mask)
+    )
+    action = actor_critic.executed(behaviour, choice)
     return action, _push(acting, z.reshape(-1, model.categoricals, model.classes).argmax(-1), action)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import chex
@@ -19,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 
 from mow_jax.ops import routing
 from mow_jax.systems.scalezero import search, stages, targets, world_model
+from mow_jax.systems.scalezero.mixture import Activity
 from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
 from mow_jax.systems.scalezero.types import ActState, State
@@ -41,6 +43,7 @@ class Agent:
     decay: float  # of matrices, decoupled from the gradient
     clip: float
     target_rate: float  # of the target parameters' moving average
+    sampled: bool = False  # whether actions are drawn by visits when they are scored, too
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -55,8 +58,10 @@ def init(agent: Agent) -> State:
     """The state before the first update."""
     key_params, key_adapters = jax.random.split(named_key(agent, 0, "init"))
     params = world_model.init(agent.world, key_params)
+    tasks, reached = agent.world.tasks, {}
     if agent.stages.count > 1:
         params["adapters"] = stages.init(agent.stages, params["backbone"], key_adapters)
+        reached = {"steps": jnp.zeros(tasks), "score": jnp.zeros(tasks)}
     return State(
         update=jnp.int32(0),
         params=params,
@@ -65,7 +70,8 @@ def init(agent: Agent) -> State:
         stage=jnp.int32(0),
         switched=jnp.int32(0),
         solved_then=jnp.int32(0),
-        solved=jnp.zeros(agent.world.tasks, bool),
+        solved=jnp.zeros(tasks, bool),
+        reached=reached,
         skipped=jnp.zeros(2, jnp.int32),
     )
 
@@ -90,7 +96,7 @@ def update(agent: Agent, state: State, batch: Batch, policy, shard: Shard) -> tu
     chex.assert_rank([batch.observation, batch.reward, policy], [6, 3, 4])
     grad = jax.grad(loss, argnums=1, has_aux=True)
     gradient, metrics = grad(agent, state.params, state, batch, policy, shard)
-    learns = stages.trainable(agent.stages, state.params, state.stage)
+    learns = stages.trainable(agent.stages, state.params, state.stage, state.solved)
     # One flat vector: a single reduction over the devices, and a tenth of the operations in the optimiser.
     flat, unravel = ravel_pytree(jax.tree.map(jnp.multiply, gradient, learns))
     flat = jax.lax.psum(flat, "device")
@@ -169,11 +175,29 @@ def unroll(agent: Agent, params: Any, z, batch: Batch, shard: Shard, keys=None):
 
 
 def layer_metrics(watched: dict[str, Any]) -> dict[str, jax.Array]:
-    """Means over layers and devices: "router/load" [N_e] and "world/dormant" []."""
-    mean = lambda parts: jax.lax.pmean(jnp.mean(jnp.stack(parts), axis=0), "device")
-    loads = [layer["load"][0] for layer in watched.values() if isinstance(layer, dict)]
-    metrics = {"world/dormant": mean(list(watched["dormant"]))}
-    return metrics | ({"router/load": mean(loads)} if loads else {})
+    """Of all devices: "router/layers" [layers, N_e], "router/load" [N_e], their mean, and "world/dormant" [].
+
+    Dormant, the paper's measure of lost plasticity, is the share of hidden units whose mean |h| over the tokens that
+    they see is at most 0.025; those of an expert without tokens do not count.
+    """
+    layers = [watched[name] for name in sorted(watched, key=lambda name: int(name.rpartition("_")[2]))]
+    reacted = jax.lax.psum([layer["activity"] for layer in layers], "device")
+    metrics = {"world/dormant": jnp.stack(list(map(dormant, reacted))).mean()}
+    loads = [layer["load"][0] for layer in layers if "load" in layer]
+    if loads:
+        metrics["router/layers"] = jax.lax.pmean(jnp.stack(loads), "device")
+        metrics["router/load"] = metrics["router/layers"].mean(0)
+    return metrics
+
+
+def dormant(parts: Sequence[Activity]) -> jax.Array:
+    """The share [] of a layer's hidden units that sleep, by how its experts' have reacted."""
+    asleep, units = jnp.zeros(()), jnp.zeros(())
+    for part in parts:
+        used = part.tokens > 0
+        asleep += (used[:, None] & (part.total <= 0.025 * part.tokens[:, None])).sum()
+        units += used.sum() * part.total.shape[1]
+    return asleep / units
 
 
 # --- Acting -----------------------------------------------------------------------------------------------------------
@@ -188,7 +212,8 @@ def act(
     agent: Agent, state: State, acting: ActState, observation, is_first, step, shard: Shard, explore: bool = True
 ) -> tuple[jax.Array, dict[str, jax.Array], ActState]:
     """Actions [K', E] for frames [K', E, S, S, 3] at joint step `step`, the policies [K', E, A] to store with the rows,
-    and the new contexts. Without `explore` nothing is drawn: the search is of the plain policy, the best action taken.
+    and the new contexts. Without `explore` the search is of the plain policy; the best action is taken, or, if such are
+    to be scored, one drawn by visits as in training.
     """
     model, envs = agent.world, observation.shape[1]
     params = stages.merge(agent.stages, state.params, state.stage)
@@ -205,10 +230,12 @@ def act(
         return reward, on, prediction.policy, targets.scalar(prediction.value), node
 
     draw = jax.vmap(functools.partial(search.noise, agent.search, envs=envs))
-    noise = jax.tree.map(fold, draw(task_keys(agent, step, "act", shard), shard.mask)) if explore else None
+    drawn = explore or agent.sampled
+    noise = jax.tree.map(fold, draw(task_keys(agent, step, "act", shard), shard.mask)) if drawn else None
+    setup = agent.search if explore else dataclasses.replace(agent.search, fraction=0.0)
     warmth = search.temperature(agent.search, state.update)
     value = targets.scalar(root.value)
-    found = search.search(agent.search, follow, root.policy, value, node, mask, noise, warmth)
+    found = search.search(setup, follow, root.policy, value, node, mask, noise, warmth)
     acting = jax.tree.map(unfold, world_model.push(node.context, node.latent, found.action))
     return unfold(found.action), {"policy": unfold(found.policy)}, acting
 
@@ -216,9 +243,13 @@ def act(
 # --- After an evaluation ----------------------------------------------------------------------------------------------
 
 
-def after_evaluation(agent: Agent, state: State, normalised: jax.Array) -> State:
-    """The state with the tasks marked solved whose normalised score [K] has reached the target; NaN: not known.
+def after_evaluation(agent: Agent, state: State, normalised: jax.Array, step: jax.Array | int) -> State:
+    """The state with the tasks marked solved whose normalised score [K] has reached the target; NaN: not known. What
+    they had then, after `step` agent steps a task, is kept.
 
     A solved task leaves the loss; at the next update the stage follows.
     """
-    return state._replace(solved=state.solved | (jnp.asarray(normalised) >= agent.stages.target))
+    now = (jnp.asarray(normalised) >= agent.stages.target) & ~state.solved
+    found = {"steps": jnp.float32(step), "score": normalised}
+    reached = {name: jnp.where(now, found[name], old) for name, old in state.reached.items()}
+    return state._replace(solved=state.solved | now, reached=reached)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from mow_jax.ops.precision import compute_dtype
 from mow_jax.systems.scalezero import agent as algorithm
-from mow_jax.systems.scalezero import stages
+from mow_jax.systems.scalezero import inspection, stages
 from mow_jax.systems.scalezero.agent import Agent
 from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
@@ -21,24 +22,46 @@ from mow_jax.types import Acted, BadInput, Batch, Plan, Shard, System, Task, Upd
 
 def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
     """The record of a checked config. Raises BadInput for tasks whose actions are not choices."""
-    del plan  # schedules are in updates, not in shares of the run
-    made, batch = agent(config, tasks), config.batch
+    made, batch, grows = agent(config, tasks), config.batch, config.stages.count > 1
     bound = lambda function: functools.partial(function, made)
+    window = Window(batch.windows, batch.unroll + batch.steps)
     return System(
         name=config.system,
         init=bound(algorithm.init),
         init_acting=bound(algorithm.init_acting),
         act=bound(act),
-        updates={"training": Update(bound(update), {"windows": Window(batch.windows, batch.unroll + batch.steps)})},
+        updates={"training": Update(bound(update), {"windows": window})},
         extras={"policy": ("float32", (made.world.action_size,))},
         facts=functools.partial(facts, config, made),
-        protocol={"evaluation": {"actions": "best of the search"}, "search": config.search.to_dict()},
+        inspection=Update(bound(inspection.conflict), {"inspection": window}) if config.log.gradients else None,
+        protocol={"search": config.search.to_dict()},
         components=components,
         exported=("update", "params", "stage"),
         carry_over=bound(carry_over),
+        check=functools.partial(check_stages, config, plan),
         # A solved task leaves the loss and is forgotten where all goes on learning: only stages ask for that.
-        after_evaluation=bound(algorithm.after_evaluation) if config.stages.count > 1 else None,
+        after_evaluation=bound(algorithm.after_evaluation) if grows else None,
+        remembers=(lambda state: {"stages": state.reached}) if grows else None,
     )
+
+
+def check_stages(config: ConfigDict, plan: Plan) -> None:
+    """Raises BadInput for stages that a new run would not reach, or whose target nothing would be measured by."""
+    stages, every, steps = config.stages, config.evaluation.every, config.train.steps
+    if stages.count == 1:
+        return
+    last = max(stages.first, stages.every) + (stages.count - 2) * stages.every
+    if last >= plan.updates:
+        raise BadInput(
+            f"stages.count={stages.count} is out of reach: by stages.first={stages.first} and stages.every="
+            f"{stages.every} the last stage may begin after update {last} only, and the run has {plan.updates} updates:"
+            " lower them, or raise train.steps"
+        )
+    if math.isfinite(stages.target) and not 0 < every < steps:
+        raise BadInput(
+            f"stages.target={stages.target} needs evaluations while the run learns, and evaluation.every={every} makes"
+            f" none in train.steps={steps}: set it between, or stages.target=inf, so that stages end by their budget"
+        )
 
 
 def act(agent: Agent, state: State, acting: ActState, observation, is_first, step, shard: Shard, explore: bool):
@@ -84,6 +107,7 @@ def agent(config: ConfigDict, tasks: list[Task]) -> Agent:
         scales=tuple(loss.items()),
         steps=config.batch.steps,
         smoothing=smoothing,
+        sampled=config.evaluation.actions == "sampled",
         **config.optimizer.to_dict(),
     )
 
@@ -96,6 +120,8 @@ def facts(config: ConfigDict, agent: Agent, parameters: int) -> list[tuple[str, 
     del parameters
     model, search, stages = config.model, config.search, config.stages
     mixture = f"{model.experts} a layer, {model.active} active a token, {model.shared} always on"
+    if model.gate_norm == "topk" and model.active == 1:
+        mixture += "; router fixed, as released"
     return [
         ("precision", np.dtype(agent.world.dtype).name),
         ("experts", mixture if model.feed_forward == "mixture" else "none, dense layers"),

@@ -5,7 +5,7 @@ No task id, noise, capacity or balance loss enters the choice. Used by transform
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,8 +28,22 @@ def select(logits: jax.Array, active: int, gate_norm: str) -> tuple[jax.Array, j
     return jnp.take_along_axis(jax.nn.softmax(logits), index, axis=-1), index
 
 
-def mix(x: jax.Array, weight: jax.Array, index: jax.Array, w1: jax.Array, w2: jax.Array, w3: jax.Array) -> jax.Array:
-    """y[i] = sum_j weight[i, j] E_index[i, j](x[i]), E(x) = W2 (SiLU(W1 x) * W3 x).
+class Activity(NamedTuple):
+    """How strongly hidden units have reacted, of M experts with F units each."""
+
+    total: jax.Array  # [M, F] sums of |h| over an expert's tokens
+    tokens: jax.Array  # [M]
+
+
+def activity(hidden: jax.Array, chosen: jax.Array, experts: int) -> Activity:
+    """Of hidden units [T, F] of tokens whose experts are `chosen` [T]. A product: a scatter would add in any order."""
+    one_hot = jax.nn.one_hot(chosen, experts)
+    size = jax.lax.stop_gradient(jnp.abs(hidden.astype(jnp.float32)))
+    return Activity(jnp.matmul(one_hot.T, size, precision=EXACT), one_hot.sum(0))
+
+
+def mix(x: jax.Array, weight: jax.Array, index: jax.Array, w1: jax.Array, w2: jax.Array, w3: jax.Array):
+    """y[i] = sum_j weight[i, j] E_index[i, j](x[i]), E(x) = W2 (SiLU(W1 x) * W3 x), and the experts' Activity.
 
     x [N, D]; weight, index [N, k]; w1, w3 [N_e, D, F]; w2 [N_e, F, D]. The N k pairs are sorted by expert, so that each
     expert multiplies its own tokens alone. Not for use under vmap: `ragged_dot` has none with shared weights.
@@ -42,13 +56,13 @@ def mix(x: jax.Array, weight: jax.Array, index: jax.Array, w1: jax.Array, w2: ja
     hidden = nn.silu(jax.lax.ragged_dot(rows, w1, sizes)) * jax.lax.ragged_dot(rows, w3, sizes)
     y = jax.lax.ragged_dot(hidden, w2, sizes)
     y = jnp.zeros_like(y).at[order].set(y, unique_indices=True).reshape(count, active, -1)
-    return (y * weight[..., None].astype(y.dtype)).sum(1)
+    return (y * weight[..., None].astype(y.dtype)).sum(1), activity(hidden, chosen[order], len(w1))
 
 
 class Mixture(nn.Module):
     """Top-k of N_e SwiGLU experts a token plus an expert that is always on: [N, T, D] to [N, T, D].
 
-    Leaves the share of tokens that each expert takes, [N_e], in "intermediates" under "load".
+    Leaves in "intermediates" the share of tokens that each expert takes, [N_e], as "load", and every expert's Activity.
     """
 
     experts: int  # N_e
@@ -69,19 +83,31 @@ class Mixture(nn.Module):
         weight, index = select(jnp.matmul(flat.astype(jnp.float32), gate, precision=EXACT), self.active, self.gate_norm)
         self.sow("intermediates", "load", (index[..., None] == jnp.arange(self.experts)).mean((0, 1)))
         experts = {name: leaf.astype(self.dtype) for name, leaf in experts.items()}
-        y = mix(flat.astype(self.dtype), weight, index, **experts).reshape(x.shape)
+        y, reacted = mix(flat.astype(self.dtype), weight, index, **experts)
+        self.sow("intermediates", "activity", reacted)
         if not self.shared:
-            return y
+            return y.reshape(x.shape)
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=XAVIER, name=name)
-        return y + dense(width, "shared_out")(nn.gelu(dense(self.shared * hidden, "shared_in")(x), approximate=False))
+        h = nn.gelu(dense(self.shared * hidden, "shared_in")(x), approximate=False)
+        self.sow("intermediates", "activity", _of_all(h))
+        return y.reshape(x.shape) + dense(width, "shared_out")(h)
+
+
+def _of_all(hidden: jax.Array) -> Activity:
+    """Of units [N, T, F] that every token goes through."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    return activity(flat, jnp.zeros(len(flat), jnp.int32), 1)
 
 
 class FeedForward(nn.Module):
-    """Linear to 4 D, GELU, linear to D: the dense backbone of multi-task UniZero."""
+    """Linear to `shared` 4 D, GELU, linear to D: with one 4 D the dense backbone of multi-task UniZero."""
 
+    shared: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=XAVIER, name=name)
-        return dense(x.shape[-1], "out")(nn.gelu(dense(4 * x.shape[-1], "in")(x), approximate=True))
+        h = nn.gelu(dense(self.shared * 4 * x.shape[-1], "in")(x), approximate=True)
+        self.sow("intermediates", "activity", _of_all(h))
+        return dense(x.shape[-1], "out")(h)

@@ -77,11 +77,13 @@ def merge(stages: Stages, params: dict[str, Any], stage: jax.Array) -> dict[str,
     return {name: backbone if name == "backbone" else part for name, part in params.items() if name != "adapters"}
 
 
-def trainable(stages: Stages, params: dict[str, Any], stage: jax.Array) -> dict[str, Any]:
-    """What learns at a stage: a tree like the parameters whose leaves, 0 or 1, broadcast against theirs.
+def trainable(stages: Stages, params: dict[str, Any], stage: jax.Array, solved: jax.Array) -> dict[str, Any]:
+    """What learns at a stage, with the tasks `solved` [K] bool: a tree like the parameters whose leaves, 0 or 1,
+    broadcast against theirs.
 
     From stage 1 on the backbone rests; of the adapters the newest pair and the scales of all that came before it learn,
-    the base's among them. Encoder, tokens and heads learn always.
+    the base's among them. Encoder and tokens learn always, a task's heads until it is solved: without a gradient alone
+    Adam's momentum and the decay would go on moving them.
     """
     adapters = jnp.arange(1, stages.count)
     now = (adapters == stage).astype(jnp.float32)
@@ -90,7 +92,8 @@ def trainable(stages: Stages, params: dict[str, Any], stage: jax.Array) -> dict[
     free = (stage == 0).astype(jnp.float32) if stages.count > 1 else jnp.float32(1)
 
     def learns(path, leaf):
-        del leaf
+        if path[0].key == "heads":
+            return (~solved).astype(jnp.float32).reshape(-1, *[1] * (leaf.ndim - 1))
         if path[0].key == "adapters":
             return parts[path[-1].key]
         return free if path[0].key == "backbone" else jnp.float32(1)

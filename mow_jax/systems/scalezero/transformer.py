@@ -75,8 +75,6 @@ class Transformer(nn.Module):
             y, seen = attention(norm(f"norm_{i}")(x), mask, None if cache is None else cache[i], keys)
             x, name = x + y, f"feed_forward_{i}"
             y = self.feed_forward(dtype=self.dtype, name=name)(norm(f"second_norm_{i}")(x))
-            # The paper's measure of lost plasticity: units that say next to nothing.
-            self.sow("intermediates", "dormant", (jnp.abs(y).mean((0, 1)) <= 0.025).mean())
             x = x + drop(y, keys, self.dropout, (*self.path, name))
             new_cache.append(seen)
         return norm("last_norm")(x), tuple(new_cache)

@@ -43,7 +43,7 @@ class WorldModel:
     feed_forward: str = "mixture"  # or "dense" (multi-task UniZero)
     experts: int = 8  # N_e
     active: int = 1  # k
-    shared: int = 1  # experts that are always on
+    shared: int = 1  # experts that are always on: in "dense" layers all there is
     gate_norm: str = "topk"  # or "all"
     encoder: str = "vit"  # or "convolution"
     patch: int = 8
@@ -68,7 +68,7 @@ class WorldModel:
     @functools.cached_property
     def backbone(self) -> Transformer:
         mixture = functools.partial(Mixture, self.experts, self.active, self.shared, self.gate_norm)
-        layer = mixture if self.feed_forward == "mixture" else FeedForward
+        layer = mixture if self.feed_forward == "mixture" else functools.partial(FeedForward, self.shared)
         return Transformer(self.layers, self.heads, layer, self.dropout, self.dtype)
 
     @functools.cached_property

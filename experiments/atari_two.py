@@ -1,0 +1,62 @@
+"""Boxing and RoadRunner with one agent of either system, on one CPU core: the same games, steps, environments, updates
+a step, evaluation and checkpoints.
+
+    python -m mow_jax.sweep --config=experiments/atari_two.py --workdir=runs/atari_two \
+        --variants=mow,scalezero_mixture,scalezero_dense,scalezero_budget
+
+"mow" has the settings of experiments/atari_cpu.py. "scalezero_budget" grows by updates alone: the paper's targets of
+these games, 12.1 and 7,845, are the human scores, and MoW's Boxing has gone to twice that; an arm that stops a game at
+its target cannot be set beside arms that go on. Each system keeps its own rewards in training, ScaleZero their signs.
+Hardware: one CPU core; not yet run. By arithmetic 0.4 hours for "mow" and 1.6 for "scalezero_mixture", a dense arm 1.8:
+some 9,000 updates of 129 and 499 ms of a core (measured on one shared with other work), 9,000 joint steps of 4 and 63
+ms, and an evaluation of at most 7,200 joint steps.
+"""
+
+import math
+import runpy
+from pathlib import Path
+
+from mow_jax.config import default
+from mow_jax.types import BadInput
+
+BUDGET = {"count": 5, "rank": 8, "alpha": 4.0, "first": 2400, "every": 1600, "target": math.inf}
+VARIANTS = {  # what each changes
+    "mow": {},
+    "scalezero_mixture": {},
+    "scalezero_dense": {"model.feed_forward": "dense", "model.shared": 7},
+    "scalezero_budget": {"model.width": 132} | {f"stages.{key}": value for key, value in BUDGET.items()},
+}
+
+
+def get_config(variant="mow"):
+    """Raises BadInput for a variant that is none."""
+    if variant not in VARIANTS:
+        known = ", ".join(VARIANTS)
+        raise BadInput(f"variant {variant!r} of experiments/atari_two.py is not known: use one of {known}")
+    config = scalezero() if variant.startswith("scalezero") else _mow()
+    config.suite.tasks = ("Boxing", "RoadRunner")
+    config.train.update(steps=10_000, envs=1, ratio=1.0)
+    config.warmup.steps = 1024
+    config.actors.workers = 0
+    config.evaluation.update(episodes=20, parallel=5, every=0)
+    config.checkpoint.every = 2500
+    config.update_from_flattened_dict(VARIANTS[variant])
+    return config
+
+
+def _mow():
+    return runpy.run_path(str(Path(__file__).with_name("atari_cpu.py")))["get_config"]()
+
+
+def scalezero():
+    """ScaleZero's sizes and search for one core."""
+    config = default("scalezero")
+    config.train.burst = 8
+    config.batch.update(windows=4, unroll=10, steps=5)
+    config.model.update(width=148, layers=2, heads=4, experts=4, dropout=0.0)
+    config.model.update(vit_width=96, vit_layers=2, vit_heads=4, vit_head_width=24, vit_hidden=256)
+    config.search.update(simulations=12, context=4)
+    config.loss.smoothing = 0.0
+    config.optimizer.lr = 6e-4
+    config.log.gradients = True
+    return config
