@@ -73,7 +73,7 @@ def init(agent: Agent) -> State:
     params = world_model.init(agent.world, named_key(agent.seed, 0, "init"), critics)
     flat = lambda tree: ravel_pytree(tree)[0]
     optimizer = {"model": agent.model_optimizer.init(flat(agent.rest(params)))}
-    optimizer["policy"] = agent.policy_optimizer.init(flat(params["policy"]))
+    optimizer["policy"] = agent.policy_optimizer.init(flat(replay_part(agent, params)))
     if agent.trust:
         optimizer["fresh"] = agent.policy_optimizer.init(flat(fresh_part(agent, params)))
     return State(
@@ -90,6 +90,11 @@ def fresh_part(agent: Agent, params: dict) -> dict:
     """What learns in a round on fresh rows."""
     assert agent.trust is not None
     return {name: params[name] for name in ("policy", *agent.trust.critics)}
+
+
+def replay_part(agent: Agent, params: dict) -> dict:
+    """What learns from replay beside the model: the policy, and the critic that fresh rows measure advantages by."""
+    return {name: params[name] for name in ("policy", *(("value",) if agent.trust else ()))}
 
 
 # --- One update from replay -------------------------------------------------------------------------------------------
@@ -122,11 +127,12 @@ def update(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[Stat
     if agent.climbs:
         scale = new_scale(agent, state, params, z, draws, shard)
         grad = jax.grad(functools.partial(policy_loss, agent), has_aux=True)
-        gradient, said = grad(params["policy"], params, scale, z, alive, draws, shard, mean)
+        learns = replay_part(agent, params)
+        gradient, said = grad(learns, params, scale, z, alive, draws, shard, mean)
         flat, unravel = ravel_pytree(gradient)
         flat = jax.lax.psum(flat, "device")
         step, optimizer["policy"] = agent.policy_optimizer.update(flat, state.optimizer["policy"])
-        params["policy"] = optax.apply_updates(params["policy"], unravel(step))
+        params |= optax.apply_updates(learns, unravel(step))
         norms["policy/gradient_norm"] = jnp.linalg.norm(flat)
         said["scale"] = scale[shard.ids]
 
@@ -155,16 +161,24 @@ def model_loss(agent: Agent, learns: dict, state: State, batch: Batch, draws: Dr
     return (mean * terms["total"]).sum(), (terms, z, alive)
 
 
-def policy_loss(agent: Agent, policy: list, params: dict, scale, z, alive, draws: Draws, shard: Shard, mean):
-    """This device's share of the mean over tasks, and metrics [K']."""
+def policy_loss(agent: Agent, learns: dict, params: dict, scale, z, alive, draws: Draws, shard: Shard, mean):
+    """This device's share of the mean over tasks, and metrics [K']. The critic follows the policy's value: by its few
+    steps on fresh rows alone it stays far behind, and advantages are then little but returns."""
+    model, policy, q = agent.world, learns["policy"], params["q"]
 
     def one(e, mask, z, alive, scale, draws):
-        rows = (policy, params["q"], e, mask, z, alive, scale, draws)
-        return world_model.policy_loss(agent.world, *rows, rho=agent.rho, entropy=agent.entropy)
+        rows = (policy, q, e, mask, z, alive, scale, draws)
+        loss, said = world_model.policy_loss(model, *rows, rho=agent.rho, entropy=agent.entropy)
+        said["loss"] = loss
+        if "value" in learns:
+            value = world_model.policy_value(model, q, policy, e, mask, z[:, 0], draws)
+            said["critic_loss"] = world_model.critic_loss(model, learns["value"], e, z[:, 0], value)
+            loss = loss + said["critic_loss"]
+        return loss, said
 
     rows = (params["embedding"][shard.ids], shard.mask, z, alive, scale[shard.ids], draws)
     loss, said = jax.vmap(one, (0, 0, 0, 0, 0, chance.ONE))(*rows)
-    return (mean * loss).sum(), said | {"loss": loss}
+    return (mean * loss).sum(), said
 
 
 def new_scale(agent: Agent, state: State, params: dict, z, draws: Draws, shard: Shard) -> jax.Array:

@@ -38,7 +38,7 @@ class Trust:
 
     @property
     def critics(self) -> tuple[str, ...]:
-        """Value functions of a latent that this needs: of raw rewards, and of rewards with the bonus in them."""
+        """Value functions of a latent that this needs: of raw rewards, and of the bonuses where these are rewards."""
         return ("value", "augmented") if self.bonus == "reward" else ("value",)
 
 
@@ -75,24 +75,24 @@ def prepare(
     def learned(name: str, gain: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Advantages and returns [n, T] by one critic."""
         value = worth(name, z)
-        gained = advantages(gain, value, worth(name, ahead), batch.termination, unseen, gamma, trust.lambda_)
-        return gained, gained + value
+        better = advantages(gain, value, worth(name, ahead), batch.termination, unseen, gamma, trust.lambda_)
+        return better, better + value
 
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    free = batch.reward + gamma * (1.0 - batch.termination) * worth("value", ahead)
-    everyone = jnp.arange(model.values)
-    delta = bonus.disagreement(dream, flat(z), flat(batch.action), flat(free), gamma, trust.steps, everyone)
-    known = flat(jnp.where(unseen & ~batch.termination, 0.0, 1.0))  # elsewhere both values rest on the model
+    everyone, after = jnp.arange(model.values), bonus.Outcome(*map(flat, (batch.reward, batch.termination, ahead)))
+    delta = bonus.disagreement(dream, flat(z), flat(batch.action), after, gamma, trust.steps, everyone)
+    known = flat(jnp.where(unseen & ~batch.termination, 0.0, 1.0))  # elsewhere the latent ahead is the model's own
 
-    advantage, returns = learned("value", batch.reward)
-    plain, found = bonus.whitened(flat(advantage)), {"value": flat(returns)}
+    gained, returns = learned("value", batch.reward)
+    plain, found = bonus.whitened(flat(gained)), {"value": flat(returns)}
     advantage = plain
     if trust.bonus == "clipped":
         advantage = bonus.clipped(plain, delta, known, beta)
     if trust.bonus == "reward":
-        gain = bonus.reward(flat(batch.reward), delta, known, beta).reshape(batch.reward.shape)
-        more, returns = learned("augmented", gain)
-        advantage, found["augmented"] = bonus.whitened(flat(more)), flat(returns)
+        # Advantages are linear in rewards and values: the second critic needs to learn the bonuses' part alone.
+        extra = bonus.reward(jnp.zeros_like(delta), delta, known, beta).reshape(batch.reward.shape)
+        more, returns = learned("augmented", extra)
+        advantage, found["augmented"] = bonus.whitened(flat(gained + more)), flat(returns)
     rows = Rows(flat(z), flat(batch.extras["raw"]), flat(batch.extras["log_prob"]), advantage, found)
     asked = dream.choose(flat(z), jnp.zeros_like(rows.raw))
     heads = world_model.some_values(model, params["q"], e, rows.z, asked, everyone)
