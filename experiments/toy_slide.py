@@ -55,7 +55,7 @@ def sparse(weight, kind):
     config.train.steps = 12_000
     config.evaluation.every = 1000
     config.model.update(embedding=0, log_std_min=-2.0)
-    config.fresh.update(weight=weight, share=0.5, minibatch=8)
+    config.fresh.update(weight=weight, share=0.5, minibatch=8, kl=0.05)
     config.bonus.update(kind=kind, beta=0.5)
     return config
 

@@ -68,6 +68,7 @@ def add(config: ConfigDict) -> None:
             epochs=4,
             minibatch=256,  # rows of a task
             clip=0.2,  # trust region: how far the ratio of probabilities may lead from 1
+            kl=0.0,  # the policy rests once a minibatch is so far from what acted; 0: it never does
             lambda_=0.95,  # of the advantages
             entropy=1e-3,
         )
@@ -136,7 +137,8 @@ RANGES = {
     "(0, 1]": "optimizer.target_rate",
     "(0, 1)": "fresh.clip",
     "[0, inf)": (
-        "loss.consistency loss.reward loss.value loss.termination policy.entropy fresh.weight fresh.entropy"
+        "loss.consistency loss.reward loss.value loss.termination policy.entropy fresh.weight fresh.kl"
+        " fresh.entropy"
         " planner.temperature optimizer.encoder_rate"
     ),
     "(0, inf)": "model.limit planner.std_min planner.std_max discount.divisor optimizer.lr optimizer.clip",

@@ -30,7 +30,7 @@ def agent(trust: bool = True, pixels: bool = False, **changes) -> Agent:
     sizes = dict(tasks=TASKS, action_size=ACTIONS, numbers=0 if pixels else NUMBERS, image_size=8, latent=16, simnorm=8)
     sizes |= dict(embedding=3, encoder=8, encoder_layers=2, channels=4, hidden=8, bins=11, limit=3.0, values=3)
     sizes |= dict(dropout=0.1, termination=True, shift=1, log_std_min=-3.0, log_std_max=1.0, dtype=jnp.float32)
-    settings = dict(weight=1.0, share=0.5, epochs=1, minibatch=64, clip=0.2, lambda_=0.9, entropy=1e-3, steps=2)
+    settings = dict(weight=1.0, share=0.5, epochs=1, minibatch=64, clip=0.2, kl=0.0, lambda_=0.9, entropy=1e-3, steps=2)
     settings |= dict(bonus=changes.pop("bonus", "clipped"), beta=0.5)
     return Agent(
         world=WorldModel(**sizes),
@@ -242,6 +242,15 @@ def test_the_first_minibatch_s_ratio_is_one_and_later_the_policy_moves():
     assert moves and all(name.startswith(("['policy']", "['value']")) for name in moves)
     assert np.all(metrics["bonus/turned"] == 0) and np.all(metrics["bonus/size"] > 0)
     assert metrics["bonus/weight"] == pytest.approx(0.5)
+    start = jax.tree.leaves(started(made).params["policy"])
+    far = sum(((a - b) ** 2).sum() for a, b in zip(jax.tree.leaves(state.params["policy"]), start, strict=True)) ** 0.5
+    assert metrics["fresh/step"] == pytest.approx(far, rel=1e-4) and metrics["fresh/going"] == 1
+    held = dataclasses.replace(made, trust=dataclasses.replace(made.trust, kl=1e-9))
+    rests, metrics = learned(algorithm.on_policy, held, state, batch)
+    assert metrics["fresh/replay_step"] == 0, "nothing since the round before"
+    assert metrics["fresh/going"] == 0 and metrics["fresh/step"] == 0
+    chex.assert_trees_all_equal(rests.params["policy"], state.params["policy"])
+    assert np.any(rests.params["value"][0]["kernel"] != state.params["value"][0]["kernel"])
     _, metrics = learned(algorithm.on_policy, made, started(made)._replace(update=np.int32(75)), batch)
     assert metrics["bonus/weight"] == pytest.approx(0.125), "falls with the share of the run"
     reward = batch.reward[:, : ENVS // 2].mean((1, 2)), batch.reward[:, ENVS // 2 :].mean((1, 2))

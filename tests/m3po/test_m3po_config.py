@@ -90,6 +90,17 @@ def test_what_is_compared_differs_in_bonus_and_trust_region_alone(name: str):
         assert unlike and {key.partition(".")[0] for key in unlike} <= {"fresh", "bonus"}, unlike
 
 
+@pytest.mark.parametrize("name", ["sparse_none", "sparse_clipped", "sparse_reward"])
+def test_in_the_ablation_a_round_may_move_the_policy_as_replay_does(name: str):
+    """Its steps, by their weight, for each step on replay: of far fewer no bonus could show. How far both go is in every
+    run's metrics, fresh/step and fresh/replay_step."""
+    (made,) = variants("toy_slide.py", name)
+    trust, rounds = made.fresh, made.train.burst
+    rows = round(trust.share * made.train.envs) * rounds
+    steps = trust.weight * trust.epochs * (rows // min(trust.minibatch, rows))
+    assert steps >= 0.2 * rounds * made.train.ratio
+
+
 def test_three_tasks_from_states_are_those_from_pixels():
     (state,), (pixels,) = variants("metaworld_mt10_state.py", "three"), variants("metaworld_reach.py", "three")
     assert state.suite.tasks == pixels.suite.tasks == ("reach-v3", "button-press-topdown-v3", "door-open-v3")

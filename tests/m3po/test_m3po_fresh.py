@@ -16,7 +16,8 @@ GAMMA = 0.9
 
 
 def trust(**changes) -> Trust:
-    return Trust(**(dict(weight=0.1, share=0.5, epochs=2, minibatch=4, clip=0.2, lambda_=0.8, entropy=0.0) | changes))
+    made = dict(weight=0.1, share=0.5, epochs=2, minibatch=4, clip=0.2, kl=0.0, lambda_=0.8, entropy=0.0)
+    return Trust(**(made | changes))
 
 
 def test_advantages_are_the_double_sum():

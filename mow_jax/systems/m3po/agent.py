@@ -81,6 +81,7 @@ def init(agent: Agent) -> State:
         params=params,
         target=jax.tree.map(jnp.copy, params["q"]),
         optimizer=optimizer,
+        anchor=jax.tree.map(jnp.copy, params["policy"]) if agent.trust else (),
         scale=jnp.ones(agent.world.tasks),
         skipped=jnp.zeros(2, jnp.int32),
     )
@@ -219,7 +220,7 @@ def on_policy(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[S
     beta = beta * (trust.bonus != "none")
     prepare = functools.partial(fresh.prepare, agent.world, trust, state.params, beta=beta)
     rows, said = jax.vmap(lambda *x: prepare(*x))(e, shard.mask, gammas(agent, shard), mine)
-    learned, optimizer, moved, finite = epochs(agent, state, rows, e, shard)
+    learned, optimizer, moved, finite, going = epochs(agent, state, rows, e, shard)
 
     kept = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
     params = state.params | kept(learned, fresh_part(agent, state.params))
@@ -229,40 +230,49 @@ def on_policy(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[S
     said |= {"acting/policy": mine.reward.mean((1, 2)), "fresh/first_moved": moved["fresh/moved"][0]}
     said |= {name: x.mean(0) for name, x in moved.items()}
     metrics = {name: routing.everywhere(x, shard, tasks) for name, x in said.items()}
-    return state._replace(params=params, optimizer=optimizer), metrics | {
-        "bonus/weight": beta,
-        "fresh/skipped": 1.0 - finite,
-    }
+    # Side by side, how far each way of learning moves the policy: a round, and the updates since the round before.
+    metrics["fresh/step"] = distance(params["policy"], state.params["policy"])
+    metrics["fresh/replay_step"] = distance(state.params["policy"], state.anchor)
+    metrics |= {"bonus/weight": beta, "fresh/skipped": 1.0 - finite, "fresh/going": going}
+    return state._replace(params=params, optimizer=optimizer, anchor=params["policy"]), metrics
+
+
+def distance(one: list, other: list) -> jax.Array:
+    """The length of the difference of two trees of parameters."""
+    return jnp.linalg.norm(ravel_pytree(one)[0] - ravel_pytree(other)[0])
 
 
 def epochs(agent: Agent, state: State, rows: fresh.Rows, e: jax.Array, shard: Shard):
-    """All minibatches one after the other: what learned, its optimiser, metrics [minibatches, K'] and whether every
-    gradient was finite."""
+    """All minibatches one after the other: what learned, its optimiser, metrics [minibatches, K'], whether every
+    gradient was finite, and the share of minibatches that moved the policy: it rests once it is too far from what
+    acted, while the critics learn on."""
     assert agent.trust is not None
     trust, count = agent.trust, rows.log_prob.shape[1]
     order = functools.partial(fresh.blocks, trust, rows=count)
     places = jax.vmap(lambda key: order(key))(task_keys(agent.seed, state.update, "fresh", shard))  # [K', blocks, m]
+    mean = shard.valid / agent.world.tasks
 
     def loss(learned, taken):
         one = functools.partial(fresh.loss, agent.world, trust, learned)
         each, said = jax.vmap(lambda *x: one(*x))(e, shard.mask, taken)
-        return (shard.valid / agent.world.tasks * each).sum(), said
+        return (mean * each).sum(), said
 
     def step(carry, places):
-        learned, optimizer, finite = carry
+        learned, optimizer, finite, going = carry
         taken = jax.vmap(lambda tree, at: jax.tree.map(lambda x: x[at], tree))(rows, places)
         gradient, said = jax.grad(loss, has_aux=True)(learned, taken)
         flat, unravel = ravel_pytree(gradient)
-        flat = jax.lax.psum(flat, "device")
+        flat, far = jax.lax.psum((flat, (mean * said["fresh/kl"]).sum()), "device")
+        going = going & (far <= trust.kl) if trust.kl else going
         change, optimizer = agent.policy_optimizer.update(flat, optimizer)
         change = unravel(change)
-        change["policy"] = jax.tree.map(lambda leaf: trust.weight * leaf, change["policy"])
+        change["policy"] = jax.tree.map(lambda leaf: trust.weight * going * leaf, change["policy"])
         finite = finite & jnp.isfinite(flat).all()
-        return (optax.apply_updates(learned, change), optimizer, finite), said
+        return (optax.apply_updates(learned, change), optimizer, finite, going), (said, going)
 
-    start = (fresh_part(agent, state.params), state.optimizer["fresh"], jnp.bool_(True))
-    (learned, optimizer, finite), said = jax.lax.scan(step, start, places.swapaxes(0, 1))
-    return learned, optimizer, said, finite
+    start = (fresh_part(agent, state.params), state.optimizer["fresh"], jnp.bool_(True), jnp.bool_(True))
+    (learned, optimizer, finite, _), (said, going) = jax.lax.scan(step, start, places.swapaxes(0, 1))
+    return learned, optimizer, said, finite, going.mean()
 
 
 # --- Acting -----------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ class Trust:
     epochs: int
     minibatch: int  # rows of a task
     clip: float  # how far a ratio of probabilities may lead from 1
+    kl: float  # the policy stops for this round once a minibatch is further than this from what acted; 0: never
     lambda_: float  # of the advantages
     entropy: float
     bonus: str  # one of bonus.KINDS
@@ -116,6 +117,7 @@ def loss(model: WorldModel, trust: Trust, params: Any, e, mask, rows: Rows) -> t
     spread = (choice.log_std * mask).sum(-1).mean()  # the entropy but for a constant
     total, said = -surrogate - trust.entropy * spread, {"fresh/moved": jnp.abs(ratio - 1).mean()}
     said["fresh/clipped"] = jnp.mean(ratio != held)
+    said["fresh/kl"] = jnp.mean(ratio - 1 - moved)  # an estimate of KL(what acted, policy), never negative
     for name, target in rows.returns.items():
         logits = world_model.critic(model, params[name], e, rows.z)
         said[f"fresh/{name}_loss"] = twohot.cross_entropy(logits, target, model.limit).mean()
