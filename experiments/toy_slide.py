@@ -35,7 +35,7 @@ def small():
     config = default("m3po")
     config.suite.update(name="toy", image_size=16, observation="state")
     config.train.update(steps=8000, envs=4, ratio=2.0)
-    config.warmup.steps = 400
+    config.warmup.update(steps=400, updates=200)
     config.batch.windows = 64
     config.model.update(latent=64, embedding=8, encoder=64, hidden=64, channels=16, dropout=0.0, termination=False)
     config.planner.update(samples=64, policy_samples=8, elites=8, iterations=4)

@@ -26,7 +26,7 @@ def add(config: ConfigDict) -> None:
     """Puts them beside the common ones."""
     config.suite.update(name="metaworld", tasks=("mt50",), observation="state")
     config.train.update(steps=200_000, envs=8, burst=32, overlap=False)
-    config.warmup.update(steps=4000, updates=0)
+    config.warmup.update(steps=4000, updates=500)  # as many as those joint steps would have had
     config.batch = ConfigDict(
         dict(
             windows=16,  # B, a task

@@ -55,7 +55,7 @@ def test_the_preset_tdmpc2_is_m3po_with_both_off():
     one, other = (agent(made, tasks(2)) for made in (off, named))
     assert one == other and one.trust is None
     records = [build.system(made, tasks(2), plan(made)) for made in (off, named)]
-    assert all(record.extras == {} and record.updates.keys() == {"training"} for record in records)
+    assert all(record.extras == {} and record.updates.keys() == {"training", "warmup"} for record in records)
 
 
 @pytest.mark.parametrize(("name", "by_policy"), [("m3po", 2), ("m3po_onpolicy", 8), ("tdmpc2", 0)])
