@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mow_jax import checks, command, config
 from mow_jax.envs import suites
 from mow_jax.jobs import TRAIN, Job, finished, run, seconds
@@ -89,7 +91,7 @@ def _refuse_another(job: Job, settings: Any) -> None:
 
 
 def write(jobs: list[Job], directory: Path, words: list[str]) -> None:
-    """sweep.json (every run: command, commit, versions, seconds, normalised scores), table.md and commands.sh, which
+    """sweep.json (every run: command, commit, versions, seconds, scores, mean returns), table.md and commands.sh, which
     makes them again; `words` are the sweep's own arguments."""
     runs = [entry(job, results) for job in jobs if (results := finished(job)) is not None]
     _put(directory / "sweep.json", json.dumps(runs, indent=1) + "\n")
@@ -116,7 +118,8 @@ def draw(directory: Path) -> None:
 
     runs = json.loads((directory / "sweep.json").read_text())
     looks = plotting.looks(dict.fromkeys(run["variant"] for run in runs))
-    comparing.overview(runs, looks, directory / "figure.png")
+    runs, measure = sweeps.measured(runs)
+    comparing.overview(runs, looks, directory / "figure.png", measure)
 
 
 def _put(path: Path, text: str) -> None:
@@ -137,6 +140,7 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
         "seconds": round(seconds(job)),
         "step": results["step"],
         "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
+        "returns": {n: float(np.mean(task["returns"])) for n, task in results["tasks"].items() if task.get("returns")},
     }
 
 
