@@ -7,7 +7,8 @@
 `:three` has the tasks of experiments/metaworld_reach.py:three. Beside that run its curves say what the observation is
 worth, not what the system is: it sees the goal among its numbers where the other has to find two pixels, plays 24,000
 agent steps a task (96,000 simulated) in four environments where the other plays 13,000 (52,000) in one, and takes 4
-updates a joint step where the other takes 1.5. Both repeat an action four times for episodes of 125 agent steps.
+updates a joint step (of four agent steps a task) where the other takes 1.5 (of one). It is scored by its plan's mean,
+the other by sampled actions. Both repeat an action four times for episodes of 125 agent steps.
 Hardware: an accelerator, and a host that simulates 80 environments; "three": one CPU core, 3 hours planned. Sizes:
 --dry_run. Not yet run.
 """
@@ -32,13 +33,13 @@ def get_config(variant="m3po"):
         return config
     config.suite.tasks = of("metaworld_reach")["TASKS"]["three"]
     config.suite.metaworld.update(action_repeat=4, horizon=125)
-    config.train.update(steps=24_000, envs=4, ratio=2.0)
-    config.warmup.steps = 2000
+    config.train.update(steps=24_000, envs=4, ratio=4.0)
+    config.warmup.update(steps=2000, updates=2000)
     config.batch.windows = 64
     config.model.update(latent=128, embedding=16, encoder=128, hidden=128, dropout=0.0)
     config.planner.update(samples=128, policy_samples=8, elites=16, iterations=4)
     config.fresh.minibatch = 32
-    config.optimizer.lr = 1e-3
+    config.optimizer.update(lr=1e-3, target_rate=0.02)
     config.evaluation.update(episodes=50, parallel=5, every=8000)
     config.checkpoint.every = 4000
     return config

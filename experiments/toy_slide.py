@@ -7,8 +7,8 @@
         --variants=sparse_tdmpc2,sparse_acts,sparse_none,sparse_clipped,sparse_reward
 
 Hardware: one CPU core, 8 minutes (results/toy_slide). The others are of the M3PO-style system (docs/m3po.md): two tasks
-that only experience tells apart, from states (0.97 after 3 minutes of a core, one seed, results/m3po) or pixels (not
-run yet); one task with a sparse reward, which few random episodes meet, to compare bonus and trust region (not run yet;
+that only experience tells apart, from states (0.97 after 3 minutes of a core, one seed, results/m3po, with target_rate
+0.01 and no updates in the warm-up) or pixels (not run yet); one task with a sparse reward, which few random episodes meet, to compare bonus and trust region (not run yet;
 how it is read was fixed before, docs/m3po.md).
 """
 
@@ -40,7 +40,7 @@ def small():
     config.model.update(latent=64, embedding=8, encoder=64, hidden=64, channels=16, dropout=0.0, termination=False)
     config.planner.update(samples=64, policy_samples=8, elites=8, iterations=4)
     config.fresh.minibatch = 32
-    config.optimizer.lr = 1e-3
+    config.optimizer.update(lr=1e-3, target_rate=0.02)
     config.actors.workers = 0
     config.evaluation.update(episodes=100, parallel=20, every=4000)
     config.checkpoint.every = 4000

@@ -129,6 +129,7 @@ def test_weights_are_carried_over_but_for_embeddings():
     values = {name: {int(leaf.ravel()[0]) for leaf in jax.tree.leaves(part)} for name, part in carried.params.items()}
     assert values.pop("embedding") == {2} and set(map(frozenset, values.values())) == {frozenset({1})}
     assert int(jax.tree.leaves(carried.target)[0].ravel()[0]) == 1 and int(carried.update) == 2
+    assert jax.tree.leaves(carried.anchor)[0] is jax.tree.leaves(carried.params["policy"])[0]
 
 
 @pytest.mark.parametrize(

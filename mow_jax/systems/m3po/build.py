@@ -128,4 +128,4 @@ def carry_over(old: State, new: State) -> State:
     params = {name: old.params.get(name, part) for name, part in new.params.items()} | {
         "embedding": new.params["embedding"]
     }
-    return new._replace(params=params, target=old.target)
+    return new._replace(params=params, target=old.target, anchor=params["policy"] if new.anchor else ())
