@@ -8,8 +8,8 @@
 
 Hardware: one CPU core, 8 minutes (results/toy_slide). The others are of the M3PO-style system (docs/m3po.md): two tasks
 that only experience tells apart, from states (0.97 after 3 minutes of a core, one seed, results/m3po, with target_rate
-0.01 and no updates in the warm-up) or pixels (not run yet); one task with a sparse reward, which few random episodes meet, to compare bonus and trust region (not run yet;
-how it is read was fixed before, docs/m3po.md).
+0.01 and no updates in the warm-up) or pixels (not run yet); one task with a sparse reward, which few random episodes
+meet, to compare bonus and trust region (not run yet; how it is read was fixed before, docs/m3po.md).
 """
 
 import runpy

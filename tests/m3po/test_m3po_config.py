@@ -92,8 +92,8 @@ def test_what_is_compared_differs_in_bonus_and_trust_region_alone(name: str):
 
 @pytest.mark.parametrize("name", ["sparse_none", "sparse_clipped", "sparse_reward"])
 def test_in_the_ablation_a_round_may_move_the_policy_as_replay_does(name: str):
-    """Its steps, by their weight, for each step on replay: of far fewer no bonus could show. How far both go is in every
-    run's metrics, fresh/step and fresh/replay_step."""
+    """Its steps, by their weight, for each step on replay: of far fewer no bonus could show. How far both go is in
+    every run's metrics, fresh/step and fresh/replay_step."""
     (made,) = variants("toy_slide.py", name)
     trust, rounds = made.fresh, made.train.burst
     rows = round(trust.share * made.train.envs) * rounds
