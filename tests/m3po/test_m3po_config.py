@@ -17,6 +17,7 @@ from mow_jax import config as common
 from mow_jax.build import plan
 from mow_jax.config import default
 from mow_jax.config import m3po as config
+from mow_jax.learner import Learner
 from mow_jax.systems.m3po import agent as algorithm
 from mow_jax.systems.m3po import build
 from mow_jax.types import BadInput, Task
@@ -114,6 +115,15 @@ def test_variants_of_the_toy_pass_and_are_settings_of_their_own():
     for one in made:
         common.check(one)
     assert len({one.to_json_best_effort() for one in made}) == len(made) == 7
+
+
+def test_the_warm_up_learns_as_all_else_does_and_compiles_nothing_of_its_own():
+    made = settings()
+    record = build.system(made, tasks(1), plan(made))
+    learner = Learner(record, tasks(1))
+    assert record.updates["warmup"] == record.updates["training"] != record.updates["on_policy"]
+    assert learner._updates["warmup"] is learner._updates["training"] is not learner._updates["on_policy"]
+    assert plan(made).warmup_updates == 500
 
 
 def test_discounts_follow_the_tasks_lengths():
