@@ -102,6 +102,12 @@ def test_in_the_ablation_a_round_may_move_the_policy_as_replay_does(name: str):
     assert steps >= 0.2 * rounds * made.train.ratio
 
 
+def test_the_pendulum_s_wider_search_differs_in_that_alone():
+    plain, wide = map(checks.flat, variants("pendulum.py", "m3po", "search"))
+    unlike = {key: wide[key] for key in wide if wide[key] != plain[key]}
+    assert unlike == {"planner.policy_samples": 24, "planner.iterations": 6} and plain["evaluation.episodes"] == 100
+
+
 def test_three_tasks_from_states_are_those_from_pixels():
     (state,), (pixels,) = variants("metaworld_mt10_state.py", "three"), variants("metaworld_reach.py", "three")
     assert state.suite.tasks == pixels.suite.tasks == ("reach-v3", "button-press-topdown-v3", "door-open-v3")
