@@ -20,8 +20,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mow_jax import checks, command, config
 from mow_jax.envs import suites
 from mow_jax.jobs import TRAIN, Job, finished, run, seconds
@@ -91,7 +89,7 @@ def _refuse_another(job: Job, settings: Any) -> None:
 
 
 def write(jobs: list[Job], directory: Path, words: list[str]) -> None:
-    """sweep.json (every run: command, commit, versions, seconds, scores, mean returns), table.md and commands.sh, which
+    """sweep.json (every run: command, commit, versions, seconds, normalised scores), table.md and commands.sh, which
     makes them again; `words` are the sweep's own arguments."""
     runs = [entry(job, results) for job in jobs if (results := finished(job)) is not None]
     _put(directory / "sweep.json", json.dumps(runs, indent=1) + "\n")
@@ -117,9 +115,9 @@ def draw(directory: Path) -> None:
     from mow_jax.report import comparing, plotting  # draw with matplotlib, which takes a second to import
 
     runs = json.loads((directory / "sweep.json").read_text())
+    runs = sweeps.by_returns(runs) or runs
     looks = plotting.looks(dict.fromkeys(run["variant"] for run in runs))
-    runs, measure = sweeps.measured(runs)
-    comparing.overview(runs, looks, directory / "figure.png", measure)
+    comparing.overview(runs, looks, directory / "figure.png")
 
 
 def _put(path: Path, text: str) -> None:
@@ -134,13 +132,13 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
     return {
         "variant": job.variant,
         "seed": job.seed,
+        "returns": sweeps.returns(results),
         "command": shlex.join(["python", "-m", *job.command]),
         "commit": results["commit"],
         "versions": results.get("versions", {}),
         "seconds": round(seconds(job)),
         "step": results["step"],
         "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
-        "returns": {n: float(np.mean(task["returns"])) for n, task in results["tasks"].items() if task.get("returns")},
     }
 
 

@@ -18,7 +18,7 @@ from scipy import stats
 
 from mow_jax.report.data import Run
 from mow_jax.report.plotting import COLOURS, FAINT, INK, columns_for, compact, panels, picture, short, smooth
-from mow_jax.report.sweeps import SCORE, left_out
+from mow_jax.report.sweeps import left_out
 
 THRESHOLDS = np.linspace(0, 1.2, 121)  # of the performance profile, in normalised score
 Looks = dict[str, dict[str, Any]]  # variant -> colour and kind of line, as plotting.looks makes them
@@ -44,9 +44,8 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def overview(entries: list[dict[str, Any]], looks: Looks, path: Path, measure: str = SCORE) -> bool:
-    """A row a variant: its runs' means as dots, their mean and its 95% interval; beside it the mean of each task.
-    `measure`: what the entries' numbers are; scores are shaded from 0 to 1, others from the lowest to the highest."""
+def overview(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
+    """A row a variant: its runs' means as dots, their mean and its 95% interval; beside it the mean of each task."""
     tasks, variants = by_variant(entries)
     if not tasks:
         return False
@@ -57,8 +56,10 @@ def overview(entries: list[dict[str, Any]], looks: Looks, path: Path, measure: s
             _means(left, row, scores.mean(1), looks[variant]["color"])
         left.set_yticks(range(len(variants)), [short(name) for name in variants])
         left.set_ylim(len(variants) - 0.5, -0.5)
-        left.set_title(f"mean {measure.removeprefix('mean ')}: runs, mean, 95% interval")
-        _by_task(right, np.array([scores.mean(0) for scores in variants.values()]), tasks, measure == SCORE)
+        measure = entries[0].get("measure", "normalised score")
+        left.set_title(f"mean {measure}: runs, mean, 95% interval")
+        means = np.array([scores.mean(0) for scores in variants.values()])
+        _by_task(right, means, tasks, (means.min(), means.max()) if "measure" in entries[0] else (0.0, 1.0))
         if apart := left_out(entries):
             text = f"left out, as not every run has a score: {', '.join(map(short, apart))}"
             figure.supxlabel(textwrap.fill(text, int(14 * figure.get_figwidth())), fontsize=7.5)
@@ -72,13 +73,14 @@ def _means(axes: Axes, row: int, means: np.ndarray, colour: str) -> None:
     axes.plot(means.mean(), row, "|", color=INK, markersize=11.0, markeredgewidth=1.6)
 
 
-def _by_task(axes: Axes, means: np.ndarray, tasks: list[str], normalised: bool) -> None:
+def _by_task(axes: Axes, means: np.ndarray, tasks: list[str], ends: tuple[float, float]) -> None:
+    """Shaded from the lower to the higher of `ends`."""
     look: dict[str, Any] = dict(ha="center", va="center", fontsize=7.0)
-    low, high = (0.0, 1.0) if normalised else (means.min(), means.max())
-    axes.imshow(means, cmap="viridis", vmin=low, vmax=high, aspect="auto")
+    axes.imshow(means, cmap="viridis", vmin=ends[0], vmax=ends[1], aspect="auto")
     for (row, column), value in np.ndenumerate(means):
-        colour = "w" if value < low + 0.6 * (high - low) else INK
-        axes.text(column, row, f"{value:.{2 if normalised else 0}f}", gid="fixed", **look, color=colour)
+        colour = "w" if value < ends[0] + 0.6 * (ends[1] - ends[0]) else INK
+        text = f"{value:.2f}" if ends == (0.0, 1.0) else f"{value:.3g}"
+        axes.text(column, row, text, gid="fixed", **look, color=colour)
     axes.set_xticks(range(len(tasks)), [short(name) for name in tasks], rotation=90)
     axes.set_yticks(range(len(means)), [""] * len(means))
     axes.tick_params(length=0)

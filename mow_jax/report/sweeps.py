@@ -1,7 +1,7 @@
 """table.md of a sweep: every variant with the mean over its seeds and its interval, then every run.
 
-In: entries of a sweep.json, {"variant", "seed", "seconds", "tasks": {name: normalised score}, "returns": {name: mean
-return}}. Out: Markdown. Called by sweep; `measured` and `left_out` by what draws them, too.
+In: entries of a sweep.json, {"variant", "seed", "seconds", "tasks": {name: normalised score}}. Out: Markdown. Called by
+sweep; `left_out` by what draws them, too.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from scipy import stats
 
 from mow_jax.report import scores
 
-SCORE = "normalised score"
-
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Markdown: every run, then a row a variant with the mean over its seeds and its 95% t interval."""
     if not runs:
         return "no run has finished yet\n"
-    runs, measure = measured(runs)
+    if returned := by_returns(runs):
+        return f"No task has a normalised score: all numbers are of mean returns.\n\n{table(returned)}"
     tasks = dict.fromkeys(name for run in runs for name in run["tasks"])
     # A task without a score counts in no run; one that a variant does not have counts in the others.
     scored = [name for name in tasks if all(run["tasks"].get(name, 0.0) is not None for run in runs)]
@@ -41,17 +40,20 @@ def table(runs: list[dict[str, Any]]) -> str:
         summary.append([variant, str(len(mine)), *cells, interval(each), "–" if iqm is None else f"{iqm:.3f}"])
     apart = left_out(runs)
     note = f"Means here are over a variant's own tasks; figure.png leaves out {', '.join(apart)}: not in every run.\n\n"
-    of_returns = f"No task has a normalised score: these are {measure}s.\n\n" * (measure != SCORE)
-    return f"{_markdown(summary)}\n{of_returns}{note * bool(apart)}{_markdown(rows)}"
+    return f"{_markdown(summary)}\n{note * bool(apart)}{_markdown(rows)}"
 
 
-def measured(runs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
-    """The runs and what their numbers are: mean returns in place of scores where no task of any run has a score."""
-    if any(score is not None for run in runs for score in run["tasks"].values()):
-        return runs, SCORE
-    if not all(run.get("returns") for run in runs):  # of a sweep from before they were kept
-        return runs, SCORE
-    return [run | {"tasks": run["returns"]} for run in runs], "mean return"
+def returns(results: dict[str, Any]) -> dict[str, float]:
+    """{task: mean return} of results, as far as they have any."""
+    return {name: float(np.mean(task["returns"])) for name, task in results["tasks"].items() if task.get("returns")}
+
+
+def by_returns(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs with mean returns in place of scores where no task of any run has a score; else none."""
+    scored = any(score is not None for run in runs for score in run["tasks"].values())
+    if scored or not all(run.get("returns") for run in runs):  # they were not always kept
+        return []
+    return [run | {"tasks": run["returns"], "measure": "return"} for run in runs]
 
 
 def left_out(runs: list[dict[str, Any]]) -> list[str]:
