@@ -54,14 +54,18 @@ class Agent:
         """Of the policy, and of what learns in a round on fresh rows."""
         return optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(self.lr, eps=1e-5))
 
+    @property
+    def critics(self) -> tuple[str, ...]:
+        """Value functions of a latent alone: none without a trust region."""
+        return self.trust.critics if self.trust else ()
+
     def by_policy(self, envs: int) -> int:
         """How many of a task's environments act by the bare policy while the system learns: the first ones."""
         return round(self.trust.share * envs) if self.trust else 0
 
     def rest(self, params: dict) -> dict:
         """The parameters that learn from replay with the model: all but policies and critics of fresh rows."""
-        apart = ("policy", *(self.trust.critics if self.trust else ()))
-        return {name: part for name, part in params.items() if name not in apart}
+        return {name: part for name, part in params.items() if name not in ("policy", *self.critics)}
 
 
 # --- Beginning --------------------------------------------------------------------------------------------------------
@@ -69,13 +73,12 @@ class Agent:
 
 def init(agent: Agent) -> State:
     """The state before the first update."""
-    critics = agent.trust.critics if agent.trust else ()
-    params = world_model.init(agent.world, named_key(agent.seed, 0, "init"), critics)
+    params = world_model.init(agent.world, named_key(agent.seed, 0, "init"), agent.critics)
     flat = lambda tree: ravel_pytree(tree)[0]
     optimizer = {"model": agent.model_optimizer.init(flat(agent.rest(params)))}
-    optimizer["policy"] = agent.policy_optimizer.init(flat(replay_part(agent, params)))
+    optimizer["policy"] = agent.policy_optimizer.init(flat(learning(params, agent.critics[:1])))
     if agent.trust:
-        optimizer["fresh"] = agent.policy_optimizer.init(flat(fresh_part(agent, params)))
+        optimizer["fresh"] = agent.policy_optimizer.init(flat(learning(params, agent.critics)))
     return State(
         update=jnp.int32(0),
         params=params,
@@ -87,15 +90,9 @@ def init(agent: Agent) -> State:
     )
 
 
-def fresh_part(agent: Agent, params: dict) -> dict:
-    """What learns in a round on fresh rows."""
-    assert agent.trust is not None
-    return {name: params[name] for name in ("policy", *agent.trust.critics)}
-
-
-def replay_part(agent: Agent, params: dict) -> dict:
-    """What learns from replay beside the model: the policy, and the critic that fresh rows measure advantages by."""
-    return {name: params[name] for name in ("policy", *(("value",) if agent.trust else ()))}
+def learning(params: dict, critics: tuple[str, ...]) -> dict:
+    """The policy and some critics: the first one learns from replay too, all do in a round on fresh rows."""
+    return {name: params[name] for name in ("policy", *critics)}
 
 
 # --- One update from replay -------------------------------------------------------------------------------------------
@@ -128,7 +125,7 @@ def update(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[Stat
     if agent.climbs:
         scale = new_scale(agent, state, params, z, draws, shard)
         grad = jax.grad(functools.partial(policy_loss, agent), has_aux=True)
-        learns = replay_part(agent, params)
+        learns = learning(params, agent.critics[:1])
         gradient, said = grad(learns, params, scale, z, alive, draws, shard, mean)
         flat, unravel = ravel_pytree(gradient)
         flat = jax.lax.psum(flat, "device")
@@ -220,59 +217,23 @@ def on_policy(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[S
     beta = beta * (trust.bonus != "none")
     prepare = functools.partial(fresh.prepare, agent.world, trust, state.params, beta=beta)
     rows, said = jax.vmap(lambda *x: prepare(*x))(e, shard.mask, gammas(agent, shard), mine)
-    learned, optimizer, moved, finite, going = epochs(agent, state, rows, e, shard)
+    start = learning(state.params, agent.critics), state.optimizer["fresh"]
+    given = (start, rows, e, shard, task_keys(agent.seed, state.update, "fresh", shard))
+    learned, optimizer, moved, finite, going = fresh.epochs(agent.world, trust, agent.policy_optimizer, *given)
 
     kept = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-    params = state.params | kept(learned, fresh_part(agent, state.params))
-    optimizer = state.optimizer | {"fresh": kept(optimizer, state.optimizer["fresh"])}
+    params = state.params | kept(learned, start[0])
+    optimizer = state.optimizer | {"fresh": kept(optimizer, start[1])}
     if count < batch.reward.shape[1]:
         said["acting/planner"] = batch.reward[:, count:].mean((1, 2))
     said |= {"acting/policy": mine.reward.mean((1, 2)), "fresh/first_moved": moved["fresh/moved"][0]}
     said |= {name: x.mean(0) for name, x in moved.items()}
     metrics = {name: routing.everywhere(x, shard, tasks) for name, x in said.items()}
     # Side by side, how far each way of learning moves the policy: a round, and the updates since the round before.
-    metrics["fresh/step"] = distance(params["policy"], state.params["policy"])
-    metrics["fresh/replay_step"] = distance(state.params["policy"], state.anchor)
+    metrics["fresh/step"] = fresh.distance(params["policy"], state.params["policy"])
+    metrics["fresh/replay_step"] = fresh.distance(state.params["policy"], state.anchor)
     metrics |= {"bonus/weight": beta, "fresh/skipped": 1.0 - finite, "fresh/going": going}
     return state._replace(params=params, optimizer=optimizer, anchor=params["policy"]), metrics
-
-
-def distance(one: list, other: list) -> jax.Array:
-    """The length of the difference of two trees of parameters."""
-    return jnp.linalg.norm(ravel_pytree(one)[0] - ravel_pytree(other)[0])
-
-
-def epochs(agent: Agent, state: State, rows: fresh.Rows, e: jax.Array, shard: Shard):
-    """All minibatches one after the other: what learned, its optimiser, metrics [minibatches, K'], whether every
-    gradient was finite, and the share of minibatches that moved the policy: it rests once it is too far from what
-    acted, while the critics learn on."""
-    assert agent.trust is not None
-    trust, count = agent.trust, rows.log_prob.shape[1]
-    order = functools.partial(fresh.blocks, trust, rows=count)
-    places = jax.vmap(lambda key: order(key))(task_keys(agent.seed, state.update, "fresh", shard))  # [K', blocks, m]
-    mean = shard.valid / agent.world.tasks
-
-    def loss(learned, taken):
-        one = functools.partial(fresh.loss, agent.world, trust, learned)
-        each, said = jax.vmap(lambda *x: one(*x))(e, shard.mask, taken)
-        return (mean * each).sum(), said
-
-    def step(carry, places):
-        learned, optimizer, finite, going = carry
-        taken = jax.vmap(lambda tree, at: jax.tree.map(lambda x: x[at], tree))(rows, places)
-        gradient, said = jax.grad(loss, has_aux=True)(learned, taken)
-        flat, unravel = ravel_pytree(gradient)
-        flat, far = jax.lax.psum((flat, (mean * said["fresh/kl"]).sum()), "device")
-        going = going & (far <= trust.kl) if trust.kl else going
-        change, optimizer = agent.policy_optimizer.update(flat, optimizer)
-        change = unravel(change)
-        change["policy"] = jax.tree.map(lambda leaf: trust.weight * going * leaf, change["policy"])
-        finite = finite & jnp.isfinite(flat).all()
-        return (optax.apply_updates(learned, change), optimizer, finite, going), (said, going)
-
-    start = (fresh_part(agent, state.params), state.optimizer["fresh"], jnp.bool_(True), jnp.bool_(True))
-    (learned, optimizer, finite, _), (said, going) = jax.lax.scan(step, start, places.swapaxes(0, 1))
-    return learned, optimizer, said, finite, going.mean()
 
 
 # --- Acting -----------------------------------------------------------------------------------------------------------

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
 
 from mow_jax.ops import twohot
 from mow_jax.ops.returns import advantages
 from mow_jax.systems.m3po import bonus, world_model
 from mow_jax.systems.m3po.types import Choice
 from mow_jax.systems.m3po.world_model import WorldModel
-from mow_jax.types import Batch
+from mow_jax.types import Batch, Shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,3 +133,39 @@ def blocks(trust: Trust, key: jax.Array, rows: int) -> jax.Array:
     size = min(trust.minibatch, rows)
     order = lambda key: jax.random.permutation(key, rows)[: rows // size * size].reshape(-1, size)
     return jax.vmap(order)(jax.random.split(key, trust.epochs)).reshape(-1, size)
+
+
+def epochs(
+    model: WorldModel, trust: Trust, optimizer: Any, start: tuple[dict, Any], rows: Rows, e, shard: Shard, keys
+) -> tuple[dict, Any, dict[str, jax.Array], jax.Array, jax.Array]:
+    """All minibatches of all tasks one after the other, from `start`, what learns and the optimiser's state. Returns
+    both, metrics [minibatches, K'], whether every gradient was finite, and the share of minibatches that moved the
+    policy: it rests once it is too far from what acted, while the critics learn on."""
+    places = jax.vmap(lambda key: blocks(trust, key, rows.log_prob.shape[1]))(keys)  # [K', minibatches, m]
+    mean = shard.valid / model.tasks
+
+    def total(learned, taken):
+        each, said = jax.vmap(lambda *x: loss(model, trust, learned, *x))(e, shard.mask, taken)
+        return (mean * each).sum(), said
+
+    def step(carry, places):
+        learned, state, finite, going = carry
+        taken = jax.vmap(lambda tree, at: jax.tree.map(lambda x: x[at], tree))(rows, places)
+        gradient, said = jax.grad(total, has_aux=True)(learned, taken)
+        flat, unravel = ravel_pytree(gradient)
+        flat, far = jax.lax.psum((flat, (mean * said["fresh/kl"]).sum()), "device")
+        going = going & (far <= trust.kl) if trust.kl else going
+        change, state = optimizer.update(flat, state)
+        change = unravel(change)
+        change["policy"] = jax.tree.map(lambda leaf: trust.weight * going * leaf, change["policy"])
+        finite = finite & jnp.isfinite(flat).all()
+        return (optax.apply_updates(learned, change), state, finite, going), (said, going)
+
+    carry = (*start, jnp.bool_(True), jnp.bool_(True))
+    (learned, state, finite, _), (said, going) = jax.lax.scan(step, carry, places.swapaxes(0, 1))
+    return learned, state, said, finite, going.mean()
+
+
+def distance(one: list, other: list) -> jax.Array:
+    """The length of the difference of two trees of parameters."""
+    return jnp.linalg.norm(ravel_pytree(one)[0] - ravel_pytree(other)[0])

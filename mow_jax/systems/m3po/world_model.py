@@ -269,6 +269,6 @@ def value_range(model: WorldModel, q: list, layers: list, e, mask, z, draws: Dra
 
 
 def critic_loss(model: WorldModel, layers: list, e, z, value: jax.Array) -> jax.Array:
-    """The cross-entropy of a critic of latents z [B, D] to values [B]."""
-    said = critic(model, layers, e, jax.lax.stop_gradient(z))
-    return twohot.cross_entropy(said, jax.lax.stop_gradient(value), model.limit).mean()
+    """The cross-entropy of a critic to values [B] in latents z [B, D]; neither of the two gets a gradient."""
+    z, value = jax.lax.stop_gradient((z, value))
+    return twohot.cross_entropy(critic(model, layers, e, z), value, model.limit).mean()
