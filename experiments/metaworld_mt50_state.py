@@ -15,7 +15,7 @@ def get_config(variant="m3po"):
     config = preset(default("m3po"), variant)
     config.suite.metaworld.update(action_repeat=2, horizon=250)
     config.train.update(steps=400_000, envs=8)
-    config.warmup.steps = 4000  # two episodes of every environment
+    config.warmup.update(steps=4000, updates=500)  # two episodes of every environment
     config.model.termination = False
     config.evaluation.update(episodes=50, parallel=2)
     return config

@@ -41,9 +41,10 @@ class Learner:
         shard = Shard(slots.astype(np.int32), self._valid.astype(np.float32), mask[slots])
         self._sharding = NamedSharding(Mesh(np.array(self.devices), ("device",)), PartitionSpec("device"))
         self._shard = self._put(shard)
-        self._updates = {
-            name: self.program(update.function, (0, None), donate=0) for name, update in system.updates.items()
-        }
+        # One program a function: a warm-up that learns as all else does compiles nothing of its own.
+        functions = dict.fromkeys(update.function for update in system.updates.values())
+        programs = {function: self.program(function, (0, None), donate=0) for function in functions}
+        self._updates = {name: programs[update.function] for name, update in system.updates.items()}
         self._act = {
             explore: self.program(functools.partial(system.act, explore=explore), donate=1, alone=True)
             for explore in (True, False)

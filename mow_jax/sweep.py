@@ -128,6 +128,7 @@ def draw(directory: Path) -> None:
     from mow_jax.report import comparing, plotting  # draw with matplotlib, which takes a second to import
 
     runs = json.loads((directory / "sweep.json").read_text())
+    runs = sweeps.by_returns(runs) or runs
     looks = plotting.looks(dict.fromkeys(run["variant"] for run in runs))
     comparing.overview(runs, looks, directory / "figure.png")
 
@@ -145,6 +146,7 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
     return {
         "variant": job.variant,
         "seed": job.seed,
+        "returns": sweeps.returns(results),
         "command": shlex.join(["python", "-m", *job.command]),
         "commit": results["commit"],
         "versions": results.get("versions", {}),

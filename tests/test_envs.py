@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -127,24 +128,34 @@ def test_slide_scores(name: str, direction: int):
 
 
 def test_sparse_slide_scores():
-    """Full speed ahead is near after t steps where both distances, of density 2 (12 - d) / 144, are below 1.5 + 3t."""
+    """Full speed ahead is near after t steps where both distances are below 1 + 3t; they are 5 + 3s with s the sum of
+    two uniform numbers. Of uniform episodes few see a reward at all."""
     environment, best = environment_of("toy", "slide_sparse", image_size=16), []
+    starts = []
     for seed in range(2000):
         environment.reset(seed)
+        starts.append(environment.state()["numbers"])
         best.append(0.0)
         for _ in range(10):
             x, y, goal_x, goal_y = environment.state()["numbers"]
             towards = np.clip(np.array([goal_x - x, goal_y - y]) / 3, -1, 1).astype(np.float32)
             best[-1] += environment.step(towards).reward
-    near = [1 - max(12 - (1.5 + 3 * t), 0) ** 2 / 144 for t in range(1, 11)]
-    assert environment.task.reference_score == pytest.approx(sum(share**2 for share in near))
-    assert np.mean(best) == pytest.approx(sum(share**2 for share in near), abs=4 * np.std(best) / 2000**0.5)
+    s = np.clip((1 + 3 * np.arange(1, 11) - 5) / 3, 0, 2)
+    near = np.where(s < 1, s**2 / 2, 1 - (2 - s) ** 2 / 2)
+    assert environment.task.reference_score == pytest.approx((near**2).sum())
+    assert np.mean(best) == pytest.approx((near**2).sum(), abs=4 * np.std(best) / 2000**0.5)
+    apart = np.abs(np.array(starts)[:, :2] - np.array(starts)[:, 2:])
+    assert apart.min() >= 5 and apart.max() <= 11 and apart.mean() == pytest.approx(8, abs=0.1)
+    assert {tuple(side) for side in np.array(starts)[:, :2] < 6} == set(itertools.product([False, True], repeat=2))
     random, n = np.random.default_rng(0), 200_000
-    places, returns = random.random((4, n)) * 12, np.zeros(n)
+    places = np.concatenate([3 * random.random((2, n)), 8 + 3 * random.random((2, n))])  # one corner stands for all
+    returns, met = np.zeros(n), np.zeros(n, bool)
     for _ in range(10):
         places[:2] = np.clip(places[:2] + random.uniform(-3, 3, (2, n)), 0, 12)
-        returns += np.abs(places[:2] - places[2:]).max(0) < 1.5
-    assert environment.task.random_score == pytest.approx(returns.mean(), abs=4 * returns.std() / n**0.5 + 0.001)
+        close = np.abs(places[:2] - places[2:]).max(0) < 1
+        returns, met = returns + close, met | close
+    assert met.mean() <= 0.02
+    assert environment.task.random_score == pytest.approx(returns.mean(), abs=4 * returns.std() / n**0.5)
 
 
 def test_catch_and_its_twin_look_alike_and_move_oppositely():

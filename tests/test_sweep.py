@@ -212,6 +212,22 @@ def test_what_decides_what_a_run_learns_must_be_as_it_was(system, key, value, re
     assert (f"{key}={value}" in capsys.readouterr().err) == refused
 
 
+def test_tasks_without_a_normalised_score_are_set_side_by_side_by_their_returns(tmp_path):
+    given = (("x", 0, -120.0), ("x", 1, -140.0), ("y", 0, -900.0))
+    runs = [finished_run(name, seed, None, None) | {"returns": {"a": value}} for name, seed, value in given]  # type: ignore[arg-type]
+    text = sweeps.table(runs)
+    assert "| x | 2 | -130.00 | -130.000 [-257.062, -2.938] |" in text and "all numbers are of mean returns" in text
+    assert "| y, seed 0 | -900.00 | -900.000 | -900.00 | 1.5 |" in text
+    (tmp_path / "sweep.json").write_text(json.dumps(runs))
+    sweep.draw(tmp_path)
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    scored = finished_run("x", 0, 0.5, 0.7) | {"returns": {"a": 3.0, "b": 4.0}}
+    assert not sweeps.by_returns([scored, *runs]) and "mean returns" not in sweeps.table([scored])
+    results = {"commit": "c", "step": 8, "tasks": {"a": {"normalised": None, "returns": [1.0, 2.0]}}}
+    job = sweep.plan("f.py", ["x"], [0], tmp_path, overrides=[], minutes=1.0)[0]
+    assert sweep.entry(job, results)["returns"] == {"a": 1.5}
+
+
 STEPS = 24  # of a stand-in
 # A sweep whose runs are tests/stand_in.py.
 DRIVER = """

@@ -59,7 +59,7 @@ def _toy(name: str, actions: str, horizon: int, random: float, best: float) -> T
 
 # Random: mean return of the uniform policy over the allowed actions. Best: mean return of the best policy. Both are
 # derived in tests/test_envs.py: exactly, but for the random scores of slide (4,000,000 simulated episodes of one axis,
-# standard error 0.001) and slide_sparse (4,000,000 episodes, standard error 0.0005).
+# standard error 0.001) and slide_sparse (4,000,000 episodes, 1.4% of them with a reward, standard error 0.00005).
 TOY = {
     task.name: task
     for task in (
@@ -78,7 +78,7 @@ TOY = {
         _toy("key", "lrud", 20, 0.16432914395818443, 1.0),
         Task("slide", "toy", False, 2, (True, True), 10, -3.521, -0.1875),
         Task("slide_swap", "toy", False, 2, (True, True), 10, -3.521, -0.1875),
-        Task("slide_sparse", "toy", False, 2, (True, True), 10, 0.4848, 9.078857421875),
+        Task("slide_sparse", "toy", False, 2, (True, True), 10, 0.01695, 7.941358024691358),
     )
 }
 

@@ -327,9 +327,15 @@ class SlideSwap(Slide):
 
 
 class SlideSparse(Slide):
-    """Slide whose reward is 1 while the block is within 1.5 pixels of the target along both axes, and else nothing."""
+    """Slide whose reward is 1 while the block is within 1 pixel of the target along both axes, else nothing. Both are
+    far apart along either axis: the block starts within 3 pixels of a wall, the target is 8 to 11 from that wall."""
 
-    near = 1.5
+    near = 1.0
+
+    def begin(self, random):
+        block, goal = 3 * random.random(2), 8 + 3 * random.random(2)
+        turned = random.random(2) < 0.5  # an axis with its ends exchanged: any corner may be the first
+        return np.concatenate([np.where(turned, self.play - x, x) for x in (block, goal)]).tolist()
 
     def gain(self, along, down):
         return float(max(along, down) < self.near)

@@ -48,8 +48,10 @@ def overview(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
             _means(left, row, scores.mean(1), looks[variant]["color"])
         left.set_yticks(range(len(variants)), [short(name) for name in variants])
         left.set_ylim(len(variants) - 0.5, -0.5)
-        left.set_title("mean normalised score: runs, mean, 95% interval")
-        _by_task(right, np.array([scores.mean(0) for scores in variants.values()]), tasks)
+        measure = entries[0].get("measure", "normalised score")
+        left.set_title(f"mean {measure}: runs, mean, 95% interval")
+        means = np.array([scores.mean(0) for scores in variants.values()])
+        _by_task(right, means, tasks, (means.min(), means.max()) if "measure" in entries[0] else (0.0, 1.0))
         if apart := left_out(entries):
             text = f"left out, as not every run has a score: {', '.join(map(short, apart))}"
             figure.supxlabel(textwrap.fill(text, int(14 * figure.get_figwidth())), fontsize=7.5)
@@ -63,11 +65,14 @@ def _means(axes: Axes, row: int, means: np.ndarray, colour: str) -> None:
     axes.plot(means.mean(), row, "|", color=INK, markersize=11.0, markeredgewidth=1.6)
 
 
-def _by_task(axes: Axes, means: np.ndarray, tasks: list[str]) -> None:
+def _by_task(axes: Axes, means: np.ndarray, tasks: list[str], ends: tuple[float, float]) -> None:
+    """Shaded from the lower to the higher of `ends`."""
     look: dict[str, Any] = dict(ha="center", va="center", fontsize=7.0)
-    axes.imshow(means, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto")
+    axes.imshow(means, cmap="viridis", vmin=ends[0], vmax=ends[1], aspect="auto")
     for (row, column), value in np.ndenumerate(means):
-        axes.text(column, row, f"{value:.2f}", gid="fixed", **look, color="w" if value < 0.6 else INK)
+        colour = "w" if value < ends[0] + 0.6 * (ends[1] - ends[0]) else INK
+        text = f"{value:.2f}" if ends == (0.0, 1.0) else f"{value:.3g}"
+        axes.text(column, row, text, gid="fixed", **look, color=colour)
     axes.set_xticks(range(len(tasks)), [short(name) for name in tasks], rotation=90)
     axes.set_yticks(range(len(means)), [""] * len(means))
     axes.tick_params(length=0)

@@ -48,7 +48,9 @@ TEXTS = {
     "falls to 0. Turned: the share of advantages whose sign it changes; a clipped bonus turns none.",
     "fresh": "First moved: how far the ratio of probabilities is from 1 before the first step; more than rounding "
     "would mean that another policy has acted. Moved, clipped: the same over all minibatches, and the share outside "
-    "the trust region.",
+    "the trust region. Step, replay step: how far a round, and the updates from replay before it, moved the policy's "
+    "parameters; where the first is far below the second, bonus and trust region have no say. Going: the share of a "
+    "round's steps until the policy was too far from what acted.",
 }
 ELSEWHERE = ("episode", "evaluation", "actors", "train", "router", "harmony")  # areas that other sections show
 

@@ -18,6 +18,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     """Markdown: every run, then a row a variant with the mean over its seeds and its 95% t interval."""
     if not runs:
         return "no run has finished yet\n"
+    if returned := by_returns(runs):
+        return f"No task has a normalised score: all numbers are of mean returns.\n\n{table(returned)}"
     tasks = dict.fromkeys(name for run in runs for name in run["tasks"])
     # A task without a score counts in no run; one that a variant does not have counts in the others.
     scored = [name for name in tasks if all(run["tasks"].get(name, 0.0) is not None for run in runs)]
@@ -90,6 +92,19 @@ def scored_by(runs: list[dict[str, Any]]) -> dict[str, str]:
         found.setdefault(run["variant"], {})[run.get("actions", "–")] = None
     said = {variant: " or ".join(kinds) for variant, kinds in found.items()}
     return said if len(set(said.values())) > 1 or any(len(kinds) > 1 for kinds in found.values()) else {}
+
+
+def returns(results: dict[str, Any]) -> dict[str, float]:
+    """{task: mean return} of results, as far as they have any."""
+    return {name: float(np.mean(task["returns"])) for name, task in results["tasks"].items() if task.get("returns")}
+
+
+def by_returns(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs with mean returns in place of scores where no task of any run has a score; else none."""
+    scored = any(score is not None for run in runs for score in run["tasks"].values())
+    if scored or not all(run.get("returns") for run in runs):  # they were not always kept
+        return []
+    return [run | {"tasks": run["returns"], "measure": "return"} for run in runs]
 
 
 def left_out(runs: list[dict[str, Any]]) -> list[str]:

@@ -57,7 +57,7 @@ def m3po():
     config = default("m3po")
     config.suite.update(name="toy", tasks=("slide", "slide_swap"), observation="state", image_size=16)
     config.train.update(steps=64, envs=2, burst=4)
-    config.warmup.steps = 24
+    config.warmup.update(steps=24, updates=4)
     config.batch.update(windows=2, horizon=2)
     config.model.update(latent=16, embedding=3, encoder=8, hidden=8, channels=4, bins=11, values=2, dropout=0.1)
     config.planner.update(horizon=2, iterations=2, samples=8, policy_samples=2, elites=3)

@@ -30,7 +30,7 @@ def agent(trust: bool = True, pixels: bool = False, **changes) -> Agent:
     sizes = dict(tasks=TASKS, action_size=ACTIONS, numbers=0 if pixels else NUMBERS, image_size=8, latent=16, simnorm=8)
     sizes |= dict(embedding=3, encoder=8, encoder_layers=2, channels=4, hidden=8, bins=11, limit=3.0, values=3)
     sizes |= dict(dropout=0.1, termination=True, shift=1, log_std_min=-3.0, log_std_max=1.0, dtype=jnp.float32)
-    settings = dict(weight=1.0, share=0.5, epochs=1, minibatch=64, clip=0.2, lambda_=0.9, entropy=1e-3, steps=2)
+    settings = dict(weight=1.0, share=0.5, epochs=1, minibatch=64, clip=0.2, kl=0.0, lambda_=0.9, entropy=1e-3, steps=2)
     settings |= dict(bonus=changes.pop("bonus", "clipped"), beta=0.5)
     return Agent(
         world=WorldModel(**sizes),
@@ -112,16 +112,18 @@ def by_path(*trees) -> dict:
 
 
 @pytest.mark.slow
-def test_a_loss_falls_and_every_part_learns_but_for_the_critics_of_fresh_rows():
+def test_losses_fall_and_every_part_learns():
     made, batch = agent(), rows(WINDOWS, HORIZON + 1)
-    state, seen = started(made), []
+    state, seen, critic = started(made), [], []
     for _ in range(30):
         state, metrics = learned(algorithm.update, made, state, batch)
         seen.append(metrics["world/total"].sum())
+        critic.append(metrics["policy/critic_loss"].sum())
     assert seen[-1] < 0.7 * seen[0]
     assert state.update == 30 and state.skipped.tolist() == [0, 0] and np.any(state.scale > 1)
     for path, (old, new) in by_path(started(made).params, state.params).items():
-        assert np.any(old != new) == ("['value']" not in path), path
+        assert np.any(old != new), path
+    assert critic[-1] < 0.9 * critic[0], "it follows the policy's values"
     assert all(np.isfinite(x).all() for x in metrics.values())
     unlike = [np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (state.target, state.params["q"])), strict=True)]
     assert all(unlike), "targets follow behind"
@@ -140,6 +142,7 @@ def test_a_bonus_changes_nothing_of_what_replay_teaches():
     without, _ = learned(algorithm.update, other, fewer, batch)
     kept = {name: part for name, part in with_bonus.params.items() if name != "augmented"}
     chex.assert_trees_all_equal(kept, without.params)
+    chex.assert_trees_all_equal(with_bonus.params["augmented"], start.params["augmented"])
 
 
 @pytest.mark.slow
@@ -239,10 +242,35 @@ def test_the_first_minibatch_s_ratio_is_one_and_later_the_policy_moves():
     assert moves and all(name.startswith(("['policy']", "['value']")) for name in moves)
     assert np.all(metrics["bonus/turned"] == 0) and np.all(metrics["bonus/size"] > 0)
     assert metrics["bonus/weight"] == pytest.approx(0.5)
+    start = jax.tree.leaves(started(made).params["policy"])
+    far = sum(((a - b) ** 2).sum() for a, b in zip(jax.tree.leaves(state.params["policy"]), start, strict=True)) ** 0.5
+    assert metrics["fresh/step"] == pytest.approx(far, rel=1e-4) and metrics["fresh/going"] == 1
+    held = dataclasses.replace(made, trust=dataclasses.replace(made.trust, kl=1e-9))
+    rests, metrics = learned(algorithm.on_policy, held, state, batch)
+    assert metrics["fresh/replay_step"] == 0, "nothing since the round before"
+    assert metrics["fresh/going"] == 0 and metrics["fresh/step"] == 0
+    chex.assert_trees_all_equal(rests.params["policy"], state.params["policy"])
+    assert np.any(rests.params["value"][0]["kernel"] != state.params["value"][0]["kernel"])
     _, metrics = learned(algorithm.on_policy, made, started(made)._replace(update=np.int32(75)), batch)
     assert metrics["bonus/weight"] == pytest.approx(0.125), "falls with the share of the run"
     reward = batch.reward[:, : ENVS // 2].mean((1, 2)), batch.reward[:, ENVS // 2 :].mean((1, 2))
     np.testing.assert_allclose((metrics["acting/policy"], metrics["acting/planner"]), reward, rtol=1e-5)
+
+
+def test_disagreement_is_of_the_model_and_asks_no_critic():
+    """Other critics leave it as it is, and a bonus of weight 0 leaves advantages as they are."""
+    made, params = agent(bonus="reward"), started(agent(bonus="reward")).params
+    e, mask, model = params["embedding"][0], MASK[0], made.world
+    batch = jax.tree.map(lambda x: x[0], rows(WINDOWS, SLICE))
+    batch = batch._replace(extras={"raw": batch.action, "log_prob": np.zeros_like(batch.reward)})
+    run = jax.jit(lambda params, beta: fresh.prepare(model, made.trust, params, e, mask, 0.9, batch, beta))
+    found, said = run(params, 0.5)
+    doubled = params | {name: jax.tree.map(lambda x: 2 * x, params[name]) for name in ("value", "augmented")}
+    _, other = run(doubled, 0.5)
+    assert other["disagreement/model"] == said["disagreement/model"] > 0 and other["fresh/value"] != said["fresh/value"]
+    zero = params | {"augmented": jax.tree.map(np.zeros_like, params["augmented"])}
+    plain, said = run(zero, 0.0)
+    assert said["bonus/size"] < 1e-5 and np.any(plain.advantage != found.advantage)
 
 
 def test_a_positive_advantage_makes_an_action_likelier():

@@ -12,10 +12,12 @@ import pytest
 from ml_collections import ConfigDict
 from processes import ROOT
 
+from mow_jax import checks
 from mow_jax import config as common
 from mow_jax.build import plan
 from mow_jax.config import default
 from mow_jax.config import m3po as config
+from mow_jax.learner import Learner
 from mow_jax.systems.m3po import agent as algorithm
 from mow_jax.systems.m3po import build
 from mow_jax.types import BadInput, Task
@@ -47,13 +49,14 @@ def test_without_what_m3po_adds_the_model_has_tdmpc2_s_published_size():
 
 
 def test_the_preset_tdmpc2_is_m3po_with_both_off():
-    """At equal rounds the same agent, of which everything compiled is a function, and the same record."""
+    """The same config, the same agent, of which everything compiled is a function, and the same record."""
     off, named = settings(), config.preset(settings(), "tdmpc2")
-    off.fresh.weight, off.bonus.kind, off.train.burst = 0.0, "none", 1
+    off.fresh.weight, off.bonus.kind = 0.0, "none"
+    assert off == named
     one, other = (agent(made, tasks(2)) for made in (off, named))
     assert one == other and one.trust is None
     records = [build.system(made, tasks(2), plan(made)) for made in (off, named)]
-    assert all(record.extras == {} and record.updates.keys() == {"training"} for record in records)
+    assert all(record.extras == {} and record.updates.keys() == {"training", "warmup"} for record in records)
 
 
 @pytest.mark.parametrize(("name", "by_policy"), [("m3po", 2), ("m3po_onpolicy", 8), ("tdmpc2", 0)])
@@ -63,10 +66,53 @@ def test_presets_pass_and_share_the_environments(name: str, by_policy: int):
     assert agent(made, tasks(2)).by_policy(made.train.envs) == by_policy
 
 
-@pytest.mark.parametrize("variant", ["m3po", "m3po_onpolicy", "tdmpc2"])
-@pytest.mark.parametrize("name", ["pendulum.py", "metaworld_mt10_state.py", "metaworld_mt50_state.py"])
-def test_experiments_of_every_preset_pass(name: str, variant: str):
-    common.check(runpy.run_path(str(ROOT / "experiments" / name))["get_config"](variant))
+def variants(name: str, *names: str) -> list[ConfigDict]:
+    """Of an experiment file."""
+    made = [runpy.run_path(str(ROOT / "experiments" / name))["get_config"](variant) for variant in names]
+    for one in made:
+        common.check(one)
+    return made
+
+
+# What is set side by side, by file.
+BESIDE = {
+    "pendulum.py": ("m3po", "tdmpc2"),
+    "metaworld_mt10_state.py": ("m3po", "tdmpc2"),
+    "metaworld_mt50_state.py": ("m3po", "tdmpc2"),
+    "toy_slide.py": ("sparse_tdmpc2", "sparse_acts", "sparse_none", "sparse_clipped", "sparse_reward"),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_is_compared_differs_in_bonus_and_trust_region_alone(name: str):
+    made = [checks.flat(one) for one in variants(name, *BESIDE[name])]
+    for one in made[1:]:
+        unlike = {key for key in one if one[key] != made[0][key]}
+        assert unlike and {key.partition(".")[0] for key in unlike} <= {"fresh", "bonus"}, unlike
+
+
+@pytest.mark.parametrize("name", ["sparse_none", "sparse_clipped", "sparse_reward"])
+def test_in_the_ablation_a_round_may_move_the_policy_as_replay_does(name: str):
+    """Its steps, by their weight, for each step on replay: of far fewer no bonus could show. How far both go is in
+    every run's metrics, fresh/step and fresh/replay_step."""
+    (made,) = variants("toy_slide.py", name)
+    trust, rounds = made.fresh, made.train.burst
+    rows = round(trust.share * made.train.envs) * rounds
+    steps = trust.weight * trust.epochs * (rows // min(trust.minibatch, rows))
+    assert steps >= 0.2 * rounds * made.train.ratio
+
+
+def test_the_pendulum_s_wider_search_differs_in_that_alone():
+    plain, wide = map(checks.flat, variants("pendulum.py", "m3po", "search"))
+    unlike = {key: wide[key] for key in wide if wide[key] != plain[key]}
+    assert unlike == {"planner.policy_samples": 24, "planner.iterations": 6} and plain["evaluation.episodes"] == 100
+
+
+def test_three_tasks_from_states_are_those_from_pixels():
+    (state,), (pixels,) = variants("metaworld_mt10_state.py", "three"), variants("metaworld_reach.py", "three")
+    assert state.suite.tasks == pixels.suite.tasks == ("reach-v3", "button-press-topdown-v3", "door-open-v3")
+    assert [one.suite.metaworld.action_repeat for one in (state, pixels)] == [4, 4]
+    assert [one.suite.metaworld.horizon for one in (state, pixels)] == [125, 125]
 
 
 def test_variants_of_the_toy_pass_and_are_settings_of_their_own():
@@ -74,7 +120,16 @@ def test_variants_of_the_toy_pass_and_are_settings_of_their_own():
     made = [module["get_config"](variant) for variant in module["VARIANTS"]]
     for one in made:
         common.check(one)
-    assert len({one.to_json_best_effort() for one in made}) == len(made) == 6
+    assert len({one.to_json_best_effort() for one in made}) == len(made) == 7
+
+
+def test_the_warm_up_learns_as_all_else_does_and_compiles_nothing_of_its_own():
+    made = settings()
+    record = build.system(made, tasks(1), plan(made))
+    learner = Learner(record, tasks(1))
+    assert record.updates["warmup"] == record.updates["training"] != record.updates["on_policy"]
+    assert learner._updates["warmup"] is learner._updates["training"] is not learner._updates["on_policy"]
+    assert plan(made).warmup_updates == 500
 
 
 def test_discounts_follow_the_tasks_lengths():
@@ -90,6 +145,7 @@ def test_weights_are_carried_over_but_for_embeddings():
     values = {name: {int(leaf.ravel()[0]) for leaf in jax.tree.leaves(part)} for name, part in carried.params.items()}
     assert values.pop("embedding") == {2} and set(map(frozenset, values.values())) == {frozenset({1})}
     assert int(jax.tree.leaves(carried.target)[0].ravel()[0]) == 1 and int(carried.update) == 2
+    assert jax.tree.leaves(carried.anchor)[0] is jax.tree.leaves(carried.params["policy"])[0]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ GAMMA = 0.9
 
 
 def trust(**changes) -> Trust:
-    return Trust(**(dict(weight=0.1, share=0.5, epochs=2, minibatch=4, clip=0.2, lambda_=0.8, entropy=0.0) | changes))
+    made = dict(weight=0.1, share=0.5, epochs=2, minibatch=4, clip=0.2, kl=0.0, lambda_=0.8, entropy=0.0)
+    return Trust(**(made | changes))
 
 
 def test_advantages_are_the_double_sum():
@@ -58,14 +59,30 @@ def line(error: float = 0.0) -> Dream:
     )
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_a_perfect_model_with_consistent_values_does_not_disagree(steps: int):
+def disagreement(dream: Dream, steps: int, off: float = 0.0, ended: float = 0.0) -> np.ndarray:
+    """Of three steps on the line, whose rewards are by `off` higher than the model says."""
     z, action = np.arange(3.0)[:, None], np.array([[1.0], [0.0], [-1.0]])
-    policy_value = lambda z: z / (1 - GAMMA) + GAMMA / (1 - GAMMA) ** 2
-    free = z[:, 0] + GAMMA * policy_value(z[:, 0] + action[:, 0])
-    ask = lambda dream: bonus.disagreement(dream, z, action, free, GAMMA, steps, jnp.arange(2))
-    np.testing.assert_allclose(ask(line()), 0, atol=1e-3 * free.max())
-    np.testing.assert_allclose(ask(line(3.0)), GAMMA**steps * 3.0, rtol=1e-3)
+    after = bonus.Outcome(z[:, 0] + off, np.full(3, ended), z + action)
+    return np.asarray(bonus.disagreement(dream, z, action, after, GAMMA, steps, jnp.arange(2)))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("error", [0.0, 3.0, -40.0])
+def test_a_perfect_model_does_not_disagree_however_wrong_the_values(steps: int, error: float):
+    np.testing.assert_allclose(disagreement(line(error), steps), 0, atol=1e-4)
+    np.testing.assert_allclose(disagreement(line(error), steps, off=0.5), 0.5, rtol=1e-3)
+    odd = line()._replace(value=lambda z, a, places: jnp.sin(7 * z[..., 0] + a[..., 0]))
+    np.testing.assert_allclose(disagreement(odd, steps), 0, atol=1e-4)
+
+
+def test_a_model_that_errs_about_the_next_state_or_an_end_disagrees():
+    ask = lambda **changes: disagreement(line()._replace(value=lambda z, a, places: z[..., 0], **changes), 1)
+    far = lambda z, a: (z + a + 2, z[..., 0], jnp.zeros(z.shape[:-1]))
+    np.testing.assert_allclose(ask(follow=far), GAMMA * 2, rtol=1e-5)
+    ends = lambda z, a: (z + a, z[..., 0], jnp.full(z.shape[:-1], 0.5))
+    np.testing.assert_allclose(ask(follow=ends), GAMMA * 0.5, rtol=1e-5)  # of z' = 1, at all three steps
+    ended = disagreement(line()._replace(follow=ends, value=lambda z, a, places: z[..., 0]), 1, ended=1.0)
+    np.testing.assert_allclose(ended, GAMMA * 0.5, rtol=1e-5)
 
 
 # --- The bonus --------------------------------------------------------------------------------------------------------

@@ -127,7 +127,6 @@ REFUSED = {
     "bonus alone": (["--config.fresh.weight=0.0"], ["bonus.kind='reward' with fresh.weight=0"]),
     "nobody": (["--config.fresh.share=0.1"], ["fresh.share=0.1 of train.envs=2 leaves no environment"]),
     "overlap": (["--config.train.overlap=True"], ["train.overlap=True"]),
-    "warm-up": (["--config.warmup.updates=2"], ["warmup.updates=2", "m3po learns nothing in a warm-up"]),
     "windows": (["--config.batch.horizon=12"], ["warmup.steps=24", "raise warmup.steps to 26", "batch.horizon"]),
     "observation": (["--config.suite.observation=numbers"], ["suite.observation='numbers'", "pixels, state"]),
 }

@@ -54,14 +54,18 @@ class Agent:
         """Of the policy, and of what learns in a round on fresh rows."""
         return optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(self.lr, eps=1e-5))
 
+    @property
+    def critics(self) -> tuple[str, ...]:
+        """Value functions of a latent alone: none without a trust region."""
+        return self.trust.critics if self.trust else ()
+
     def by_policy(self, envs: int) -> int:
         """How many of a task's environments act by the bare policy while the system learns: the first ones."""
         return round(self.trust.share * envs) if self.trust else 0
 
     def rest(self, params: dict) -> dict:
         """The parameters that learn from replay with the model: all but policies and critics of fresh rows."""
-        apart = ("policy", *(self.trust.critics if self.trust else ()))
-        return {name: part for name, part in params.items() if name not in apart}
+        return {name: part for name, part in params.items() if name not in ("policy", *self.critics)}
 
 
 # --- Beginning --------------------------------------------------------------------------------------------------------
@@ -69,27 +73,26 @@ class Agent:
 
 def init(agent: Agent) -> State:
     """The state before the first update."""
-    critics = agent.trust.critics if agent.trust else ()
-    params = world_model.init(agent.world, named_key(agent.seed, 0, "init"), critics)
+    params = world_model.init(agent.world, named_key(agent.seed, 0, "init"), agent.critics)
     flat = lambda tree: ravel_pytree(tree)[0]
     optimizer = {"model": agent.model_optimizer.init(flat(agent.rest(params)))}
-    optimizer["policy"] = agent.policy_optimizer.init(flat(params["policy"]))
+    optimizer["policy"] = agent.policy_optimizer.init(flat(learning(params, agent.critics[:1])))
     if agent.trust:
-        optimizer["fresh"] = agent.policy_optimizer.init(flat(fresh_part(agent, params)))
+        optimizer["fresh"] = agent.policy_optimizer.init(flat(learning(params, agent.critics)))
     return State(
         update=jnp.int32(0),
         params=params,
         target=jax.tree.map(jnp.copy, params["q"]),
         optimizer=optimizer,
+        anchor=jax.tree.map(jnp.copy, params["policy"]) if agent.trust else (),
         scale=jnp.ones(agent.world.tasks),
         skipped=jnp.zeros(2, jnp.int32),
     )
 
 
-def fresh_part(agent: Agent, params: dict) -> dict:
-    """What learns in a round on fresh rows."""
-    assert agent.trust is not None
-    return {name: params[name] for name in ("policy", *agent.trust.critics)}
+def learning(params: dict, critics: tuple[str, ...]) -> dict:
+    """The policy and some critics: the first one learns from replay too, all do in a round on fresh rows."""
+    return {name: params[name] for name in ("policy", *critics)}
 
 
 # --- One update from replay -------------------------------------------------------------------------------------------
@@ -122,11 +125,12 @@ def update(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[Stat
     if agent.climbs:
         scale = new_scale(agent, state, params, z, draws, shard)
         grad = jax.grad(functools.partial(policy_loss, agent), has_aux=True)
-        gradient, said = grad(params["policy"], params, scale, z, alive, draws, shard, mean)
+        learns = learning(params, agent.critics[:1])
+        gradient, said = grad(learns, params, scale, z, alive, draws, shard, mean)
         flat, unravel = ravel_pytree(gradient)
         flat = jax.lax.psum(flat, "device")
         step, optimizer["policy"] = agent.policy_optimizer.update(flat, state.optimizer["policy"])
-        params["policy"] = optax.apply_updates(params["policy"], unravel(step))
+        params |= optax.apply_updates(learns, unravel(step))
         norms["policy/gradient_norm"] = jnp.linalg.norm(flat)
         said["scale"] = scale[shard.ids]
 
@@ -155,16 +159,24 @@ def model_loss(agent: Agent, learns: dict, state: State, batch: Batch, draws: Dr
     return (mean * terms["total"]).sum(), (terms, z, alive)
 
 
-def policy_loss(agent: Agent, policy: list, params: dict, scale, z, alive, draws: Draws, shard: Shard, mean):
-    """This device's share of the mean over tasks, and metrics [K']."""
+def policy_loss(agent: Agent, learns: dict, params: dict, scale, z, alive, draws: Draws, shard: Shard, mean):
+    """This device's share of the mean over tasks, and metrics [K']. The critic follows the policy's value: by its few
+    steps on fresh rows alone it stays far behind, and advantages are then little but returns."""
+    model, policy, q = agent.world, learns["policy"], params["q"]
 
     def one(e, mask, z, alive, scale, draws):
-        rows = (policy, params["q"], e, mask, z, alive, scale, draws)
-        return world_model.policy_loss(agent.world, *rows, rho=agent.rho, entropy=agent.entropy)
+        rows = (policy, q, e, mask, z, alive, scale, draws)
+        loss, said = world_model.policy_loss(model, *rows, rho=agent.rho, entropy=agent.entropy)
+        said["loss"] = loss
+        if "value" in learns:
+            value = world_model.policy_value(model, q, policy, e, mask, z[:, 0], draws)
+            said["critic_loss"] = world_model.critic_loss(model, learns["value"], e, z[:, 0], value)
+            loss = loss + said["critic_loss"]
+        return loss, said
 
     rows = (params["embedding"][shard.ids], shard.mask, z, alive, scale[shard.ids], draws)
     loss, said = jax.vmap(one, (0, 0, 0, 0, 0, chance.ONE))(*rows)
-    return (mean * loss).sum(), said | {"loss": loss}
+    return (mean * loss).sum(), said
 
 
 def new_scale(agent: Agent, state: State, params: dict, z, draws: Draws, shard: Shard) -> jax.Array:
@@ -205,50 +217,23 @@ def on_policy(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[S
     beta = beta * (trust.bonus != "none")
     prepare = functools.partial(fresh.prepare, agent.world, trust, state.params, beta=beta)
     rows, said = jax.vmap(lambda *x: prepare(*x))(e, shard.mask, gammas(agent, shard), mine)
-    learned, optimizer, moved, finite = epochs(agent, state, rows, e, shard)
+    start = learning(state.params, agent.critics), state.optimizer["fresh"]
+    given = (start, rows, e, shard, task_keys(agent.seed, state.update, "fresh", shard))
+    learned, optimizer, moved, finite, going = fresh.epochs(agent.world, trust, agent.policy_optimizer, *given)
 
     kept = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-    params = state.params | kept(learned, fresh_part(agent, state.params))
-    optimizer = state.optimizer | {"fresh": kept(optimizer, state.optimizer["fresh"])}
+    params = state.params | kept(learned, start[0])
+    optimizer = state.optimizer | {"fresh": kept(optimizer, start[1])}
     if count < batch.reward.shape[1]:
         said["acting/planner"] = batch.reward[:, count:].mean((1, 2))
     said |= {"acting/policy": mine.reward.mean((1, 2)), "fresh/first_moved": moved["fresh/moved"][0]}
     said |= {name: x.mean(0) for name, x in moved.items()}
     metrics = {name: routing.everywhere(x, shard, tasks) for name, x in said.items()}
-    return state._replace(params=params, optimizer=optimizer), metrics | {
-        "bonus/weight": beta,
-        "fresh/skipped": 1.0 - finite,
-    }
-
-
-def epochs(agent: Agent, state: State, rows: fresh.Rows, e: jax.Array, shard: Shard):
-    """All minibatches one after the other: what learned, its optimiser, metrics [minibatches, K'] and whether every
-    gradient was finite."""
-    assert agent.trust is not None
-    trust, count = agent.trust, rows.log_prob.shape[1]
-    order = functools.partial(fresh.blocks, trust, rows=count)
-    places = jax.vmap(lambda key: order(key))(task_keys(agent.seed, state.update, "fresh", shard))  # [K', blocks, m]
-
-    def loss(learned, taken):
-        one = functools.partial(fresh.loss, agent.world, trust, learned)
-        each, said = jax.vmap(lambda *x: one(*x))(e, shard.mask, taken)
-        return (shard.valid / agent.world.tasks * each).sum(), said
-
-    def step(carry, places):
-        learned, optimizer, finite = carry
-        taken = jax.vmap(lambda tree, at: jax.tree.map(lambda x: x[at], tree))(rows, places)
-        gradient, said = jax.grad(loss, has_aux=True)(learned, taken)
-        flat, unravel = ravel_pytree(gradient)
-        flat = jax.lax.psum(flat, "device")
-        change, optimizer = agent.policy_optimizer.update(flat, optimizer)
-        change = unravel(change)
-        change["policy"] = jax.tree.map(lambda leaf: trust.weight * leaf, change["policy"])
-        finite = finite & jnp.isfinite(flat).all()
-        return (optax.apply_updates(learned, change), optimizer, finite), said
-
-    start = (fresh_part(agent, state.params), state.optimizer["fresh"], jnp.bool_(True))
-    (learned, optimizer, finite), said = jax.lax.scan(step, start, places.swapaxes(0, 1))
-    return learned, optimizer, said, finite
+    # Side by side, how far each way of learning moves the policy: a round, and the updates since the round before.
+    metrics["fresh/step"] = fresh.distance(params["policy"], state.params["policy"])
+    metrics["fresh/replay_step"] = fresh.distance(state.params["policy"], state.anchor)
+    metrics |= {"bonus/weight": beta, "fresh/skipped": 1.0 - finite, "fresh/going": going}
+    return state._replace(params=params, optimizer=optimizer, anchor=params["policy"]), metrics
 
 
 # --- Acting -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,9 @@ Of one task, on the rows of a round on fresh data, before anything is learned fr
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -13,25 +16,41 @@ from mow_jax.systems.m3po.types import Dream
 KINDS = ("none", "clipped", "reward")
 
 
+class Outcome(NamedTuple):
+    """What came of steps."""
+
+    reward: Any  # [N]
+    termination: Any  # [N] bool or 0 and 1
+    z: Any  # [N, D] the latent that was reached
+
+
 def disagreement(
-    dream: Dream, z: jax.Array, action: jax.Array, free: jax.Array, gamma: jax.Array, steps: int, places: jax.Array
+    dream: Dream, z: jax.Array, action: jax.Array, after: Outcome, gamma: jax.Array, steps: int, places: jax.Array
 ) -> jax.Array:
-    """|Q_MB - Q_MF| of steps (z [N, D], action [N, A]) whose model-free value is `free` [N].
+    """|Q_MB - Q_MF| [N] of steps (z [N, D], action [N, A]) and what came of them.
 
-    Q_MB = sum_{i < k} gamma^i c_i r_i + gamma^k c_k Q(z_k, pi(z_k)), k = `steps`: the first action is the one that was
-    taken, later ones are the policy's mean; c_i is the chance that the task goes on; Q is the mean of the value
-    functions at `places`.
+    Q_MF = r + gamma (1 - d) W(z'), Q_MB = r~ + gamma (1 - d~) W(z~'), with ~ what the model says instead. W is the same
+    on both sides (POME), so that the two differ by the model's errors alone, however wrong the values are: the value of
+    a latent from which the model goes on for `steps` - 1 steps of the policy's mean, by the mean of the value functions
+    at `places`.
     """
-    zero = jnp.zeros_like(action)
+    worth = functools.partial(_worth, dream, gamma=gamma, steps=steps - 1, places=places, still=jnp.zeros_like(action))
+    own, gain, end = dream.follow(z, action)
+    based = gain + gamma * (1.0 - end) * worth(own)
+    return jnp.abs(based - after.reward - gamma * (1.0 - after.termination) * worth(after.z))
 
-    def step(carry, place):
+
+def _worth(dream: Dream, z: jax.Array, gamma: jax.Array, steps: int, places: jax.Array, still: jax.Array) -> jax.Array:
+    """sum_{i < n} gamma^i c_i r_i + gamma^n c_n Q(z_n, pi(z_n)) [N], n = `steps`, c_i the chance that the task goes on;
+    noise `still` [N, A] of zeros makes pi the policy's mean."""
+
+    def step(carry, _):
         z, total, discount = carry
-        taken = jnp.where(place == 0, action, dream.choose(z, zero))
-        z, gain, end = dream.follow(z, taken)
+        z, gain, end = dream.follow(z, dream.choose(z, still))
         return (z, total + discount * gain, discount * gamma * (1.0 - end)), None
 
-    (z, total, discount), _ = jax.lax.scan(step, (z, jnp.zeros(len(z)), jnp.ones(len(z))), jnp.arange(steps))
-    return jnp.abs(total + discount * dream.value(z, dream.choose(z, zero), places) - free)
+    (z, total, discount), _ = jax.lax.scan(step, (z, jnp.zeros(len(z)), jnp.ones(len(z))), length=steps)
+    return total + discount * dream.value(z, dream.choose(z, still), places)
 
 
 def whitened(x: jax.Array) -> jax.Array:

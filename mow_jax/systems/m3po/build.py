@@ -22,7 +22,8 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
     """The record of a checked config. Raises BadInput for tasks whose actions are choices."""
     made, batch = agent(config, tasks, plan), config.batch
     bound = lambda function: functools.partial(function, made)
-    updates = {"training": Update(bound(algorithm.update), {"replay": Window(batch.windows, batch.horizon + 1)})}
+    replayed = Update(bound(algorithm.update), {"replay": Window(batch.windows, batch.horizon + 1)})
+    updates = {"training": replayed, "warmup": replayed}  # on random rows as on all others
     extras: dict[str, tuple[str, tuple[int, ...]]] = {}
     if made.trust:
         # The newest rows of a burst, all acted by one policy; the last one's next frame is not there yet.
@@ -127,4 +128,4 @@ def carry_over(old: State, new: State) -> State:
     params = {name: old.params.get(name, part) for name, part in new.params.items()} | {
         "embedding": new.params["embedding"]
     }
-    return new._replace(params=params, target=old.target)
+    return new._replace(params=params, target=old.target, anchor=params["policy"] if new.anchor else ())

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
 
 from mow_jax.ops import twohot
 from mow_jax.ops.returns import advantages
 from mow_jax.systems.m3po import bonus, world_model
 from mow_jax.systems.m3po.types import Choice
 from mow_jax.systems.m3po.world_model import WorldModel
-from mow_jax.types import Batch
+from mow_jax.types import Batch, Shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Trust:
     epochs: int
     minibatch: int  # rows of a task
     clip: float  # how far a ratio of probabilities may lead from 1
+    kl: float  # the policy stops for this round once a minibatch is further than this from what acted; 0: never
     lambda_: float  # of the advantages
     entropy: float
     bonus: str  # one of bonus.KINDS
@@ -38,7 +41,7 @@ class Trust:
 
     @property
     def critics(self) -> tuple[str, ...]:
-        """Value functions of a latent that this needs: of raw rewards, and of rewards with the bonus in them."""
+        """Value functions of a latent that this needs: of raw rewards, and of the bonuses where these are rewards."""
         return ("value", "augmented") if self.bonus == "reward" else ("value",)
 
 
@@ -75,24 +78,24 @@ def prepare(
     def learned(name: str, gain: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Advantages and returns [n, T] by one critic."""
         value = worth(name, z)
-        gained = advantages(gain, value, worth(name, ahead), batch.termination, unseen, gamma, trust.lambda_)
-        return gained, gained + value
+        better = advantages(gain, value, worth(name, ahead), batch.termination, unseen, gamma, trust.lambda_)
+        return better, better + value
 
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    free = batch.reward + gamma * (1.0 - batch.termination) * worth("value", ahead)
-    everyone = jnp.arange(model.values)
-    delta = bonus.disagreement(dream, flat(z), flat(batch.action), flat(free), gamma, trust.steps, everyone)
-    known = flat(jnp.where(unseen & ~batch.termination, 0.0, 1.0))  # elsewhere both values rest on the model
+    everyone, after = jnp.arange(model.values), bonus.Outcome(*map(flat, (batch.reward, batch.termination, ahead)))
+    delta = bonus.disagreement(dream, flat(z), flat(batch.action), after, gamma, trust.steps, everyone)
+    known = flat(jnp.where(unseen & ~batch.termination, 0.0, 1.0))  # elsewhere the latent ahead is the model's own
 
-    advantage, returns = learned("value", batch.reward)
-    plain, found = bonus.whitened(flat(advantage)), {"value": flat(returns)}
+    gained, returns = learned("value", batch.reward)
+    plain, found = bonus.whitened(flat(gained)), {"value": flat(returns)}
     advantage = plain
     if trust.bonus == "clipped":
         advantage = bonus.clipped(plain, delta, known, beta)
     if trust.bonus == "reward":
-        gain = bonus.reward(flat(batch.reward), delta, known, beta).reshape(batch.reward.shape)
-        more, returns = learned("augmented", gain)
-        advantage, found["augmented"] = bonus.whitened(flat(more)), flat(returns)
+        # Advantages are linear in rewards and values: the second critic needs to learn the bonuses' part alone.
+        extra = bonus.reward(jnp.zeros_like(delta), delta, known, beta).reshape(batch.reward.shape)
+        more, returns = learned("augmented", extra)
+        advantage, found["augmented"] = bonus.whitened(flat(gained + more)), flat(returns)
     rows = Rows(flat(z), flat(batch.extras["raw"]), flat(batch.extras["log_prob"]), advantage, found)
     asked = dream.choose(flat(z), jnp.zeros_like(rows.raw))
     heads = world_model.some_values(model, params["q"], e, rows.z, asked, everyone)
@@ -116,6 +119,7 @@ def loss(model: WorldModel, trust: Trust, params: Any, e, mask, rows: Rows) -> t
     spread = (choice.log_std * mask).sum(-1).mean()  # the entropy but for a constant
     total, said = -surrogate - trust.entropy * spread, {"fresh/moved": jnp.abs(ratio - 1).mean()}
     said["fresh/clipped"] = jnp.mean(ratio != held)
+    said["fresh/kl"] = jnp.mean(ratio - 1 - moved)  # an estimate of KL(what acted, policy), never negative
     for name, target in rows.returns.items():
         logits = world_model.critic(model, params[name], e, rows.z)
         said[f"fresh/{name}_loss"] = twohot.cross_entropy(logits, target, model.limit).mean()
@@ -129,3 +133,39 @@ def blocks(trust: Trust, key: jax.Array, rows: int) -> jax.Array:
     size = min(trust.minibatch, rows)
     order = lambda key: jax.random.permutation(key, rows)[: rows // size * size].reshape(-1, size)
     return jax.vmap(order)(jax.random.split(key, trust.epochs)).reshape(-1, size)
+
+
+def epochs(
+    model: WorldModel, trust: Trust, optimizer: Any, start: tuple[dict, Any], rows: Rows, e, shard: Shard, keys
+) -> tuple[dict, Any, dict[str, jax.Array], jax.Array, jax.Array]:
+    """All minibatches of all tasks one after the other, from `start`, what learns and the optimiser's state. Returns
+    both, metrics [minibatches, K'], whether every gradient was finite, and the share of minibatches that moved the
+    policy: it rests once it is too far from what acted, while the critics learn on."""
+    places = jax.vmap(lambda key: blocks(trust, key, rows.log_prob.shape[1]))(keys)  # [K', minibatches, m]
+    mean = shard.valid / model.tasks
+
+    def total(learned, taken):
+        each, said = jax.vmap(lambda *x: loss(model, trust, learned, *x))(e, shard.mask, taken)
+        return (mean * each).sum(), said
+
+    def step(carry, places):
+        learned, state, finite, going = carry
+        taken = jax.vmap(lambda tree, at: jax.tree.map(lambda x: x[at], tree))(rows, places)
+        gradient, said = jax.grad(total, has_aux=True)(learned, taken)
+        flat, unravel = ravel_pytree(gradient)
+        flat, far = jax.lax.psum((flat, (mean * said["fresh/kl"]).sum()), "device")
+        going = going & (far <= trust.kl) if trust.kl else going
+        change, state = optimizer.update(flat, state)
+        change = unravel(change)
+        change["policy"] = jax.tree.map(lambda leaf: trust.weight * going * leaf, change["policy"])
+        finite = finite & jnp.isfinite(flat).all()
+        return (optax.apply_updates(learned, change), state, finite, going), (said, going)
+
+    carry = (*start, jnp.bool_(True), jnp.bool_(True))
+    (learned, state, finite, _), (said, going) = jax.lax.scan(step, carry, places.swapaxes(0, 1))
+    return learned, state, said, finite, going.mean()
+
+
+def distance(one: list, other: list) -> jax.Array:
+    """The length of the difference of two trees of parameters."""
+    return jnp.linalg.norm(ravel_pytree(one)[0] - ravel_pytree(other)[0])

@@ -50,5 +50,6 @@ class State(NamedTuple):
     params: Any  # {"embedding" [K, E], "encoder", "dynamics", "reward", "q" leaves [Q, ...], "policy", ...}
     target: Any  # moving average of "q"
     optimizer: Any  # {"model", "policy" and, with a trust region, "fresh"}
+    anchor: Any  # the policy as the last round on fresh rows left it; () without a trust region
     scale: Any  # [K] range of the task's values, which the policy's loss is divided by
     skipped: Any  # [2] int32, non-finite updates: in all, in a row

@@ -256,9 +256,19 @@ def entropy_of(choice: Choice, mask: jax.Array, noise: jax.Array) -> jax.Array:
     return (each * mask).sum(-1)
 
 
+def policy_value(model: WorldModel, q: list, layers: list, e, mask, z, draws: Draws) -> jax.Array:
+    """What two value functions say, on average, of the policy's action in first latents z [B, D]: [B]."""
+    action = choose(model, layers, e, mask, z, draws.policy[:, 0]).action
+    return some_values(model, q, e, z, action, draws.policy_pair).mean(0)
+
+
 def value_range(model: WorldModel, q: list, layers: list, e, mask, z, draws: Draws) -> jax.Array:
     """The range between the 5th and the 95th percentile of values in first latents [B, D], at least 1."""
-    action = choose(model, layers, e, mask, z, draws.policy[:, 0]).action
-    value = some_values(model, q, e, z, action, draws.policy_pair).mean(0)
-    low, high = jnp.quantile(value, jnp.array([0.05, 0.95]))
+    low, high = jnp.quantile(policy_value(model, q, layers, e, mask, z, draws), jnp.array([0.05, 0.95]))
     return jnp.maximum(high - low, 1.0)
+
+
+def critic_loss(model: WorldModel, layers: list, e, z, value: jax.Array) -> jax.Array:
+    """The cross-entropy of a critic to values [B] in latents z [B, D]; neither of the two gets a gradient."""
+    z, value = jax.lax.stop_gradient((z, value))
+    return twohot.cross_entropy(critic(model, layers, e, z), value, model.limit).mean()
