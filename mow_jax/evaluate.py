@@ -63,14 +63,14 @@ def evaluate(
 def tell(results: dict[str, Any], learner: Learner, step: int) -> None:
     """Tells the system, where it wants to know, what an evaluation after `step` agent steps a task has found."""
     if learner.system.after_evaluation:
-        learner.change(learner.system.after_evaluation, normalised(results), np.int32(step))
+        learner.change(learner.system.after_evaluation.learn, normalised(results), np.int32(step))
         recall(results, learner)
 
 
 def recall(results: dict[str, Any], learner: Learner) -> None:
     """Puts what the system remembers of a task beside its score: {"stages": {"steps": 5000, "score": 0.93}}."""
-    known = learner.single(learner.system.remembers(learner.state)) if learner.system.remembers else {}
-    for area, numbers in known.items():
+    after = learner.system.after_evaluation
+    for area, numbers in learner.single(after.remembers(learner.state)).items() if after else ():
         for k, result in enumerate(results["tasks"].values()):
             of_task = {name: float(values[k]) for name, values in numbers.items()}
             if any(of_task.values()):

@@ -49,7 +49,6 @@ class Learner:
             explore: self.program(functools.partial(system.act, explore=explore), donate=1, alone=True)
             for explore in (True, False)
         }
-        self._inspect: Any = self.program(system.inspection.function, None) if system.inspection else None
         # What the world model says of the rows of windows, [K, B, T] each; None where the system has none.
         self.predictions = self.measure(system.predictions) if system.predictions else None
         self.state: Any  # set by `initialise` or `load`
@@ -90,10 +89,6 @@ class Learner:
         self.flop += self._flop_of[name]
         self.state, metrics = self._updates[name](*arguments)
         return metrics
-
-    def inspect(self, *batches: Batch) -> dict[str, jax.Array]:
-        """What the system's inspection says of dealt windows [K, B, T]."""
-        return self._inspect(self.state, *batches, self._shard)
 
     def _count(self, program: Any, arguments: tuple) -> int:
         """Operations of a program, 0 where that is not known; its trace is what the call compiles."""

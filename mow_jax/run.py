@@ -120,12 +120,11 @@ class Run:
 
     def inspect(self) -> dict[str, float]:
         """What the system's inspection says of windows drawn for it alone, by the names of metrics.jsonl."""
-        if not self.system.inspection or self.replay.rows < max(
-            w.length for w in self.system.inspection.windows.values()
-        ):
+        looks = self.system.updates.get("inspection")
+        if not looks or self.replay.rows < max(window.length for window in looks.windows.values()):
             return {}
-        draws = self.system.inspection.windows.items()
-        return logs.named(self.learner.inspect(*(self.sample(window, name) for name, window in draws)), self.names)
+        windows = [self.sample(window, name) for name, window in looks.windows.items()]
+        return logs.named(self.learner.update("inspection", *windows), self.names)
 
     def _moment(self, name: str) -> tuple:
         """All that windows depend on but the seed: what was drawn at another moment is not what `name` draws now."""

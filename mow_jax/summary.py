@@ -62,17 +62,16 @@ def record_start(workdir: Path, system: System) -> None:
         "machine": machine,
     }
     made |= {"command": shlex.join(sys.argv), "parameters": sum(parameters(system).values())}
-    if system.active:
-        made["active"] = system.active(jax.eval_shape(system.init))
+    made["active"] = sum(parameters(system, of_a_task=True).values())
     path.with_suffix(".tmp").write_text(json.dumps([*starts, made], indent=1) + "\n")
     path.with_suffix(".tmp").replace(path)
 
 
-def parameters(system: System) -> dict[str, int]:
-    """Parameters by component."""
+def parameters(system: System, of_a_task: bool = False) -> dict[str, int]:
+    """Parameters by component; or those of them that one task uses."""
     components = system.components(jax.eval_shape(system.init))
     count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
-    return {name: count(tree) for name, tree in components.items()}
+    return {name: round(count(part.tree) * (part.share if of_a_task else 1)) for name, part in components.items()}
 
 
 def rows(config: ConfigDict, system: System, tasks: list[Task], workdir: Path) -> list[tuple[str, str]]:

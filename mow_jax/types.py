@@ -122,6 +122,21 @@ class Playable(NamedTuple):
     exchange: Callable[..., Any] | None = None  # (state, task, chosen) -> state
 
 
+class Component(NamedTuple):
+    """A part of a state that has parameters."""
+
+    tree: Any
+    share: float = 1.0  # of them that one task uses
+
+
+class AfterEvaluation(NamedTuple):
+    """What a system makes of its scores."""
+
+    learn: Callable[..., Any]  # (state, normalised [K], NaN: unknown, step []) -> state
+    # Of the tasks, to be told beside scores: state -> area -> name -> numbers [K], all 0 for a task with none.
+    remembers: Callable[[Any], dict[str, dict[str, Any]]]
+
+
 class System(NamedTuple):
     """All that the house knows of an algorithm. Functions are pure and closed over its settings; what a system
     remembers lies in its state and its acting state.
@@ -135,13 +150,13 @@ class System(NamedTuple):
     init: Callable[[], Any]  # the state before the first update
     init_acting: Callable[[int, int], Any]  # (tasks, environments) -> a NamedTuple of arrays [K, E, ...]
     act: Callable[..., Acted]  # (state, acting, observation, is_first, step, shard, explore: bool); explore: to learn
-    updates: dict[str, Update]  # "training"; "warmup": on random rows; "on_policy": once a round, before those due
+    updates: dict[str, Update]  # "training"; "warmup": on random rows; "on_policy": once a round, before those due;
+    # "inspection": before evaluations, its metrics in their line; it leaves the state as it is
     extras: dict[str, tuple[str, tuple[int, ...]]] = {}  # dtype and shape of what acting stores beside a row
     # What people are told.
     facts: Callable[[int], list[tuple[str, str]]] = lambda parameters: []  # lines of the first screen
     protocol: dict[str, dict[str, Any]] = {}  # section -> key -> value: what acting depends on, for results.json
-    components: Callable[[Any], dict[str, Any]] = lambda state: {}  # state -> name: subtree, for the parameter table
-    active: Callable[[Any], int] | None = None  # state -> parameters that one task uses; None: not known
+    components: Callable[[Any], dict[str, Component]] = lambda state: {}  # state -> by name, for the parameter table
     # Weights that leave a run.
     exported: tuple[str, ...] | None = None  # fields of the state that acting needs; None: all
     carry_over: Callable[[Any, Any], Any] = lambda old, new: old  # (old, new state) -> new with the old one's weights
@@ -149,11 +164,8 @@ class System(NamedTuple):
     check: Callable[[], None] | None = None  # raises BadInput for what only a new run reads
     after_warmup: Callable[..., None] | None = None  # (learner, replay, directory), once
     after_save: Callable[..., None] | None = None  # (learner, directory), after the warm-up, in process 0
-    after_evaluation: Callable[..., Any] | None = None  # (state, normalised [K], NaN: unknown, step []) -> state
-    # Of its tasks, for evaluations: a part of the state, area -> name -> numbers [K], all 0 for a task with none.
-    remembers: Callable[[Any], dict[str, dict[str, Any]]] | None = None
+    after_evaluation: AfterEvaluation | None = None
     # Looking into a world model, None where there is none to look into.
-    inspection: Update | None = None  # (state, *batches, shard) -> metrics, in an evaluation's line; only looks
     predictions: Callable[..., dict] | None = None  # (state, batch, shard) -> {"reward", ...: [K', B, T]}
     open_loop: Callable[..., tuple] | None = None  # (state, batch, shard, context) -> reconstructed, imagined frames
     playable: Playable | None = None

@@ -419,7 +419,7 @@ def routed(**changes: Any) -> Agent:
 
 def test_the_policy_is_scored_without_the_noise_of_the_selection(state, monkeypatch):
     monkeypatch.setattr(algorithm, "act", lambda agent, state, *rest: (np.asarray(state.table.experts), None))
-    used = lambda agent, explore: mow.act(agent, state, None, None, None, 0, SHARD, explore).action
+    used = lambda agent, explore: mow.act(agent, False, state, None, None, None, 0, SHARD, explore).action
     noisy = routed(noise=1.0, margin=0.0, rest=False, freeze=False)
     scores = np.asarray(router.scores(noisy.world.routing, state.params["shared"], 0))
     top = np.argsort(-scores, axis=1)[:, :2]
@@ -601,6 +601,7 @@ def test_only_scores_are_of_the_best_actions_and_only_if_asked_for(choice: str, 
     settings.evaluation.actions = choice
     made, asked = build.system(settings, build.tasks(settings)), []
     monkeypatch.setattr(algorithm, "act", lambda *arguments: (asked.append(arguments[-1]), None))
+    monkeypatch.setattr(mow, "_without_noise", lambda agent, state: state)
     for explore in (True, False):
         made.act(*[None] * 6, explore=explore)
     assert asked == [False, choice == "best"]

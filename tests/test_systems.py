@@ -22,7 +22,7 @@ from mow_jax import config as keys
 from mow_jax import evaluate, load, load_agent, mirror, summary, train, workdir
 from mow_jax.report.__main__ import main as report
 from mow_jax.run import Run
-from mow_jax.types import Acted, BadInput, System, Update, Window
+from mow_jax.types import Acted, AfterEvaluation, BadInput, System, Update, Window
 
 
 class State(NamedTuple):
@@ -63,11 +63,15 @@ def fake(config: ConfigDict, tasks: list, plan) -> System:
         updates={
             "training": Update(learn, {"sums": Window(config.rows.batch, 4)}),
             "on_policy": Update(fresh, {"fresh": Window(0, config.train.burst)}),
+            "inspection": Update(
+                lambda state, batch, shard: (state, {"look/seen": state.seen}), {"look": Window(2, 4)}
+            ),
         },
         extras={"age": ("float32", ())},
-        after_evaluation=lambda state, normalised, step: state._replace(best=normalised),
-        inspection=Update(lambda state, batch, shard: {"look/seen": state.seen}, {"look": Window(2, 4)}),
-        remembers=lambda state: {"memory": {"best": state.best}},
+        after_evaluation=AfterEvaluation(
+            lambda state, normalised, step: state._replace(best=normalised),
+            lambda state: {"memory": {"best": state.best}},
+        ),
     )
 
 

@@ -208,9 +208,8 @@ def test_gradients_of_two_tasks_are_compared_alike_on_one_device_and_two_and_equ
     same_twice = jax.tree.map(lambda x: np.stack([x[0], x[0]]), batch)
     heads = jax.tree.map(lambda x: np.stack([x[0], x[0]]), started().params["heads"])
     equal = started()._replace(params=started().params | {"heads": heads}, solved=np.array([True, False]))
-    run = lambda devices, *given: program(functools.partial(inspection.conflict, agent()), devices, out_axes=None)(
-        *given[:-1], shard(given[-1], devices)
-    )
+    look = lambda *given: inspection.conflict(agent(), *given)[1]
+    run = lambda devices, *given: program(look, devices, out_axes=None)(*given[:-1], shard(given[-1], devices))
     one, two = (run(n, same(started(), n), dealt(batch, n), MASK) for n in (1, 2))
     chex.assert_trees_all_close(one, two, atol=1e-4)
     assert np.all(np.abs(one["gradients/cosine"]) < 0.999)

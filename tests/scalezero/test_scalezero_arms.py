@@ -13,9 +13,8 @@ import pytest
 from ml_collections import ConfigDict
 from processes import ROOT
 
-from mow_jax import build
+from mow_jax import build, summary
 from mow_jax.config import check
-from mow_jax.learner import abstract_state
 from mow_jax.systems.scalezero import search, stages, targets
 from mow_jax.types import BadInput
 
@@ -39,7 +38,7 @@ def settings(arm: str) -> ConfigDict:
 def parameters(arm: str) -> int:
     """As the first screen counts them: without moving averages and optimisers."""
     made = build.system(settings(arm), build.tasks(settings(arm)))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(made.components(abstract_state(made))))
+    return sum(summary.parameters(made).values())
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,7 +14,7 @@ from mow_jax.systems.m3po.fresh import Trust
 from mow_jax.systems.m3po.planner import Planner
 from mow_jax.systems.m3po.types import ActState, State
 from mow_jax.systems.m3po.world_model import WorldModel
-from mow_jax.types import Acted, BadInput, Plan, Shard, System, Task, Update, Window
+from mow_jax.types import Acted, BadInput, Component, Plan, Shard, System, Task, Update, Window
 
 
 def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
@@ -111,13 +110,13 @@ def facts(config: ConfigDict, agent: Agent, parameters: int) -> list[tuple[str, 
     ]
 
 
-def components(state: State) -> dict[str, Any]:
+def components(state: State) -> dict[str, Component]:
     """What has parameters, but for the moving average of the value functions."""
     names = dict(embedding="task embeddings", encoder="encoder", dynamics="dynamics", reward="reward")
     names |= dict(
         termination="ends", q="value functions", policy="policy", value="critic", augmented="critic of bonuses"
     )
-    return {says: state.params[name] for name, says in names.items() if name in state.params}
+    return {says: Component(state.params[name]) for name, says in names.items() if name in state.params}
 
 
 # --- Weights ----------------------------------------------------------------------------------------------------------

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -20,7 +18,7 @@ from mow_jax.systems.mow.imagination import Imagination
 from mow_jax.systems.mow.router import Routing
 from mow_jax.systems.mow.types import TrainState
 from mow_jax.systems.mow.world_model import WorldModel
-from mow_jax.types import Acted, Plan, Playable, System, Task, Update, Window
+from mow_jax.types import Acted, Component, Plan, Playable, System, Task, Update, Window
 
 BEHAVIOUR = ("width", "depth", "gamma", "lambda_", "entropy", "unimix", "return_decay", "bootstrap", "weights")
 EXPORTED = ("params", "statistics", "harmony", "actor", "critic", "return_scale", "table")
@@ -55,8 +53,7 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
         protocol={
             "agent": {key: own[key] for key in ("act_context", "act_on", "unimix")},
         },
-        components=components,
-        active=bound(active),
+        components=bound(components),
         exported=EXPORTED + ("update",) * _scored_by_time(made.world.routing),
         carry_over=carry_over,
         check=functools.partial(warmup.check, config, names, made),
@@ -183,27 +180,23 @@ def facts(config: ConfigDict, agent: Agent, tasks: list[Task], parameters: int) 
     ]
 
 
-def components(state: TrainState) -> dict[str, Any]:
-    """What has parameters (slow critics included, batch-norm statistics not)."""
-    cluster, shared = state.params["cluster"], state.params["shared"]
+def components(agent: Agent, state: TrainState) -> dict[str, Component]:
+    """What has parameters (slow critics included, batch-norm statistics not). A task uses one of the rows by cluster
+    and n_k of those by expert."""
+    cluster, shared, rules = state.params["cluster"], state.params["shared"], agent.world.routing
+    own = functools.partial(Component, share=1 / agent.world.clusters)
     return {
-        "encoders and posteriors": [cluster["encoder"], cluster["posterior"]],
-        "decoders": cluster["decoder"],
-        "priors, rewards, continuations": [cluster[name] for name in ("prior", "reward", "continuation")],
-        "mixers and expert Transformers": state.params["expert"],
-        "shared Transformer": shared["dynamics"],
-        "router, embeddings, task head": [shared[n] for n in ("router", "embedding", "task_head") if n in shared],
-        "actor": state.actor,
-        "critics and slow critics": [state.critic, state.slow_critic],
+        "encoders and posteriors": own([cluster["encoder"], cluster["posterior"]]),
+        "decoders": own(cluster["decoder"]),
+        "priors, rewards, continuations": own([cluster[name] for name in ("prior", "reward", "continuation")]),
+        "mixers and expert Transformers": Component(state.params["expert"], rules.active / rules.experts),
+        "shared Transformer": Component(shared["dynamics"]),
+        "router, embeddings, task head": Component(
+            [shared[n] for n in ("router", "embedding", "task_head") if n in shared]
+        ),
+        "actor": Component(state.actor),
+        "critics and slow critics": own([state.critic, state.slow_critic]),
     }
-
-
-def active(agent: Agent, state: TrainState) -> int:
-    """How many of those one task uses: one of the rows by cluster, n_k of those by expert, and all that is shared."""
-    count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-    by_cluster = count((state.params["cluster"], state.critic, state.slow_critic)) // agent.world.clusters
-    rules, by_expert = agent.world.routing, count(state.params["expert"])
-    return by_cluster + by_expert * rules.active // rules.experts + count((state.params["shared"], state.actor))
 
 
 # --- Weights and files ------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -17,7 +16,7 @@ from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
 from mow_jax.systems.scalezero.types import ActState, State
 from mow_jax.systems.scalezero.world_model import WorldModel
-from mow_jax.types import Acted, BadInput, Batch, Plan, Shard, System, Task, Update, Window
+from mow_jax.types import Acted, AfterEvaluation, BadInput, Batch, Component, Plan, Shard, System, Task, Update, Window
 
 
 def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
@@ -25,23 +24,25 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
     made, batch, grows = agent(config, tasks), config.batch, config.stages.count > 1
     bound = lambda function: functools.partial(function, made)
     window = Window(batch.windows, batch.unroll + batch.steps)
+    updates = {"training": Update(bound(update), {"windows": window})}
+    if config.log.gradients:
+        updates["inspection"] = Update(bound(inspection.conflict), {"inspection": window})
+    # A solved task leaves the loss and is forgotten where all goes on learning: only stages ask for that.
+    after = AfterEvaluation(bound(algorithm.after_evaluation), lambda state: {"stages": state.reached})
     return System(
         name=config.system,
         init=bound(algorithm.init),
         init_acting=bound(algorithm.init_acting),
         act=bound(act),
-        updates={"training": Update(bound(update), {"windows": window})},
+        updates=updates,
         extras={"policy": ("float32", (made.world.action_size,))},
         facts=functools.partial(facts, config, made),
-        inspection=Update(bound(inspection.conflict), {"inspection": window}) if config.log.gradients else None,
         protocol={"search": config.search.to_dict()},
         components=components,
         exported=("update", "params", "stage"),
         carry_over=bound(carry_over),
         check=functools.partial(check_stages, config, plan),
-        # A solved task leaves the loss and is forgotten where all goes on learning: only stages ask for that.
-        after_evaluation=bound(algorithm.after_evaluation) if grows else None,
-        remembers=(lambda state: {"stages": state.reached}) if grows else None,
+        after_evaluation=after if grows else None,
     )
 
 
@@ -130,11 +131,13 @@ def facts(config: ConfigDict, agent: Agent, parameters: int) -> list[tuple[str, 
     ]
 
 
-def components(state: State) -> dict[str, Any]:
-    """What has parameters, but for the moving average of all of it."""
+def components(state: State) -> dict[str, Component]:
+    """What has parameters, but for the moving average of all of it. A task uses one of the heads' rows."""
     names = dict(encoder="encoder", tokens="positions and actions", backbone="Transformer and experts", heads="heads")
     names |= dict(adapters="adapters")
-    return {says: state.params[name] for name, says in names.items() if name in state.params}
+    share = {"heads": 1 / len(state.solved)}
+    parts = state.params
+    return {says: Component(parts[name], share.get(name, 1.0)) for name, says in names.items() if name in parts}
 
 
 # --- Weights ----------------------------------------------------------------------------------------------------------

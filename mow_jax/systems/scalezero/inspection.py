@@ -1,7 +1,7 @@
 """How far the tasks pull what they share into the same direction: the cosine of their gradients, now and then.
 
-It costs as much as the forward and backward pass of an update, and a compilation. Called through the System's
-`inspection`, before evaluations.
+It costs as much as the forward and backward pass of an update, and a compilation. Called as the System's
+update "inspection", before evaluations.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mow_jax.types import Batch, Shard
 SKETCH = 4096  # numbers that stand for a gradient: cosines are off by about 1 / 64
 
 
-def conflict(agent: Agent, state: State, batch: Batch, shard: Shard) -> dict[str, jax.Array]:
-    """The mean cosine of each task's gradient with every other task's, "gradients/cosine" [K], and the share of pairs
-    that point apart, "gradients/opposed" []; from windows [K', B, H + n, ...].
+def conflict(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[State, dict[str, jax.Array]]:
+    """The state as it was, the mean cosine of each task's gradient with every other's, "gradients/cosine" [K], and the
+    share of pairs that point apart, "gradients/opposed" []; from windows [K', B, H + n, ...].
 
     Of encoder, tokens and what of the backbone learns at this stage, solved tasks too. One task at a time, each through
     a random projection (count sketch), so that no two gradients need be in memory.
@@ -41,7 +41,7 @@ def conflict(agent: Agent, state: State, batch: Batch, shard: Shard) -> dict[str
 
     own = jax.lax.map(sketch, (batch, shard))  # [K', SKETCH]
     spread = jnp.zeros((agent.world.tasks, SKETCH)).at[shard.ids].add(own * shard.valid[:, None])
-    return cosines(jax.lax.psum(spread, "device"))
+    return state, cosines(jax.lax.psum(spread, "device"))
 
 
 def cosines(vectors: jax.Array) -> dict[str, jax.Array]:
