@@ -49,7 +49,7 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
 def check_stages(config: ConfigDict, plan: Plan) -> None:
     """Raises BadInput for stages that a new run would not reach, or whose target nothing would be measured by."""
     stages, every, steps = config.stages, config.evaluation.every, config.train.steps
-    if stages.count == 1:
+    if stages.count == 1 or not plan.updates:  # a run that only collects has nothing that could grow
         return
     last = max(stages.first, stages.every) + (stages.count - 2) * stages.every
     if last >= plan.updates:
