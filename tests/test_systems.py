@@ -114,7 +114,7 @@ def whole(tmp_path_factory, _installed):
     return trained(tmp_path_factory.mktemp("fake") / "whole", settings())
 
 
-def test_a_system_trains_evaluates_and_is_loaded_by_its_record_alone(whole, capsys):
+def test_a_system_trains_evaluates_and_is_loaded_by_its_record_alone(whole, capsys, tmp_path):
     config, _, learner, step = load.restore(whole)
     state = learner.snapshot()
     assert (config.system, step, int(state.update)) == ("fake", 48, 16)
@@ -129,7 +129,7 @@ def test_a_system_trains_evaluates_and_is_loaded_by_its_record_alone(whole, caps
     agent = load_agent(whole)
     agent.reset("grid")
     assert agent.act(np.zeros((16, 16, 3), np.uint8), "grid") == 1, "to be scored it does not explore"
-    evaluate.main(whole, None, 3, None, random=False)
+    evaluate.main(whole, tmp_path / "scored", 3, None, random=False)  # other tests compare with what the run has left
     assert "evaluation at step 48" in capsys.readouterr().out
     assert report([f"--workdir={whole}"]) == 0
     page = (whole / "report" / "report.md").read_text()
