@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy import optimize, stats
 
-from mow_jax.report import compare, inference
+from mow_jax.report import compare, inference, sweeps
 
 UNDER = 0.6  # a task that a run has not learned
 EARLY = 3200  # agent steps: half of toy13's
@@ -77,7 +77,7 @@ def power_table(folder: Path, runs: int, comparisons: int) -> str:
         least = [deviation * detectable(runs, level) for level in (inference.LEVEL, inference.LEVEL / comparisons)]
         cells = [f"{deviation:.3f} [{low:.3f}, {high:.3f}]", *(f"{value:.3f}" for value in least)]
         rows.append([outcome, *cells, f"{power(1.0, runs, inference.LEVEL):.2f}"])
-    return _markdown([columns, *rows])
+    return sweeps.markdown([columns, *rows])
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -109,12 +109,7 @@ def _outcome(measured: dict[str, list[dict[str, float]]], outcome: str) -> str:
     cells, verdict = inference.against(first, {name: (values[name], values[first]) for name in others})
     rows = [["variant", "runs", outcome, f"less {first} [95%, Welch]"]]
     rows += [[name, str(len(held)), f"{held.mean():.3f}", cells.get(name, "–")] for name, held in values.items()]
-    return _markdown(rows) + f"\n{verdict}\n" * bool(verdict)
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
+    return sweeps.markdown(rows) + f"\n{verdict}\n" * bool(verdict)
 
 
 def main(arguments: list[str]) -> None:

@@ -8,8 +8,8 @@ a step, evaluation and checkpoints.
 these games, 12.1 and 7,845, are the human scores, and MoW's Boxing has gone to twice that; an arm that stops a game at
 its target cannot be set beside arms that go on. Each system keeps its own rewards in training, ScaleZero their signs.
 Hardware: one CPU core; not yet run. By arithmetic 0.4 hours for "mow" and 1.6 for "scalezero_mixture", a dense arm 1.8:
-some 9,000 updates of 129 and 499 ms of a core (measured on one shared with other work), 9,000 joint steps of 4 and 63
-ms, and an evaluation of at most 7,200 joint steps.
+some 9,000 updates of 129 and 499 ms of a core (on one shared with other work, by a script that was not kept), 9,000
+joint steps of 4 and 63 ms, and an evaluation of at most 7,200 joint steps.
 """
 
 import math

@@ -5,6 +5,7 @@ In: Jobs. Out: their folders, as train and evaluate leave them, and which of the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -74,12 +75,16 @@ def seconds(job: Job) -> float:
 
 
 def lines(job: Job) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics, none without any."""
+    """The lines of a run's metrics, without damaged ones and a last one that is still being written."""
     try:
-        text = (job.directory / "metrics.jsonl").read_text()
+        texts = (job.directory / "metrics.jsonl").read_bytes().split(b"\n")
     except OSError:
         return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    found: list[Any] = []
+    for text in texts[:-1]:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(text))
+    return [line for line in found if isinstance(line, dict)]
 
 
 def is_over(job: Job) -> bool:

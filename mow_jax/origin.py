@@ -12,7 +12,7 @@ def commit() -> str:
     root = Path(__file__).resolve().parent.parent
     git = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=False)
     try:
-        if git(["git", "ls-files", "--error-unmatch", "mow_jax/summary.py"]).returncode:
+        if git(["git", "ls-files", "--error-unmatch", "mow_jax/origin.py"]).returncode:
             return "unknown"
         head = git(["git", "rev-parse", "--short=12", "HEAD"])
         changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()

@@ -52,7 +52,8 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
 def test_the_table_has_sizes_and_core_minutes_where_runs_say_them(tmp_path):
     (tmp_path / "origin.json").write_text(json.dumps([{"commit": "c", "parameters": 2_211_780, "active": 446_000}]))
     busy = [{"step": 8, "seconds": 60.0, "time/cores_busy": 0.5}, {"step": 9, "seconds": 90.0, "time/cores_busy": 1.0}]
-    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in busy) + '{"step": 10')
+    whole = "".join(f"{json.dumps(line)}\n" for line in busy).encode()
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": \xff}\n[8]\n' + whole + b'{"step": 10')
     results = {"commit": "c", "step": 9, "tasks": {"a": {"normalised": 0.5}}}
     made = sweep.entry(Job("x", 0, tmp_path, ["mow_jax.train"]), results)
     assert (made["core_seconds"], made["parameters"], made["active"]) == (60, 2_211_780, 446_000)

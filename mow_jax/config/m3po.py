@@ -140,8 +140,7 @@ RANGES = {
     "(0, 1)": "fresh.clip",
     "[0, inf)": (
         "loss.consistency loss.reward loss.value loss.termination policy.entropy fresh.weight fresh.kl"
-        " fresh.entropy"
-        " planner.temperature optimizer.encoder_rate"
+        " fresh.entropy planner.temperature optimizer.encoder_rate"
     ),
     "(0, inf)": "model.limit planner.std_min planner.std_max discount.divisor optimizer.lr optimizer.clip",
     "(-inf, inf)": "model.log_std_min model.log_std_max",

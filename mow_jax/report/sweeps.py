@@ -49,7 +49,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     apart = left_out(runs)
     note = f"Means here are over a variant's own tasks; figure.png leaves out {', '.join(apart)}: not in every run.\n\n"
     below = [f"{verdict}\n\n"] * bool(verdict) + [note] * bool(apart) + [f"{DIFFERENT}\n\n"] * bool(apart_by)
-    return f"{_markdown(summary)}\n{''.join(below)}{_markdown(rows)}"
+    return f"{markdown(summary)}\n{''.join(below)}{markdown(rows)}"
 
 
 def count(number: int | None) -> str:
@@ -123,6 +123,7 @@ def interval(values: list[float]) -> str:
     return f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown(rows: list[list[str]]) -> str:
+    """A table of cells, its head first."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"

@@ -41,7 +41,6 @@ class State(NamedTuple):
     switched: Any  # [] int32, the update of the last switch
     solved_then: Any  # [] int32, tasks solved at the last switch
     solved: Any  # [K] bool, once solved always solved
-    reached: (
-        Any  # {"steps", "score"} [K] float32: agent steps and score at which a task was solved, 0; {} without stages
-    )
+    # Agent steps and score at which a task was solved, 0 before: {"steps", "score"} [K] float32; {} without stages.
+    reached: Any
     skipped: Any  # [2] int32, non-finite updates: in all, in a row
