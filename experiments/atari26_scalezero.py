@@ -8,11 +8,13 @@ accelerators of 80 GB, which share the tasks; 129 GB of replay on disk.
 Not yet run at this scale; no score is claimed.
 """
 
+from mow_jax import checks
 from mow_jax.config import default
 
 
 def get_config(variant="whole"):
     """The defaults are the released setting; "stages": half the layers, and adapters in five stages."""
+    checks.variant(__file__, variant, ("whole", "stages"))
     config = default("scalezero")
     config.evaluation.every = 20_000
     if variant == "stages":

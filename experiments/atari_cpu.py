@@ -15,6 +15,8 @@ watch` shows the first one's agent.
 import runpy
 from pathlib import Path
 
+from mow_jax import checks
+
 FOUR = ("Boxing", "RoadRunner", "CrazyClimber", "Assault")
 OTHERS = ("UpNDown", "Jamesbond", "Freeway", "MsPacman")
 GAMES = {"four": FOUR, "others": OTHERS, "one": FOUR} | {game: (game,) for game in FOUR}
@@ -25,6 +27,7 @@ SEPARATE = SINGLE | {"model.width": 112, "model.head_width": 96, "agent.width": 
 
 def get_config(variant="four"):
     """`latents` of the search on the games of a variant: MoW, one cluster with one expert, or a game by itself."""
+    checks.variant(__file__, variant, GAMES)
     config = runpy.run_path(str(Path(__file__).with_name("atari_search.py")))["get_config"]("latents")
     config.suite.tasks = GAMES[variant]
     config.evaluation.update(episodes=20, parallel=5, every=0)

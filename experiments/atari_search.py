@@ -7,6 +7,7 @@ Hardware: one CPU core a run. Variants are compared at equal time, hence --minut
 Measured: results/atari_cpu/search.md; one seed of seven variants, one of them to its end.
 """
 
+from mow_jax import checks
 from mow_jax.config import default
 
 TOGETHER = {
@@ -79,6 +80,7 @@ VARIANTS = {
 
 def get_config(variant="baseline"):
     """Four games, a small model, the baseline of the search with a variant's changes."""
+    checks.variant(__file__, variant, VARIANTS)
     config = default()
     config.suite.tasks = ("Boxing", "RoadRunner", "CrazyClimber", "Assault")
     config.train.update(steps=50_000, ratio=0.5)

@@ -16,8 +16,8 @@ import math
 import runpy
 from pathlib import Path
 
+from mow_jax import checks
 from mow_jax.config import default
-from mow_jax.types import BadInput
 
 BUDGET = {"count": 5, "rank": 8, "alpha": 4.0, "first": 2400, "every": 1600, "target": math.inf}
 VARIANTS = {  # what each changes
@@ -30,9 +30,7 @@ VARIANTS = {  # what each changes
 
 def get_config(variant="mow"):
     """Raises BadInput for a variant that is none."""
-    if variant not in VARIANTS:
-        known = ", ".join(VARIANTS)
-        raise BadInput(f"variant {variant!r} of experiments/atari_two.py is not known: use one of {known}")
+    checks.variant(__file__, variant, VARIANTS)
     config = scalezero() if variant.startswith("scalezero") else _mow()
     config.suite.tasks = ("Boxing", "RoadRunner")
     config.train.update(steps=10_000, envs=1, ratio=1.0)

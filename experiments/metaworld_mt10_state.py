@@ -16,6 +16,9 @@ Hardware: an accelerator, and a host that simulates 80 environments; "three": on
 import runpy
 from pathlib import Path
 
+from mow_jax import checks
+from mow_jax.config.m3po import PRESETS
+
 HERE = Path(__file__).parent
 
 
@@ -26,6 +29,7 @@ def of(name):
 
 def get_config(variant="m3po"):
     """experiments/metaworld_mt50_state.py for ten tasks; "three": for three, with a small model for a CPU."""
+    checks.variant(__file__, variant, (*PRESETS, "three"))
     config = of("metaworld_mt50_state")["get_config"]("m3po" if variant == "three" else variant)
     config.suite.tasks = ("mt10",)
     config.batch.windows = 32

@@ -9,6 +9,7 @@ Measured: success 0.80 and 0.52 on the 50 goals of reach-v3, 0.84 and 0.98 on th
 (results/metaworld_reach).
 """
 
+from mow_jax import checks
 from mow_jax.config import default
 
 TWO = ("reach-v3", "button-press-topdown-v3")
@@ -17,6 +18,7 @@ TASKS = {"two": TWO, "three": (*TWO, "door-open-v3")}
 
 def get_config(tasks="two"):
     """Episodes of 500 simulated steps in 125 agent steps, a small model, rewards weighted up (a goal is two pixels)."""
+    checks.variant(__file__, tasks, TASKS)
     config = default()
     config.suite.name = "metaworld"
     config.suite.tasks = TASKS[tasks]

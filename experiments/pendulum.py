@@ -8,12 +8,14 @@ target_rate 0.01 and no updates in the warm-up: -129, one seed (results/m3po). T
 one failure moves it by 70: evaluate the milestones afterwards (--step=8000 --out=DIR).
 """
 
+from mow_jax import checks
 from mow_jax.config import default
-from mow_jax.config.m3po import preset
+from mow_jax.config.m3po import PRESETS, preset
 
 
 def get_config(variant="m3po"):
     """Small networks and few action sequences; the variant is a preset, or "search"."""
+    checks.variant(__file__, variant, (*PRESETS, "search"))
     config = preset(default("m3po"), "m3po" if variant == "search" else variant)
     config.suite.update(name="gymnasium", tasks=("Pendulum-v1",), observation="state")
     config.train.update(steps=16_000, envs=4, ratio=2.0)

@@ -8,12 +8,14 @@ Hardware: one GPU; "small": one CPU core. STORM's published scores are in `pytho
 has not yet been run at full length.
 """
 
+from mow_jax import checks
 from mow_jax.config import default
 
 
 def get_config(variant="Pong"):
     """STORM mode on a game: every choice that MoW changed is set back; "small/GAME": with small networks."""
     size, _, game = variant.rpartition("/")
+    checks.variant(__file__, variant, (game, f"small/{game}"))
     config = default()
     config.suite.tasks = (game,)
     config.batch.update(sequences=16, length=64)

@@ -15,8 +15,8 @@ of six steps).
 
 import math
 
+from mow_jax import checks
 from mow_jax.config import default
-from mow_jax.types import BadInput
 
 SINGLE = {"clustering.method": "single", "clustering.clusters": 1, "router.experts": 1, "router.active": 1}
 ONE_EQUAL = SINGLE | {"model.channels": 24, "model.width": 104, "model.head_width": 224, "agent.width": 240}
@@ -42,8 +42,7 @@ VARIANTS = {  # what each changes
 
 def get_config(variant="mow"):
     """The toy suite at toy size. Raises BadInput for a variant that is none."""
-    if variant not in VARIANTS:
-        raise BadInput(f"variant {variant!r} of experiments/toy.py is not known: use one of {', '.join(VARIANTS)}")
+    checks.variant(__file__, variant, VARIANTS)
     config = scalezero() if variant.startswith("scalezero") else mow()
     config.suite.update(name="toy", tasks=("toy5",), image_size=16)
     config.train.update(steps=11_000, envs=4)

@@ -11,7 +11,7 @@ Measured: three seeds each, mean normalised score 0.863 for MoW and 0.885 for "o
 import runpy
 from pathlib import Path
 
-from mow_jax.types import BadInput
+from mow_jax import checks
 
 # One cluster fewer than there are tasks, so that grouping by cluster is not the same as knowing the task.
 MOW = {"clustering.clusters": 12, "router.experts": 6, "router.active": 2, "model.channels": 8}
@@ -32,8 +32,7 @@ VARIANTS = {  # what each changes beside the variant of experiments/toy.py
 
 def get_config(variant="mow"):
     """experiments/toy.py for thirteen tasks. Raises BadInput for a variant that is none."""
-    if variant not in VARIANTS:
-        raise BadInput(f"variant {variant!r} of experiments/toy13.py is not known: use one of {', '.join(VARIANTS)}")
+    checks.variant(__file__, variant, VARIANTS)
     config = runpy.run_path(str(Path(__file__).with_name("toy.py")))["get_config"](variant)
     config.suite.tasks = ("toy13",)
     config.train.steps = 6400

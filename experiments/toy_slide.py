@@ -15,8 +15,8 @@ meet, to compare bonus and trust region (not run yet; how it is read was fixed b
 import runpy
 from pathlib import Path
 
+from mow_jax import checks
 from mow_jax.config import default
-from mow_jax.types import BadInput
 
 PAIR, SPARSE = ("slide", "slide_swap"), ("slide_sparse",)
 SEEN = {"m3po": "state", "m3po_pixels": "pixels"}
@@ -27,7 +27,7 @@ SPARSE_VARIANTS = {  # weight of a step on fresh rows, bonus
     "sparse_clipped": (1.0, "clipped"),
     "sparse_reward": (1.0, "reward"),
 }
-VARIANTS = (*SEEN, *SPARSE_VARIANTS)
+VARIANTS = ("mow", *SEEN, *SPARSE_VARIANTS)
 
 
 def small():
@@ -62,14 +62,13 @@ def sparse(weight, kind):
 
 def get_config(variant="mow"):
     """experiments/toy.py for a task of continuous actions: finer latents, a lower rate, more updates, less entropy."""
+    checks.variant(__file__, variant, VARIANTS)
     if variant in SPARSE_VARIANTS:
         return sparse(*SPARSE_VARIANTS[variant])
     if variant in SEEN:
         config = small()
         config.suite.update(tasks=PAIR, observation=SEEN[variant])
         return config
-    if variant != "mow":
-        raise BadInput(f"variant {variant!r} is not known: use one of mow, {', '.join(VARIANTS)}")
     config = runpy.run_path(str(Path(__file__).with_name("toy.py")))["get_config"]()
     config.suite.tasks = ("slide",)
     config.train.update(steps=20_000, ratio=3.0)

@@ -1,8 +1,10 @@
 """Tables of what single keys of a config may be, and whether a config keeps to them; a config as one flat dict. Used by
-config, workdir, sweep and report."""
+config, experiment files, workdir, sweep and report."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -52,6 +54,12 @@ def pixels(config: ConfigDict) -> None:
             f"suite.observation={config.suite.observation!r}: {config.system} learns from pixels; set it to 'pixels',"
             " or use an experiment file of a system that learns from vectors"
         )
+
+
+def variant(file: str, given: str, known: Iterable[str]) -> None:
+    """Raises BadInput where --config=FILE:VARIANT asks for a variant that an experiment file does not have."""
+    if given not in (names := tuple(known)):
+        raise BadInput(f"variant {given!r} of {Path(file).name} is not known: use one of {', '.join(names)}")
 
 
 def value(config: ConfigDict, key: str) -> Any:

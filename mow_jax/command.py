@@ -127,6 +127,9 @@ def _parsed(argv: Sequence[str], known: flags.FlagValues) -> list[str]:
         raise  # --help
     except _MISTAKES as error:
         text = str(error.args[0] if error.args else error).strip("'\"").replace("\\n", " ").replace("\n", ". ")
+        flag, _, because = text.partition(": Error whilst parsing config file")
+        if "get_config() takes 0 positional arguments" in because:
+            raise BadInput(f"{flag}: this experiment has no variants, leave out the colon and all after it") from None
         raise BadInput(
             f"{text} ({type(error).__name__}); see --help, and mow_jax/config/ for every --config key"
         ) from None

@@ -43,6 +43,17 @@ def test_a_file_that_does_not_exist_is_named_with_the_nearest_one(given, tmp_pat
     assert f"--config={given}:" in message and str(tmp_path) in message and TYPOS[given] in message
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads the file so
+@pytest.mark.parametrize("file", sorted(path.name for path in command.EXPERIMENTS.glob("*.py")))
+def test_a_variant_that_an_experiment_does_not_have_is_refused(file):
+    with pytest.raises(BadInput) as refusal:
+        command.settings([f"--config=experiments/{file}:wohle/Pong"])
+    message = str(refusal.value)
+    assert file in message or "wohle" in message, message
+    assert "known: " in message or "no variants" in message, message
+    assert "Traceback" not in message and "Error" not in message, message
+
+
 def test_every_form_of_the_flag_is_looked_up_and_no_other(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     found = str(ROOT / "experiments/toy.py")

@@ -62,7 +62,7 @@ def test_a_page_is_whole_in_a_browser_at_every_width_and_colour(kind: str, sweep
                 browser.look(scheme, width)
                 chosen = "[...document.querySelectorAll('picture:has(source) img')].map(image => image.currentSrc)"
                 first = "[...document.querySelectorAll('picture:has(source) img')].map(image => image.src)"
-                same = "true" if scheme == "light" else "false"  # waited for: a picture chooses some time after the colours
+                same = "true" if scheme == "light" else "false"  # a picture chooses some time after the colours
                 browser.wait(f"(JSON.stringify({chosen}) === JSON.stringify({first})) === {same}")
                 browser.wait("[...document.images].every(image => image.complete && image.naturalWidth > 100)")
                 assert browser.ask("document.images.length") == figures

@@ -67,7 +67,7 @@ def test_an_arm_is_what_its_name_says_and_has_what_mow_has(arm: str):
 
 @pytest.mark.parametrize("name", SUITES)
 def test_a_variant_that_is_none_is_refused(name: str):
-    with pytest.raises(BadInput, match=f"'dense' of experiments/{name}.py is not known: use one of mow"):
+    with pytest.raises(BadInput, match=f"'dense' of {name}.py is not known: use one of mow"):
         FILES[name]["get_config"]("dense")
 
 
