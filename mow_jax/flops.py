@@ -37,8 +37,6 @@ def _equation(equation: Any) -> int:
         return _product(equation)
     if kind == "conv_general_dilated":
         return _convolution(equation)
-    if kind == "ragged_dot_general":  # rows in groups, each with its own matrix; the same of both its gradients
-        return 2 * math.prod(equation.invars[0].aval.shape) * equation.outvars[0].aval.shape[-1]
     if kind == "while":
         raise ValueError("a while loop has no known length: its operations cannot be counted")
     if kind == "cond":

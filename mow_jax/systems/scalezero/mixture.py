@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from mow_jax.ops.precision import EXACT
 
+BLOCK = 32  # the least rows of a block: smaller ones read more weights than they save products
 XAVIER = nn.initializers.xavier_uniform()
 
 
@@ -35,28 +36,36 @@ class Activity(NamedTuple):
     tokens: jax.Array  # [M]
 
 
-def activity(hidden: jax.Array, chosen: jax.Array, experts: int) -> Activity:
-    """Of hidden units [T, F] of tokens whose experts are `chosen` [T]. A product: a scatter would add in any order."""
-    one_hot = jax.nn.one_hot(chosen, experts)
-    size = jax.lax.stop_gradient(jnp.abs(hidden.astype(jnp.float32)))
-    return Activity(jnp.matmul(one_hot.T, size, precision=EXACT), one_hot.sum(0))
+def activity(hidden: jax.Array, owner: jax.Array, tokens: jax.Array) -> Activity:
+    """Of hidden units [N, B, F] of blocks whose experts are `owner` [N, M], one-hot; tokens [M], how many each has."""
+    size = jax.lax.stop_gradient(jnp.abs(hidden.astype(jnp.float32)).sum(1))
+    return Activity(jnp.matmul(owner.T.astype(jnp.float32), size, precision=EXACT), tokens)
 
 
 def mix(x: jax.Array, weight: jax.Array, index: jax.Array, w1: jax.Array, w2: jax.Array, w3: jax.Array):
     """y[i] = sum_j weight[i, j] E_index[i, j](x[i]), E(x) = W2 (SiLU(W1 x) * W3 x), and the experts' Activity.
 
-    x [N, D]; weight, index [N, k]; w1, w3 [N_e, D, F]; w2 [N_e, F, D]. The N k pairs are sorted by expert, so that each
-    expert multiplies its own tokens alone. Not for use under vmap: `ragged_dot` has none with shared weights.
+    x [N, D]; weight, index [N, k]; w1, w3 [N_e, D, F]; w2 [N_e, F, D]. The N k pairs go in blocks of one expert each,
+    filled up with zeros: fewer than 3 N_e blocks, one batched product. (`lax.ragged_dot` multiplies all pairs with all
+    experts where no kernel of the device's own does better.)
     """
-    count, active = index.shape
-    chosen = index.reshape(-1)
-    order = jnp.argsort(chosen, stable=True)
-    sizes = (chosen[:, None] == jnp.arange(len(w1))).sum(0, dtype=jnp.int32)
-    rows = x[order // active]
-    hidden = nn.silu(jax.lax.ragged_dot(rows, w1, sizes)) * jax.lax.ragged_dot(rows, w3, sizes)
-    y = jax.lax.ragged_dot(hidden, w2, sizes)
-    y = jnp.zeros_like(y).at[order].set(y, unique_indices=True).reshape(count, active, -1)
-    return (y * weight[..., None].astype(y.dtype)).sum(1), activity(hidden, chosen[order], len(w1))
+    (count, active), experts = index.shape, len(w1)
+    size = max(BLOCK, -(-count * active // (2 * experts)))
+    chosen = (index.reshape(-1, 1) == jnp.arange(experts)).astype(jnp.int32)
+    tokens = chosen.sum(0)
+    blocks = -(-tokens // size)
+    last = jnp.cumsum(blocks)
+    place = (chosen * (jnp.cumsum(chosen, 0) - 1 + (last - blocks) * size)).sum(1)  # of each pair
+    number = -(-count * active // size) + experts - 1  # no fewer, however the pairs fall
+    owner = jax.nn.one_hot((jnp.arange(number)[:, None] >= last).sum(1), experts, dtype=x.dtype)
+    of_block = lambda w: (owner @ w.reshape(experts, -1)).reshape(number, *w.shape[1:])
+
+    rows = jnp.zeros((number * size, x.shape[1]), x.dtype)
+    rows = rows.at[place].set(jnp.repeat(x, active, axis=0), unique_indices=True).reshape(number, size, -1)
+    hidden = nn.silu(rows @ of_block(w1)) * (rows @ of_block(w3))
+    y = (hidden @ of_block(w2)).reshape(number * size, -1)
+    y = y.at[place].get(unique_indices=True).reshape(count, active, -1)
+    return (y * weight[..., None].astype(y.dtype)).sum(1), activity(hidden, owner, tokens.astype(jnp.float32))
 
 
 class Mixture(nn.Module):
@@ -95,8 +104,8 @@ class Mixture(nn.Module):
 
 def _of_all(hidden: jax.Array) -> Activity:
     """Of units [N, T, F] that every token goes through."""
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    return activity(flat, jnp.zeros(len(flat), jnp.int32), 1)
+    flat = hidden.reshape(1, -1, hidden.shape[-1])
+    return activity(flat, jnp.ones((1, 1)), jnp.full(1, float(flat.shape[1])))
 
 
 class FeedForward(nn.Module):
