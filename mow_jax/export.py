@@ -7,6 +7,7 @@ The file is a zip of plain arrays, no pickle; `load_agent` and `make_env` take i
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def write(path: Path, config: ConfigDict, learner: Learner, step: int) -> None:
             np.savez_compressed(file, header=text, **arrays)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise BadInput(f"cannot write --out={path}: {error.strerror}; free space or name another file") from None
 
 

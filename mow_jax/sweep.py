@@ -11,19 +11,21 @@ cluster: launch/sweep.sbatch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
 import math
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from mow_jax import checks, command, config, origin
 from mow_jax.envs import suites
-from mow_jax.jobs import TRAIN, Job, commits, finished, lines, run, seconds
+from mow_jax.jobs import TRAIN, Job, commits, finished, is_locked, lines, run, seconds
 from mow_jax.report import data, reproduce, sweeps
 from mow_jax.types import BadInput
 
@@ -65,7 +67,24 @@ def check(jobs: list[Job]) -> None:
 
 def _settings(job: Job) -> Any:
     """The config of a run, without its seed."""
-    return command.settings([word for word in job.command if word.partition("=")[0] != "--workdir"][1:])
+    return command.settings(_words(job))
+
+
+def _words(job: Job) -> list[str]:
+    """What says a run's settings: its command without module and folder."""
+    return [word for word in job.command if word.partition("=")[0] != "--workdir"][1:]
+
+
+def refused(jobs: list[Job], mine: list[Job]) -> int:
+    """The exit code of a trial of the variants that have nothing yet in this sweep's part of the runs: not 0 once one
+    has said why it could not begin. Where a run is at work already there is no trial, which would want its devices."""
+    fresh = [job for job in mine if not (job.directory / "config.json").exists()]
+    if not fresh or any(map(is_locked, jobs)):
+        return 0
+    each = {job.variant: [str(job.directory), _words(job)] for job in reversed(fresh)}
+    words, asked = [sys.executable, "-m", "mow_jax.trial"], json.dumps(list(each.values()))
+    modest = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # an accelerator may have other users
+    return subprocess.run(words, input=asked, text=True, env=modest, check=False).returncode
 
 
 def _refuse_another(job: Job, settings: Any) -> None:
@@ -134,10 +153,17 @@ def draw(directory: Path) -> None:
 
 
 def _put(path: Path, text: str) -> None:
-    """A file whole or not at all: jobs of an array write the same ones."""
+    """A file whole or not at all: jobs of an array write the same ones. Raises BadInput where it cannot be written."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise BadInput(
+            f"cannot write {path}: {error.strerror}; free space, make it writable, or give another --workdir"
+        ) from None
 
 
 def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
@@ -180,25 +206,28 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--preempted_exit_code", type=int, default=0, help="after SIGTERM or SIGINT with runs left")
     parser.add_argument("--allow_other_commit", action="store_true", help="go on though runs are of another commit")
     options, overrides = parser.parse_known_args(arguments)
-    try:
-        jobs = _checked(options, overrides)
-        if options.count:
-            print(len(jobs))
-            return 0
-        options.workdir.mkdir(parents=True, exist_ok=True)
-    except (BadInput, OSError) as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
+    return command.guarded(lambda: _sweep(arguments, options, overrides))
+
+
+def _sweep(arguments: list[str], options: argparse.Namespace, overrides: list[str]) -> int:
+    jobs = _checked(options, overrides)
+    if options.count:
+        print(len(jobs))
+        return 0
     mine = jobs if options.only is None else [jobs[options.only]]
+    if options.jobs and (code := refused(jobs, mine)):
+        return code
+    options.workdir.mkdir(parents=True, exist_ok=True)
     # What makes the table again makes all runs.
     words = _without(arguments, "--only", "--preempted_exit_code", *["--jobs"] * (not options.jobs))
     record = functools.partial(write, jobs, options.workdir, words)
     begun = origin.commit()
     unchanged = lambda: options.allow_other_commit or origin.commit() == begun
+    record()  # what cannot be written then could not be after hours
     failed, stopped = run(mine, options.jobs, record, unchanged) if options.jobs else ([], False)
     record()
-    draw(options.workdir)
     print((options.workdir / "table.md").read_text(), flush=True)
+    draw(options.workdir)
     left = sum(finished(job) is None for job in mine)
     if left:
         print(f"{left} of {len(mine)} runs are not finished: the same command goes on", flush=True)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from mow_jax import checkpoint, processes
 from mow_jax.checks import flat
-from mow_jax.config import default, of_saved, of_system
+from mow_jax.config import check_keys, default, of_saved, of_system
 from mow_jax.types import BadInput
 
 FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")
@@ -34,12 +34,13 @@ FILES = (
 def settle(config: ConfigDict | None, directory: str | None, *, dry_run: bool) -> tuple[ConfigDict, Path]:
     """The config and workdir that the flags mean: without --config that of the workdir's run.
 
-    Raises BadInput where neither is given.
+    Raises BadInput where neither is given, or the config is none of its system's.
     """
     if config is None:
         if directory is None:
             raise BadInput("give --config=experiments/NAME.py and --workdir=DIR (or --workdir of a run to resume)")
         return read(Path(directory)), Path(directory)
+    check_keys(config)
     if directory is None and not dry_run:
         raise BadInput("give --workdir=DIR, the folder of the run, e.g. --workdir=runs/first")
     return config, Path(directory or "runs")

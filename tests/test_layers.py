@@ -37,8 +37,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replay": {"memory", "types", "seeding"},
     "checkpoint": {"", "processes", "types"},  # "": the package itself, for its version
     "logs": {"types"},
-    "report": {"advice", "checks", "types"},
+    "report": {"advice", "checks", "command", "types"},
     "command": {"types"},
+    "trial": {"command", "preflight", "processes", "summary", "workdir"},
     "workdir": {"checkpoint", "checks", "config", "processes", "types"},
     "summary": {"", "build", "envs", "logs", "origin", "processes", "replay", "types"},  # "": for its version
     "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},

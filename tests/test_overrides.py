@@ -98,7 +98,6 @@ def is_taken_or_refused(data: st.DataObject) -> None:
         survives(made)
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads the file so
 @pytest.mark.parametrize("options", [QUICK, pytest.param(WIDE, marks=pytest.mark.long)], ids=["quick", "wide"])
 @pytest.mark.parametrize("idea", [sets_what_it_says, is_taken_or_refused])
 def test_an_override(idea, options, capsys):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -10,9 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import ROOT, TINY, environment
+from processes import ROOT, TINY, environment, refused
 
-from mow_jax import command, jobs, sweep
+from mow_jax import command, jobs, sweep, trial
 from mow_jax.jobs import Job
 from mow_jax.report import sweeps
 
@@ -78,7 +81,6 @@ def test_a_table_says_by_which_actions_variants_were_scored_where_that_differs()
     assert "actions" not in same and "| y | 1 | 1.00 |" in same
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads the file so
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
@@ -105,7 +107,6 @@ def test_what_cannot_be_swept_is_refused_and_nothing_written(options, parts, tmp
     assert all(part in message for part in parts) and not (tmp_path / "new").exists()
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     options = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}", "--jobs=0"]
@@ -136,7 +137,6 @@ def put(directory: Path, seed: int, commit: str, **versions: str) -> None:
     (place / "results.json").write_text(json.dumps(results))
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_the_commands_of_a_table_make_its_runs_as_they_were(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sweep, "draw", lambda directory: None)
@@ -155,10 +155,10 @@ def test_the_commands_of_a_table_make_its_runs_as_they_were(tmp_path, monkeypatc
     assert "--jobs=2" in made("--seeds=3", "--jobs=2")
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_a_sweep_goes_on_at_its_own_commit_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sweep, "draw", lambda directory: None)
+    monkeypatch.setattr(sweep, "refused", lambda jobs, mine: 0)
     begun = []
     monkeypatch.setattr(sweep, "run", lambda mine, *_: (begun.append(len(mine)), ([], False))[1])
     monkeypatch.setattr(sweep.origin, "commit", lambda: "7d8e9f")
@@ -179,10 +179,10 @@ def test_a_sweep_goes_on_at_its_own_commit_alone(tmp_path, monkeypatch, capsys):
     assert sweep.main([*common, "--seeds=6,8"]) == 2 and "toy/8 is of commit 7d8e9f+" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 def test_no_run_is_begun_once_the_checkout_has_changed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sweep, "draw", lambda directory: None)
+    monkeypatch.setattr(sweep, "refused", lambda jobs, mine: 0)
     commits = ["7d8e9f"] * 2  # when the folder is looked at, and when the first run is to begin
     monkeypatch.setattr(sweep.origin, "commit", lambda: commits.pop() if commits else "0a1b2c")
     monkeypatch.setattr(jobs, "_start", lambda *_: pytest.fail("a run was begun"))
@@ -192,7 +192,6 @@ def test_no_run_is_begun_once_the_checkout_has_changed(tmp_path, monkeypatch, ca
     assert "commit 7d8e9f" in heard.err and "0a1b2c" in heard.err and "1 of 1 runs are not finished" in heard.out
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(
     ("system", "key", "value", "refused"),
     [
@@ -229,6 +228,123 @@ def test_tasks_without_a_normalised_score_are_set_side_by_side_by_their_returns(
     assert sweep.entry(job, results)["returns"] == {"a": 1.5}
 
 
+# --- Refused before anything runs, and places that cannot be used -----------------------------------------------------
+
+
+def trial_of(monkeypatch, directory: Path, *runs: list[str]) -> int:
+    """What the trial of runs with these overrides, each in a folder of its own, ends with."""
+    asked = [[str(directory / str(i)), [f"--config={ROOT / TINY}", *words]] for i, words in enumerate(runs)]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked)))
+    return command.guarded(trial.main)
+
+
+@pytest.mark.parametrize(
+    ("runs", "parts"),
+    [
+        ([["--config.seed=3"], ["--config.suite.tasks=('gird','catch')"]], ["gird", "grid"]),
+        ([["--config.clustering.table=absent.json"]], ["absent.json"]),
+        ([["--config.train.init_from=absent"]], ["absent", "config.json"]),
+        ([["--config.evaluation.parallel=1000000000", "--config.evaluation.episodes=1000000000"]], ["memory"]),
+    ],
+)
+def test_a_trial_refuses_what_training_would(runs, parts, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert trial_of(monkeypatch, tmp_path / "new", *runs) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and all(part in message for part in parts) and not list(tmp_path.iterdir())
+
+
+def test_a_trial_of_runs_that_can_begin_leaves_nothing(tmp_path, monkeypatch, capsys):
+    assert trial_of(monkeypatch, tmp_path / "new", ["--config.seed=3"]) == 0
+    assert not capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_sweep_tries_the_first_run_that_has_nothing_yet_of_each_variant(tmp_path, monkeypatch):
+    asked: list = []
+
+    def tried(words, input, **_):
+        asked.append(json.loads(input))
+        return subprocess.CompletedProcess(words, 2)
+
+    monkeypatch.setattr(sweep.subprocess, "run", tried)
+    options = dict(overrides=["--config.log.every=7"], minutes=1.0)
+    runs = sweep.plan("f.py", ["x", "y", "z"], [4, 5], tmp_path, **options)
+    for job in (runs[0], runs[2], runs[5]):  # x 4, z 4 and z 5
+        job.directory.mkdir(parents=True)
+        (job.directory / "config.json").write_text("{}")
+    assert sweep.refused(runs, runs) == 2
+    words = lambda name, seed: [f"--config=f.py:{name}", f"--config.seed={seed}", "--config.log.every=7"]
+    expected = [[str(tmp_path / "x" / "5"), words("x", 5)], [str(tmp_path / "y" / "4"), words("y", 4)]]
+    assert sorted(asked.pop()) == expected
+    assert sweep.refused(runs, [runs[0], runs[5]]) == 0 and not asked, "those have begun"
+    with (runs[2].directory / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert sweep.refused(runs, runs) == 0 and not asked, "one is at work"
+
+
+def test_what_a_trial_refuses_ends_a_sweep_before_its_folder_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sweep.subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 2))
+    monkeypatch.setattr(sweep, "run", lambda *_: pytest.fail("a run was begun"))
+    assert sweep.main([f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path / 'new'}"]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "variables", "part"),
+    [
+        (["--config.suite.tasks=('slide','grid')"], {}, "mixes discrete actions"),
+        ([], {"JAX_PLATFORMS": "tpu"}, "JAX_PLATFORMS='tpu'"),
+    ],
+)
+def test_a_sweep_says_first_what_its_runs_would(words, variables, part, tmp_path):
+    options = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path / 'new'}", *words]
+    assert part in refused("sweep", *options, **variables) and not (tmp_path / "new").exists()
+
+
+def told(capsys, *options: str) -> str:
+    """The one line with which a sweep of the smallest run ends."""
+    assert sweep.main([f"--config={TINY}", "--variants=toy", *options]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1, message
+    return message
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "table.md", "commands.sh"])
+@pytest.mark.parametrize("jobs", [0, 2])
+def test_files_that_cannot_be_written_end_a_sweep_before_its_runs(name, jobs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sweep, "refused", lambda jobs, mine: 0)
+    monkeypatch.setattr(sweep, "run", lambda *_: pytest.fail("a run was begun"))
+    (tmp_path / name).mkdir()
+    message = told(capsys, f"--jobs={jobs}", f"--workdir={tmp_path}")
+    assert f"cannot write {tmp_path / name}: Is a directory" in message and "another --workdir" in message
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_full_disk_or_a_folder_that_takes_no_files_ends_a_sweep(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert "cannot write /proc/self/sweep.json: " in told(capsys, "--jobs=0", "--workdir=/proc/self")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    try:
+        message = told(capsys, "--jobs=0", f"--workdir={tmp_path}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"cannot write {tmp_path / 'sweep.json'}: File too large; free space" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_is_printed_before_a_figure_that_cannot_be_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    put(tmp_path, 5, "0a1b2c", jax="0.10.7")
+    (tmp_path / "figure.png").mkdir()
+    assert sweep.main([f"--config={TINY}", "--variants=toy", "--seeds=5", "--jobs=0", f"--workdir={tmp_path}"]) == 2
+    said = capsys.readouterr()
+    assert "| toy | 1 |" in said.out and said.err.count("\n") == 1 and "figure.png cannot be used" in said.err
+
+
 STEPS = 24  # of a stand-in
 # A sweep whose runs are tests/stand_in.py.
 DRIVER = """
@@ -238,6 +354,7 @@ from mow_jax.jobs import Job
 from mow_jax.report import sweeps
 sweep.TRAIN, sweep.PAUSE = "stand_in", 0.02
 sweep.origin.commit = lambda: "c"  # a stand-in's
+sweep.refused = lambda jobs, mine: 0  # which needs no trial
 sys.exit(sweep.main(sys.argv[1:]))
 """
 

@@ -197,12 +197,8 @@ RANGES = {
 
 def check(config: ConfigDict) -> None:
     """Raises BadInput for the first setting that cannot work."""
+    check_keys(config)
     own = of_system(config.system)
-    if wrong := sorted(checks.flat(config).keys() ^ checks.flat(default(config.system)).keys()):
-        raise BadInput(
-            f"config.system={config.system!r} has other keys than this config ({wrong[0]}, ...): an experiment file"
-            f" chooses the system, with default({config.system!r})"
-        )
     checks.choices(config, CHOICES | own.CHOICES)
     checks.numbers(config, RANGES)
     checks.numbers(config, own.RANGES)
@@ -214,6 +210,21 @@ def check(config: ConfigDict) -> None:
         )
     _check_lengths(config)
     own.check(config)
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Raises BadInput for a config that has other keys than its system's, or whose references lead nowhere."""
+    if not isinstance(config.get("system"), str):
+        raise BadInput("config.system is missing: an experiment file begins with config = mow_jax.config.default()")
+    try:
+        found = checks.flat(config.copy_and_resolve_references())
+    except Exception as error:  # of ml_collections, or of the functions that references go through
+        raise BadInput(f"a reference in this config cannot be resolved: {type(error).__name__}: {error}") from None
+    if wrong := sorted(found.keys() ^ checks.flat(default(config.system)).keys()):
+        raise BadInput(
+            f"config.system={config.system!r} has other keys than this config ({wrong[0]}, ...): an experiment file"
+            f" chooses the system, with default({config.system!r})"
+        )
 
 
 def _check_lengths(config: ConfigDict) -> None:

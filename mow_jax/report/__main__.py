@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 
+from mow_jax import command
 from mow_jax.report import reproduce, scores
 from mow_jax.types import BadInput
 
@@ -38,26 +38,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", help="where --compare writes")
     parser.add_argument("--follow", action="store_true", help="with --workdir: write it anew until the run is over")
     options = parser.parse_args(arguments)
-    try:
-        if (options.out and not options.compare) or (options.follow and options.workdir is None):
-            raise BadInput("--out goes with --compare, --follow with --workdir")
-        if options.workdir is not None:
-            _report(options.workdir, options.follow)
-        elif options.compare is not None:
-            _compare(options.compare.split(","), options.out)
-        elif options.reproduce is not None:
-            print(reproduce.commands(options.reproduce), end="")
-        else:
-            path = None if options.scores is True else options.scores
-            print(json.dumps(scores.atari_scores(path), allow_nan=False))
-    except BadInput as problem:
-        print(f"mow_jax.report: {problem}", file=sys.stderr)
-        return 2
-    return 0
+    return command.guarded(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    if (options.out and not options.compare) or (options.follow and options.workdir is None):
+        raise BadInput("--out goes with --compare, --follow with --workdir")
+    if options.workdir is not None:
+        _report(options.workdir, options.follow)
+    elif options.compare is not None:
+        _compare(options.compare.split(","), options.out)
+    elif options.reproduce is not None:
+        print(reproduce.commands(options.reproduce), end="")
+    else:
+        path = None if options.scores is True else options.scores
+        print(json.dumps(scores.atari_scores(path), allow_nan=False))
 
 
 def _report(workdir: str, follow: bool) -> None:
-    os.environ["MPLBACKEND"] = "agg"  # no display is needed, whatever the user's variable asks for
     from mow_jax.report import data, page, terminal  # here: --scores needs no matplotlib
 
     run = data.read(workdir)
@@ -74,7 +72,6 @@ def _report(workdir: str, follow: bool) -> None:
 
 
 def _compare(places: list[str], out: str | None) -> None:
-    os.environ["MPLBACKEND"] = "agg"
     from mow_jax.report import compare
 
     print(f"comparison: {compare.write(places, out) / 'index.html'}, one file")
