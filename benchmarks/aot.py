@@ -36,7 +36,7 @@ from jax.experimental import topologies
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import build, command, flops, logs, replay, summary
+from mow_jax import build, command, flops, logs, processes, replay, summary
 from mow_jax.config import check
 from mow_jax.types import BadInput, Shard, System, Task
 
@@ -162,7 +162,7 @@ def lower(config: ConfigDict, gpu: gpus.Gpu, name: str, folder: Path) -> None:
     device = topologies.get_topology_desc(gpu.title, "cuda", **topology).devices[0]
     with mock.patch.object(jax, "default_backend", return_value="gpu"):  # the code chooses by it
         work = programs(config, throughput.tasks_of(config))[name]
-        mapped = jax.pmap(work.function, axis_name="device", devices=[device])
+        mapped = processes.over_devices(work.function, [device])
         lead = lambda tree: jax.tree.map(lambda leaf: Shape((1, *leaf.shape), leaf.dtype), tree)
         traced = jax.jit(mapped, donate_argnums=work.donate).trace(*map(lead, work.arguments))
         (folder / "flop.json").write_text(json.dumps(flops.of(traced.jaxpr.jaxpr)))

@@ -51,12 +51,16 @@ def parts(output: Path, scratch: Path, reference: str | None, tiny: bool) -> lis
     """All parts, most valuable first: rates and convolutions, whole updates, then the parts of updates and the rest."""
     quick = ["--rounds=2", "--seconds=0.1"] if tiny else []
     sizes = ["--tasks=2", "--images=2", "--channels=4", "--seconds=0.01"] if tiny else []
+    few = ["--updates=3"] if tiny else []
     file = lambda name: f"--output={output}/{name}.json"
     experiment = lambda name: f"--config={TINY if tiny else f'experiments/{name}.py'}"
 
     def throughput(name: str, config: str, minutes: float, *more: str, **variables: str) -> Part:
         arguments = [str(HERE / "throughput.py"), experiment(config), file(name), *quick, *more]
         return Part(name, minutes, arguments, "", variables)
+
+    def repeats(name: str, config: str, minutes: float) -> Part:
+        return Part(name, minutes, [str(HERE / "repeats.py"), experiment(config), file(name), *few])
 
     why = "" if reference else "needs --reference=DIR"
     why = why or ("" if importlib.util.find_spec("torch") else "needs torch")
@@ -69,8 +73,10 @@ def parts(output: Path, scratch: Path, reference: str | None, tiny: bool) -> lis
     return [
         Part("convolutions", 3, [str(HERE / "convolutions.py"), file("convolutions"), *sizes]),
         throughput("storm", "storm", 3, "--noparts"),
+        repeats("repeats", "storm", 2),  # of the program that is compiled already; so is atari26's below
         throughput("atari26_first", "atari26", 5, "--noparts", f"--profile={output}/trace", **FAST_COMPILE),
         throughput("atari26", "atari26", 9),
+        repeats("atari26_repeats", "atari26", 4),
         throughput("atari26_small", "atari26_small", 6),
         Part("compare_storm", 8, compare, why, SHARED_MEMORY),
         throughput("metaworld_mt50", "metaworld_mt50", 9, "--noparts"),

@@ -139,8 +139,8 @@ class Learner:
         """A function of one device's arrays as one program over all, argument `donate` overwritten in place; `alone`:
         over this process's devices, so that no other process has to take part."""
         if processes.count() > 1 and not alone:
-            return jax.pmap(function, "device", out_axes=out_axes, donate_argnums=donate)
-        mapped = jax.pmap(function, axis_name="device", devices=self.devices, out_axes=out_axes)
+            return processes.over_devices(function, out_axes=out_axes, donate_argnums=donate)
+        mapped = processes.over_devices(function, self.devices, out_axes=out_axes)
         # On CPUs level 1 compiles in half the time of the default and runs as fast.
         options = {"xla_backend_optimization_level": 1} if self._on_cpu else None
         return jax.jit(mapped, donate_argnums=donate, compiler_options=options)

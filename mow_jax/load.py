@@ -116,11 +116,11 @@ class LoadedAgent:
     """A trained agent for one environment at a time: `reset(task, seed)`, then `act(observation, task)`."""
 
     def __init__(self, directory: Path, step: int | None):
-        self.config, self.tasks, self._learner, self.step = restore(directory, step)
+        self.config, self.tasks, self.learner, self.step = restore(directory, step)
         self._names = [task.name for task in self.tasks]
         dtype, shape = frame(self.tasks[0], self.config.suite.image_size)
         self._frames = np.zeros((len(self.tasks), 1, *shape), dtype)
-        self._start = self._learner.save_acting(self._learner.init_acting(1))
+        self._start = self.learner.save_acting(self.learner.init_acting(1))
         self._acting = jax.tree.map(np.copy, self._start)
         self._first = np.ones((len(self.tasks), 1), bool)
         self._clock = [0] * len(self.tasks)
@@ -137,10 +137,10 @@ class LoadedAgent:
         `make_env(...).step` takes."""
         k = self._index(task)
         self._frames[k, 0] = self._fitted(np.asarray(observation))
-        acting = self._learner.load_acting(self._acting)
+        acting = self.learner.load_acting(self._acting)
         seen = (self._frames, self._first, self._clock[k] % 2**31)
-        action, _, acting = self._learner.act(acting, *seen, explore=False)
-        self._keep(k, self._learner.save_acting(acting))
+        action, _, acting = self.learner.act(acting, *seen, explore=False)
+        self._keep(k, self.learner.save_acting(acting))
         self._first[k], self._clock[k] = False, self._clock[k] + 1
         return int(action[k, 0]) if self.tasks[k].discrete else action[k, 0]
 

@@ -3,7 +3,8 @@
     python -m mow_jax.play --workdir=DIR_OR_FILE --task=NAME [--seed=0] [--port=0]
 
 Both start from the same real frame and get the same actions, from the keyboard or from the actor; the dream sees no
-other real frame. Experts can be exchanged while it runs. Serves localhost only.
+other real frame. Experts can be exchanged while it runs. Systems whose model imagines no pictures show the task alone.
+Serves localhost only.
 """
 
 from __future__ import annotations
@@ -35,26 +36,17 @@ ATARI = ("NOOP", "FIRE", *_SIDES, *_CORNERS, *(side + "FIRE" for side in (*_SIDE
 NAMES = {"atari": ATARI, "toy": ("NOOP", "LEFT", "RIGHT", "UP", "DOWN")}
 
 
-# --- The two stages ---------------------------------------------------------------------------------------------------
+# --- The stages -------------------------------------------------------------------------------------------------------
 
 
 class Stage:
-    """A real episode and its dream; every method returns what the page shows."""
+    """A real episode, alone; every method returns what the page shows."""
 
-    def __init__(self, source: Path, name: str, seed: int):
-        """Raises BadInput for a source that is none, a task that it does not know, or a system without dreams."""
-        self.environment = load.make_env(source, name)
-        _, tasks, learner, self.trained = load.restore(source)
-        if learner.system.playable is None:
-            raise BadInput(f"{source} holds a run of {learner.system.name}, whose model cannot be played in")
-        self.place = [task.name for task in tasks].index(name)
-        self.task: Task = tasks[self.place]
-        self.world, self.state, self.seed = learner.system.playable, learner.snapshot(), seed
-        self.names = action_names(self.task)
-        pure = (self.world.rows, self.world.see, self.world.choose, self.world.move)
-        self._rows, self._see, self._choose, self._move = map(jax.jit, pure)
-        self.chosen = self.world.chosen(self.state, self.place) if self.world.chosen else []
-        self._own = self._rows(self.state, self.place)
+    def __init__(self, environment: Any, agent: load.LoadedAgent, name: str, seed: int):
+        self.environment, self.agent, self.seed = environment, agent, seed
+        self.place = [task.name for task in agent.tasks].index(name)
+        self.task: Task = agent.tasks[self.place]
+        self.names, self.chosen = action_names(self.task), list[int]()
         self.reset()
 
     def about(self) -> dict[str, Any]:
@@ -62,11 +54,82 @@ class Stage:
         known = [task for task, mask in zip(self.names, self.task.action_mask, strict=False) if mask]
         return {
             "task": self.task.name,
-            "step": self.trained,
+            "step": self.agent.step,
+            "system": self.agent.learner.system.name,
             "actions": known if self.task.discrete else None,
             "dimensions": self.task.action_size,
-            "experts": self.world.experts,
+            "numbers": self.task.numbers,
+            "experts": 0,
+            "dream": False,
         }
+
+    def experts(self, _: list[int]) -> dict[str, Any]:
+        """Raises BadInput: there are none that could be exchanged."""
+        raise BadInput(f"{self.agent.learner.system.name} has no experts to exchange here")
+
+    def reset(self) -> dict[str, Any]:
+        """A new episode."""
+        self.frame, self.time, self.total = self.environment.reset(self.seed), 0, 0.0
+        self.seed += 1
+        self.ended = self.followed = False
+        return self._view(None, 0.0) | self._imagined(None)
+
+    def step(self, action: Any) -> dict[str, Any]:
+        """One step by a name of `names` or numbers in [-1, 1]; None: the actor's own.
+
+        Raises BadInput for an action that the task does not have.
+        """
+        if self.ended:
+            return self.reset()
+        chosen = self._choose() if action is None else self._given(action)
+        step = self.environment.step(int(chosen) if self.task.discrete else chosen)
+        beside = self._imagined(chosen)
+        self.frame, self.time, self.followed = step.observation, self.time + 1, action is None
+        self.ended = step.terminated or step.truncated
+        self.total += float(step.reward)
+        return self._view(chosen, float(step.reward)) | beside
+
+    def _choose(self) -> np.ndarray:
+        """The actor's own action. Where another took the one before, it begins anew, as at the episode's start."""
+        if not self.followed:
+            self.agent.reset(self.task.name, self.seed - 1)  # the seed of this episode
+        return np.asarray(self.agent.act(self.frame, self.task.name))
+
+    def _given(self, action: Any) -> np.ndarray:
+        """The action that a request means."""
+        if not self.task.discrete:
+            size = self.task.action_size
+            if not isinstance(action, list) or len(action) != size or not all(-1 <= x <= 1 for x in action):
+                raise BadInput(f"{action!r} is no action: give {size} numbers from -1 to 1")
+            return np.array(action, np.float32) * np.array(self.task.action_mask, np.float32)
+        allowed = [name for name, mask in zip(self.names, self.task.action_mask, strict=False) if mask]
+        if action not in allowed:
+            raise BadInput(f"{action!r} is no action of {self.task.name}: choose from {', '.join(allowed)}")
+        return np.asarray(self.names.index(action), np.int32)
+
+    def _imagined(self, _: np.ndarray | None) -> dict[str, Any]:
+        """What is shown beside the episode, after an action or, for None, at the start."""
+        return {}
+
+    def _view(self, action: np.ndarray | None, reward: float) -> dict[str, Any]:
+        said = None if action is None else self.names[int(action)] if self.task.discrete else action.round(2).tolist()
+        shown = {"time": self.time, "ended": self.ended, "action": said, "chosen": self.chosen}
+        return shown | {"real": {"frame": png(picture(self.frame)), "reward": reward, "total": self.total}}
+
+
+class DreamStage(Stage):
+    """A real episode and its dream, which its actor acts in."""
+
+    def __init__(self, environment: Any, agent: load.LoadedAgent, name: str, seed: int):
+        self.world, self.state = agent.learner.system.playable, agent.learner.snapshot()
+        pure = (self.world.rows, self.world.see, self.world.choose, self.world.move)
+        self._rows, self._see, self._act, self._move = map(jax.jit, pure)
+        self._own = self._rows(self.state, [task.name for task in agent.tasks].index(name))
+        super().__init__(environment, agent, name, seed)
+        self.chosen = self.world.chosen(self.state, self.place) if self.world.chosen else []
+
+    def about(self) -> dict[str, Any]:
+        return super().about() | {"experts": self.world.experts, "dream": True}
 
     def experts(self, chosen: list[int]) -> dict[str, Any]:
         """Lets the task use other experts from now on. Raises BadInput for ones that do not exist."""
@@ -77,62 +140,49 @@ class Stage:
         self._own = self._rows(self.state, self.place)
         return {"chosen": chosen}
 
-    def reset(self) -> dict[str, Any]:
-        """A new episode, and a dream of it from its first frame."""
-        self.frame, self.time = self.environment.reset(self.seed), 0
-        self.seed += 1
-        self.totals = {"real": 0.0, "dream": 0.0}
-        self.dream, imagined = self._see(self._own, self.frame, self._key(0))
-        self.ended = False
-        return self._view(imagined, None, {"reward": 0.0}, {"reward": 0.0, "continuation": 1.0})
+    def _choose(self) -> np.ndarray:
+        return np.asarray(self._act(self._own, self.dream, np.array(self.task.action_mask), self._key(1)))
 
-    def step(self, action: Any) -> dict[str, Any]:
-        """One step of both by a name of `names` or numbers in [-1, 1]; None: the actor's own, chosen in the dream.
-
-        Raises BadInput for an action that the task does not have.
-        """
-        if self.ended:
-            return self.reset()
-        mask = np.array(self.task.action_mask)
+    def _imagined(self, action: np.ndarray | None) -> dict[str, Any]:
+        """The dream from the episode's first frame, or a step further."""
         if action is None:
-            chosen = np.asarray(self._choose(self._own, self.dream, mask, self._key(1)))
+            reward, continuation, self.dreamed = 0.0, 1.0, 0.0
+            self.dream, imagined = self._see(self._own, self.frame, self._key(0))
         else:
-            chosen = self._given(action)
-        step = self.environment.step(int(chosen) if self.task.discrete else chosen)
-        self.dream, reward, continuation, imagined = self._move(self._own, self.dream, chosen, self._key(2))
-        self.frame, self.time = step.observation, self.time + 1
-        self.ended = step.terminated or step.truncated
-        self.totals["real"] += float(step.reward)
-        self.totals["dream"] += float(reward)
-        dream = {"reward": float(reward), "continuation": float(continuation)}
-        return self._view(imagined, chosen, {"reward": float(step.reward)}, dream)
-
-    def _given(self, action: Any) -> np.ndarray:
-        """The action that a request means."""
-        if not self.task.discrete:
-            size = self.task.action_size
-            if not isinstance(action, list) or len(action) != size or not all(-1 <= x <= 1 for x in action):
-                raise BadInput(f"{action!r} is no action: give {size} numbers from -1 to 1")
-            return np.array(action, np.float32)
-        allowed = [name for name, mask in zip(self.names, self.task.action_mask, strict=False) if mask]
-        if action not in allowed:
-            raise BadInput(f"{action!r} is no action of {self.task.name}: choose from {', '.join(allowed)}")
-        return np.asarray(self.names.index(action), np.int32)
-
-    def _view(self, imagined, action, real: dict, dream: dict) -> dict[str, Any]:
-        said = None if action is None else self.names[int(action)] if self.task.discrete else action.round(2).tolist()
-        shown = {"time": self.time, "ended": self.ended, "action": said, "chosen": self.chosen}
+            self.dream, reward, continuation, imagined = self._move(self._own, self.dream, action, self._key(2))
+        self.dreamed += float(reward)
         pixels = (np.asarray(imagined, np.float32) * 255).round().astype(np.uint8)
-        real |= {"frame": png(self.frame), "total": self.totals["real"]}
-        return shown | {"real": real, "dream": dream | {"frame": png(pixels), "total": self.totals["dream"]}}
+        said = {"reward": float(reward), "continuation": float(continuation), "total": self.dreamed}
+        return {"dream": said | {"frame": png(pixels)}}
 
     def _key(self, use: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.seed), 3 * self.time + use)
 
 
+def stage(source: Path, name: str, seed: int) -> Stage:
+    """A stage for a run's task, with a dream where its system's model can be played in.
+
+    Raises BadInput for a source that is none, or a task that it does not know.
+    """
+    environment, agent = load.make_env(source, name), load.LoadedAgent(source, None)
+    kind = Stage if agent.learner.system.playable is None else DreamStage
+    return kind(environment, agent, name, seed)
+
+
 def action_names(task: Task) -> list[str]:
     """Names of the choices; numbers where the suite has none."""
     return list(NAMES.get(task.suite, [str(i) for i in range(task.action_size)]))
+
+
+def picture(seen: np.ndarray) -> np.ndarray:
+    """A frame as it is; of a vector a bar a number, from the middle, to the left where it is negative: for 1
+    half as long as there is room, and never longer than that."""
+    if seen.ndim == 3:
+        return seen
+    ends, across = (seen / (1 + np.abs(seen)))[:, None], np.linspace(-1, 1, 65)
+    bars = (across * np.sign(ends) >= 0) & (np.abs(across) <= np.abs(ends))
+    lines = np.stack([bars, np.zeros_like(bars)], 1).reshape(-1, len(across))
+    return np.repeat(lines[..., None], 3, 2).astype(np.uint8) * 255
 
 
 def png(frame: np.ndarray) -> str:
@@ -208,7 +258,7 @@ if __name__ == "__main__":
         """The command."""
         if not _SOURCE.value or not _TASK.value:
             raise BadInput("give --workdir=DIR_OR_FILE and --task=NAME")
-        server = serve(Stage(Path(_SOURCE.value), _TASK.value, _SEED.value), _PORT.value)
+        server = serve(stage(Path(_SOURCE.value), _TASK.value, _SEED.value), _PORT.value)
         print(f"open http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends)", flush=True)
         try:
             server.serve_forever()

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -77,7 +77,7 @@ def _connect() -> None:
     if count() == 1:
         return
     multihost.get_barrier_sync_fn()(key="connect", timeout_ms=1000 * CONNECT_SECONDS)
-    whole = jax.pmap(lambda one: jax.lax.psum(one, "device"), "device")(np.ones(jax.local_device_count()))
+    whole = over_devices(lambda one: jax.lax.psum(one, "device"))(np.ones(jax.local_device_count()))
     jax.block_until_ready(whole)  # all devices together, as in an update
     wait("connected")  # a device of each process, as in all meetings
 
@@ -113,6 +113,12 @@ def _explain_abort() -> None:
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
     libc.signal(signal.SIGABRT, ctypes.cast(_aborted, ctypes.c_void_p))
+
+
+def over_devices(function: Callable, devices: Sequence[Any] | None = None, **options: Any) -> Callable:
+    """A function of one device's arrays as one of arrays [devices, ...], with the axis "device": over these devices, or
+    all of the job, where a call is a meeting. Whatever replaces pmap goes here."""
+    return jax.pmap(function, axis_name="device", devices=devices, **options)
 
 
 def count() -> int:

@@ -125,7 +125,7 @@ def compiled_memory(config: ConfigDict, system: System, tasks: list[Task]) -> st
     empty = functools.partial(replay.empty, tasks[0], config.suite.image_size, system.extras)
     windows = [empty(drawn(window)) for window in training.windows.values()]
     lead = lambda tree: jax.tree.map(lambda leaf: _shape((1, *leaf.shape), leaf.dtype), tree)
-    program = jax.pmap(training.function, axis_name="device", devices=jax.local_devices()[:1])
+    program = processes.over_devices(training.function, jax.local_devices()[:1])
     update = jax.jit(program, donate_argnums=0)
     # How well the code is optimised changes nothing of the memory, and a lot of the time to compile.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None

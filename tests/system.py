@@ -16,8 +16,8 @@ DRAW = "import mujoco, os; mujoco.GLContext(8, 8).make_current(); os._exit(0)"
 
 
 def needs_chromium() -> None:
-    """Skips the test that calls it where there is no browser."""
-    if CHROMIUM is None:
+    """Skips the test that calls it where no browser starts."""
+    if CHROMIUM is None or not _runs(CHROMIUM):
         pytest.skip(f"{MISSING}chromium")
 
 
@@ -26,6 +26,14 @@ def needs_renderer(backend: str | None = None) -> None:
     asked = backend or os.environ.get("MUJOCO_GL")
     if not any(map(_draws, (asked,) if asked else ("osmesa", "egl"))):
         pytest.skip(f"{MISSING}libosmesa6")
+
+
+@functools.cache
+def _runs(program: str) -> bool:
+    try:
+        return not subprocess.run([program, "--version"], capture_output=True, check=False, timeout=60).returncode
+    except (OSError, subprocess.TimeoutExpired):  # a file that is no program of this machine, or one that hangs
+        return False
 
 
 @functools.cache

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from processes import ROOT, environment
 from test_report import make_run
@@ -22,6 +24,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation_outcomes
 import gpu_suite
 import host
+import repeats
 
 from mow_jax import flops
 from mow_jax.types import BadInput
@@ -131,8 +134,37 @@ def test_a_part_keeps_to_its_own_limit_and_does_not_begin_where_half_of_it_is_go
 def test_rates_and_convolutions_come_first_then_whole_updates_and_learning_last(tmp_path):
     listed = gpu_suite.parts(tmp_path, tmp_path, None, tiny=False)
     names = [part.name for part in listed]
-    assert names[:4] == ["convolutions", "storm", "atari26_first", "atari26"] and names[-1] == "learning"
-    assert sum(part.minutes for part in listed[:2]) <= 9 and all("--noparts" in part.arguments for part in listed[1:3])
+    assert names[:5] == ["convolutions", "storm", "repeats", "atari26_first", "atari26"] and names[-1] == "learning"
+    assert sum(part.minutes for part in listed[:3]) <= 9
+    assert all("--noparts" in part.arguments for part in (listed[1], listed[3]))
+
+
+class Ends(NamedTuple):
+    """A learner's state in little."""
+
+    params: dict
+    optimizer: list
+
+
+def ended(params: list[float], moment: int, losses: list[float]) -> tuple[Ends, list[dict]]:
+    state = Ends({"w": np.array(params, np.float32), "b": np.float32(0.5)}, [np.int32(moment)])
+    return state, [{"loss": np.float32(loss)} for loss in losses]
+
+
+def test_a_run_that_differs_in_one_bit_is_not_called_equal():
+    nan, next_to_one = float("nan"), float(np.nextafter(np.float32(1), np.float32(2)))
+    found = repeats.compare(ended([1, 0, nan], 3, [2, 1]), ended([1, 0, nan], 3, [2, 1]))
+    assert found["equal"] and found["first"] is None and found["parts"]["params"] == {"numbers": 4, "differ": 0}
+    for params, moment, losses, first, part in (
+        ([next_to_one, 0, nan], 3, [2, 1], None, "params"),
+        ([1, -0.0, nan], 3, [2, 1], None, "params"),
+        ([1, 0, nan], 4, [2, 1], None, "optimizer"),
+        ([1, 0, nan], 3, [2, next_to_one], 1, "metrics"),
+    ):
+        found = repeats.compare(ended([1, 0, nan], 3, [2, 1]), ended(params, moment, losses))
+        assert not found["equal"] and found["first"] == first
+        assert {name for name, counts in found["parts"].items() if counts["differ"]} == {part}
+        assert found["parts"][part]["differ"] == 1
 
 
 def rehearse(folder: Path, *more: str) -> tuple[str, dict[str, dict]]:
@@ -148,13 +180,17 @@ def test_the_gpu_suite_begins_nothing_that_it_has_no_time_for_and_goes_on_with_w
     _, parts = rehearse(tmp_path, "--minutes=0.1")  # a false limit: nothing begins, and every part says why
     outcomes = {entry["outcome"] for entry in parts.values()}
     assert all(outcome.startswith(("not begun", "skipped")) for outcome in outcomes), outcomes
-    stdout, parts = rehearse(tmp_path, "--minutes=9", "--parts=convolutions,storm,compare_storm,learning")
+    stdout, parts = rehearse(tmp_path, "--minutes=9", "--parts=convolutions,storm,repeats,compare_storm,learning")
     done = {name for name, entry in parts.items() if entry["outcome"] == "done"}
-    assert done == {"convolutions", "storm", "learning"}, os.listdir(tmp_path)
+    assert done == {"convolutions", "storm", "repeats", "learning"}, os.listdir(tmp_path)
     assert parts["compare_storm"]["outcome"] == "skipped: needs --reference=DIR"
     record = json.loads((tmp_path / "storm.json").read_text())
     assert record["milliseconds"]["whole update"] > 0 and record["flop"]["whole update"] > 0
     assert "imagination" not in record["milliseconds"]
+    again = json.loads((tmp_path / "repeats.json").read_text())
+    assert again["equal"] is True and again["first"] is None and again["updates"] == 3
+    compared = {name for name, part in again["parts"].items() if part["numbers"] and not part["differ"]}
+    assert compared >= {"params", "actor", "critic", "world_optimizer", "agent_optimizer", "metrics"}
     assert len(json.loads((tmp_path / "convolutions.json").read_text())["lines"]) == 3 + 4 * 2 * 2 * 2
     with tarfile.open(tmp_path / "learning.tar.gz") as packed:
         assert "./results.json" in packed.getnames()

@@ -167,6 +167,25 @@ def test_no_file_imports_itself_by_way_of_others():
     assert sorted(left) == []
 
 
+def maps_over_devices(source: str) -> int:
+    """How often a source text names pmap outside of words: its calls, and its imports under whatever name."""
+    nodes = ast.walk(ast.parse(source))
+    return sum(
+        (isinstance(node, ast.Attribute) and node.attr == "pmap")
+        or (isinstance(node, ast.alias) and node.name == "pmap")
+        for node in nodes
+    )
+
+
+def test_one_function_maps_over_devices():
+    """jax may give pmap up one day: then that function changes, and nothing else."""
+    files = [*FILES, *sorted((ROOT / "benchmarks").glob("*.py"))]
+    found = {str(path.relative_to(ROOT)): maps_over_devices(path.read_text()) for path in files}
+    assert {name: count for name, count in found.items() if count} == {"mow_jax/processes.py": 1}
+    assert maps_over_devices("import jax\nrun = jax.pmap(len)  # pmap(") == 1
+    assert maps_over_devices("from jax import pmap as mapped\nmapped(len)") == 1
+
+
 def test_no_file_is_long():
     assert {str(path): count for path in FILES if (count := len(path.read_text().splitlines())) > 400} == {}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from processes import ROOT, TINY
 
-from mow_jax import build, meter, replay
+from mow_jax import build, meter, processes, replay
 from mow_jax.types import BadInput, Shard
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text()
@@ -45,7 +45,7 @@ def computed(variant: str) -> set[str]:
             return function(state, *windows, shard)[1]
 
         lead = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), tree)
-        run = jax.pmap(on_a_device, axis_name="device", devices=jax.local_devices()[:1])
+        run = processes.over_devices(on_a_device, jax.local_devices()[:1])
         names |= set(jax.eval_shape(run, lead(state), *map(lead, windows)))
     return names
 

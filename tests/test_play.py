@@ -27,7 +27,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(workdir):
-    server = play.serve(play.Stage(workdir, "catch", 3), 0)
+    server = play.serve(play.stage(workdir, "catch", 3), 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -89,7 +89,7 @@ def test_other_hosts_names_are_not_answered(address):
 
 def test_what_cannot_be_played_is_refused(workdir, tmp_path):
     with pytest.raises(BadInput, match="catch, cue"):
-        play.Stage(workdir, "Pong", 0)
+        play.stage(workdir, "Pong", 0)
     assert "--workdir=DIR_OR_FILE" in run("play", f"--workdir={workdir}", code=2)
     assert "no workdir" in run("play", f"--workdir={tmp_path}", "--task=catch", code=2)
 

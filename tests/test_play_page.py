@@ -8,24 +8,27 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import browser
 import numpy as np
 import pytest
 
-from mow_jax import play
+from mow_jax import envs, play
+from mow_jax.types import BadInput
 
 
 class Stage:
-    """Counts steps; of two sides that look alike."""
+    """Counts steps; of two sides that look alike, or the first alone."""
 
-    def __init__(self) -> None:
-        self.time = 0
+    def __init__(self, dream: bool = True) -> None:
+        self.time, self.dream = 0, dream
 
     def about(self) -> dict[str, Any]:
         actions = ["NOOP", "UP", "FIRE"]
-        return {"task": "count", "step": 7, "actions": actions, "dimensions": 3, "experts": 0}
+        known = {"task": "count", "step": 7, "system": "blind", "actions": actions, "dimensions": 3, "numbers": 0}
+        return known | {"experts": 0, "dream": self.dream}
 
     def reset(self) -> dict[str, Any]:
         self.time = 0
@@ -38,12 +41,17 @@ class Stage:
     def view(self, action: Any) -> dict[str, Any]:
         side = {"frame": play.png(np.full((4, 4, 3), self.time, np.uint8)), "reward": 1.0, "total": self.time}
         shown = {"time": self.time, "ended": False, "action": action, "chosen": []}
-        return shown | {"real": side, "dream": side | {"continuation": 1.0}}
+        return shown | {"real": side} | ({"dream": side | {"continuation": 1.0}} if self.dream else {})
 
 
 @pytest.fixture
-def address():
-    server = play.serve(Stage(), 0)  # type: ignore[arg-type]
+def dream() -> bool:
+    return True
+
+
+@pytest.fixture
+def address(dream: bool):
+    server = play.serve(Stage(dream), 0)  # type: ignore[arg-type]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -76,6 +84,80 @@ def test_keys_move_the_game_after_a_click_on_whatever_there_is(address: str, tmp
                 page.press(key)
                 page.wait(f"{TIME} === {before} + 1")
                 assert page.ask(WAITS), "the key was for the game"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dream", [True, False])
+def test_a_page_without_a_dream_shows_the_game_alone_and_says_so(address: str, tmp_path: Path, dream: bool):
+    text = "document.body.innerText"
+    with browser.Browser(tmp_path / "profile", address) as page:
+        ready(page)
+        assert page.ask("document.getElementById('dream').checkVisibility()") == dream
+        assert page.ask(f"{text}.includes('the model of blind imagines no pictures')") != dream
+        assert page.ask(f"{text}.toLowerCase().split('dream').length - 1") == (3 if dream else 1)
+        page.wait(f"{TIME} > 1 && document.getElementById('real').naturalWidth === 4")
+        page.ask("document.getElementById('actor').click()")
+        before = page.ask(TIME)
+        page.wait(f"{TIME} > {before} + 1 && {ERROR} === ''")
+
+
+class Actor:
+    """A loaded agent whose system has no dreams: it knows how it was told to begin, and what it has seen since."""
+
+    step = 7
+    learner = SimpleNamespace(system=SimpleNamespace(name="blind", playable=None))
+
+    def __init__(self, tasks: list, action: Any) -> None:
+        self.tasks, self.action = tasks, action
+        self.begun: list[int] = []
+
+    def reset(self, task: str, seed: int) -> None:
+        self.begun.append(seed)
+        self.seen: list[np.ndarray] = []
+
+    def act(self, seen: np.ndarray, task: str) -> Any:
+        self.seen.append(seen)
+        return self.action
+
+
+def alone(*names: str, action: Any = 1, **suite: Any) -> play.Stage:
+    """A stage of the first toy, whose episodes have the seeds 3, 4, ..."""
+    settings = {"image_size": 16, **suite}
+    tasks = envs.resolve("toy", names, settings)
+    return play.Stage(envs.make(tasks[0], settings), Actor(tasks, action), names[0], 3)  # type: ignore[arg-type]
+
+
+def test_a_game_without_a_dream_is_moved_by_keys_and_by_the_actor():
+    stage = alone("catch", "grid")
+    about = stage.about()
+    assert (about["dream"], about["system"], about["actions"]) == (False, "blind", ["NOOP", "LEFT", "RIGHT"])
+    views = [stage.step(action) for action in (None, None, "RIGHT", None, None)]
+    assert [view["action"] for view in views] == ["LEFT", "LEFT", "RIGHT", "LEFT", "LEFT"]
+    assert not any("dream" in view for view in views) and [view["time"] for view in views] == [1, 2, 3, 4, 5]
+    assert views[-1]["ended"] and views[-1]["real"]["total"] == sum(view["real"]["reward"] for view in views)
+    same = envs.make(stage.task, {"image_size": 16})
+    assert play.png(same.reset(3)) != views[0]["real"]["frame"] == play.png(same.step(1).observation)
+    # After the key the actor begins anew: what it remembered was not what had been done.
+    assert stage.agent.begun == [3, 3] and len(stage.agent.seen) == 2
+    assert stage.step("LEFT")["time"] == 0 and stage.step(None)["time"] == 1 and stage.agent.begun[2:] == [4]
+    with pytest.raises(BadInput, match="blind has no experts"):
+        stage.experts([0])
+    with pytest.raises(BadInput, match="choose from NOOP, LEFT, RIGHT"):
+        stage.step("UP")
+
+
+def test_numbers_are_drawn_as_bars():
+    stage = alone("slide", action=np.array([0.5, -1], np.float32), observation="state")
+    view, about = stage.step(None), stage.about()
+    assert view["action"] == [0.5, -1] and (about["actions"], about["dimensions"], about["numbers"]) == (None, 2, 5)
+    assert stage.step([0.25, -0.25])["real"]["frame"] == play.png(play.picture(stage.frame))
+    with pytest.raises(BadInput, match="give 2 numbers from -1 to 1"):
+        stage.step([0.0, 2.0])
+    rows = play.picture(np.array([1, -1, 0, 1e9], np.float32))[::2, :, 0] > 0
+    drawn = [np.flatnonzero(row) for row in rows]
+    assert [(row.min(), row.max()) for row in drawn] == [(32, 48), (16, 32), (32, 32), (32, 64)]
+    frame = np.zeros((4, 4, 3), np.uint8)
+    assert play.picture(frame) is frame
 
 
 @pytest.mark.slow

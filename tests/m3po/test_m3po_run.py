@@ -11,7 +11,7 @@ import pytest
 from processes import TINY, acted, assert_same_run, kill_when, metrics, refused, replay_files, run, train
 
 import mow_jax
-from mow_jax import load
+from mow_jax import load, play
 from mow_jax.types import BadInput
 
 pytestmark = pytest.mark.slow
@@ -91,6 +91,14 @@ def test_it_is_evaluated_loaded_and_exported(whole, tmp_path):
     with pytest.raises(BadInput, match=r"an observation is numbers \[5\], not uint8 \[16, 16, 3\]"):
         agent.act(np.zeros((16, 16, 3), np.uint8), "slide")
     assert not np.any(load.restore(file)[2].snapshot().target[0]["kernel"])
+
+
+def test_the_task_is_played_alone_its_numbers_drawn_as_bars(whole):
+    stage = play.stage(whole, "slide_swap", seed=5)
+    about, views = stage.about(), [stage.step(None) for _ in range(5)]
+    assert (about["system"], about["dream"], about["numbers"]) == ("m3po", False, 5) and "dream" not in views[0]
+    same = np.round(acted(whole, "slide_swap", 5, seed=5), 2)
+    np.testing.assert_array_equal(np.array([view["action"] for view in views], np.float32), same.astype(np.float32))
 
 
 def test_without_the_additions_it_is_tdmpc2_bit_for_bit(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from processes import TINY, acted, assert_same_run, kill_when, metrics, refused, replay_files, run, train
 
-from mow_jax import load
+from mow_jax import load, play
 
 pytestmark = pytest.mark.slow
 CONFIG = f"{TINY}:scalezero"
@@ -88,10 +88,11 @@ def test_other_tasks_start_from_its_weights(whole, tmp_path):
     assert len(new.params["heads"]["value"]["Dense_0"]["kernel"]) == 3 and int(new.stage) == 0
 
 
-def test_there_is_no_dream_to_play_in(whole):
-    assert "a run of scalezero, whose model cannot be played in" in refused(
-        "play", f"--workdir={whole}", "--task=catch"
-    )
+def test_the_game_is_played_alone(whole):
+    stage = play.stage(whole, "grid", seed=5)
+    about, views = stage.about(), [stage.step(None) for _ in range(8)]
+    assert (about["system"], about["dream"], about["experts"]) == ("scalezero", False, 0) and "dream" not in views[0]
+    assert [view["action"] for view in views] == [stage.names[action] for action in acted(whole, "grid", 8, seed=5)]
 
 
 REFUSED = {
