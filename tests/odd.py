@@ -120,6 +120,11 @@ KINDS: dict[str, dict[str, Any]] = {
     # frames: refused
     "float_as_bytes": {"frame": FADES},
     "bytes_0_1": {"frame": lambda n: np.ones((12, 10, 3), np.uint8)},
+    "late_0_1": {"frame": lambda n: np.full((12, 10, 3), n // BLOWN, np.uint8)},
+    "late_0_1_wide": {
+        "space": Box(-300, 300, (12, 10, 1), np.int16),
+        "frame": lambda n: np.full((12, 10, 1), n // BLOWN, np.int16),
+    },
     "late_float": {
         "frame": lambda n: np.full((12, 10, 3), 7 if n < BLOWN else 0.5, np.float32 if n >= BLOWN else "u1")
     },
@@ -130,6 +135,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "none": {"frame": lambda n: None},
     "words": {"frame": lambda n: "frame"},
     "unbounded": {"space": Box(-np.inf, np.inf, (12, 10, 3), np.float32), "frame": FADES},
+    # taken: what is dark from the start, or once something bright has been seen
+    "dark": {"frame": lambda n: np.zeros((12, 10, 3), np.uint8)},
+    "darkens": {"frame": lambda n: np.full((12, 10, 3), [0, 200, 0, 1, 0][n], np.uint8)},
     # rewards
     **{
         f"reward_{name}": {"reward": single(value)}
@@ -167,7 +175,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "wide": {"action_space": Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (1,), np.int64)},
 }
 DRAWN: dict[str, Callable[[int], Any]] = {
-    "drawn": lambda n: np.full((6, 5, 3), n, np.int64),
+    "drawn": lambda n: np.full((6, 5, 3), 10 * n, np.int64),
+    "drawn_late_0_1": lambda n: np.full((6, 5, 3), n // BLOWN, np.uint8),
     "drawn_none": lambda n: None,
     "drawn_float": lambda n: np.full((6, 5, 3), 0.5),
     "drawn_list": lambda n: [np.zeros((6, 5, 3), np.uint8)] * 2,

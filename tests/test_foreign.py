@@ -60,7 +60,9 @@ def refusal(kind: str, steps: int = 4) -> str:
         ("centred", (0, 51, 102, 153, 204)),
         ("flags", (0, 255, 0, 255, 0)),
         ("deep", (0, 1, 2, 3, 4)),
-        ("drawn", (0, 1, 2, 3, 4)),
+        ("dark", (0, 0, 0, 0, 0)),
+        ("darkens", (0, 200, 0, 1, 0)),
+        ("drawn", (0, 10, 20, 30, 40)),
     ],
 )
 def test_frames_are_scaled_as_their_space_says(kind, grey):
@@ -72,6 +74,8 @@ def test_frames_are_scaled_as_their_space_says(kind, grey):
     [
         ("float_as_bytes", "observation is float32 (12, 10, 3) in 0..0"),
         ("bytes_0_1", "observation is uint8 (12, 10, 3) in 1..1"),
+        ("late_0_1", "observation is uint8 (12, 10, 3) in 1..1"),
+        ("late_0_1_wide", "observation is int16 (12, 10, 1) in 1..1"),
         ("late_float", "observation is float32 (12, 10, 3) in 0.5..0.5"),
         ("too_bright", "observation is int16 (12, 10, 3) in 300..300"),
         ("not_finite", "observation is float32 (12, 10, 3) in nan..nan"),
@@ -79,6 +83,7 @@ def test_frames_are_scaled_as_their_space_says(kind, grey):
         ("grown", "observation is uint8 (13, 10, 3) in 0..0"),
         ("none", "observation is None"),
         ("words", "observation is a str"),
+        ("drawn_late_0_1", "rgb_array rendering is uint8 (6, 5, 3) in 1..1"),
         ("drawn_none", "rgb_array rendering is None"),
         ("drawn_float", "rgb_array rendering is float64 (6, 5, 3) in 0.5..0.5"),
         ("drawn_list", "rgb_array rendering is uint8 (2, 6, 5, 3) in 0..0"),
@@ -87,7 +92,7 @@ def test_frames_are_scaled_as_their_space_says(kind, grey):
 def test_frames_that_are_not_as_said_are_refused(kind, found):
     message = refusal(kind)
     assert found in message and called(kind) in message and "\n" not in message
-    assert "in 0..1:" in message if kind == "not_finite" else "in 0..255" in message
+    assert {"not_finite": "in 0..1:", "late_0_1_wide": "in -300..300:"}.get(kind, "in 0..255") in message
 
 
 def test_a_picture_without_bounds_is_none():

@@ -175,7 +175,7 @@ class Adapter(Replayed):
             with own_code(f"{self.task.name}: render", self.api):
                 observation = self.environment.render()
         frame = self.picture.frame(observation, first=not self.seen)
-        self.seen = True
+        self.seen = self.seen or bool(np.any(observation))  # zeros alone do not tell 0..1 from 0..255
         return cv2.resize(frame, (self.image_size, self.image_size), interpolation=cv2.INTER_AREA)
 
     def _vector(self, observation: Any) -> np.ndarray:

@@ -44,7 +44,7 @@ class Picture(NamedTuple):
     def frame(self, given: Any, first: bool = False) -> np.ndarray:
         """`given` as [H, W, 3] uint8: its bounds become 0 and 255, a grey picture gets three equal channels.
 
-        `first`: no frame of this environment has been seen before. Raises BadInput for what is not as said.
+        `first`: of this environment nothing but zeros has been seen before. Raises BadInput for what is not as said.
         """
         array = _array(given)
         if array is None or not self._shaped(array.shape) or (first and self._is_black(array)):
