@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -41,6 +42,9 @@ class Odd(gymnasium.Env):
         self._number = 0
         other = self._at("reset", 0)
         return (self._frame(0), {}) if other is None else other
+
+    def close(self) -> None:
+        self._at("close", 0)
 
     def step(self, action: Any) -> Any:
         self._number += 1
@@ -94,6 +98,20 @@ def ended(termination: Any) -> Callable[[str, int], Any]:
     return lambda doing, n: (np.zeros((12, 10, 3), np.uint8), 0.0, termination, False, {}) if doing == "step" else None
 
 
+class Aborted(BaseException):
+    """No Exception, as some libraries have them."""
+
+
+class Torn:
+    """Neither to be converted nor to be shown."""
+
+    def __array__(self, *_, **__):
+        raise LookupError("no data")
+
+    def __repr__(self) -> str:
+        raise LookupError("no name")
+
+
 def single(value: Any) -> Callable[[int], Any]:
     """A reward that is wrong once."""
     return lambda n: value if n == BLOWN else float(n)
@@ -133,6 +151,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "turned": {"frame": lambda n: np.zeros((3, 12, 10), np.uint8)},
     "grown": {"frame": lambda n: np.zeros((12 + n, 10, 3), np.uint8)},
     "none": {"frame": lambda n: None},
+    "torn": {"frame": lambda n: Torn()},
     "words": {"frame": lambda n: "frame"},
     "unbounded": {"space": Box(-np.inf, np.inf, (12, 10, 3), np.float32), "frame": FADES},
     # taken: what is dark from the start, or once something bright has been seen
@@ -150,6 +169,7 @@ KINDS: dict[str, dict[str, Any]] = {
             "pair": np.ones(2),
             "complex": 1j,
             "empty": [],
+            "torn": Torn(),
         }.items()
     },
     "reward_array": {"reward": lambda n: np.array([n], np.float32)},
@@ -161,11 +181,20 @@ KINDS: dict[str, dict[str, Any]] = {
     "step": {"at": raises("step", ZeroDivisionError("division by zero"))},
     "step_late": {"at": raises("step", OSError("lost the connection"), BLOWN)},
     "step_exit": {"at": raises("step", SystemExit(3))},
+    "making_abort": {"at": raises("making", Aborted("no seat"))},
+    "reset_abort": {"at": raises("reset", Aborted())},
+    "step_cancelled": {"at": raises("step", asyncio.CancelledError("too late"), BLOWN)},
+    "close_abort": {"at": raises("close", Aborted("twice"))},
     "old_step": {"at": old_step},
     "old_reset": {"at": old_reset},
     "step_none": {"at": nothing},
     "ended_none": {"at": ended(None)},
     "ended_text": {"at": ended("no")},
+    "ended_rows": {"at": ended([0, [1, 0]])},
+    "ended_nan": {"at": ended(np.array([np.nan], np.float32))},
+    "ended_inf": {"at": ended(float("inf"))},
+    "ended_torn": {"at": ended(Torn())},
+    "ended_one": {"at": ended(np.array([[1.0]]))},
     "leaves_quietly": {"at": leaves(os._exit)},
     "leaves": {"at": leaves(sys.exit)},
     # actions
