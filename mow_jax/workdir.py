@@ -37,10 +37,10 @@ def settle(config: ConfigDict | None, directory: str | None, *, dry_run: bool) -
     Raises BadInput where neither is given.
     """
     if config is None:
-        if directory is None:
+        if not directory:
             raise BadInput("give --config=experiments/NAME.py and --workdir=DIR (or --workdir of a run to resume)")
         return read(Path(directory)), Path(directory)
-    if directory is None and not dry_run:
+    if not directory and not dry_run:
         raise BadInput("give --workdir=DIR, the folder of the run, e.g. --workdir=runs/first")
     return config, Path(directory or "runs")
 
