@@ -5,6 +5,7 @@ In: numbers by name ("area/name") and texts. Called by train and evaluate; repor
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -15,7 +16,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Metrics:
     def __init__(self, workdir: str | Path, *, tensorboard: bool, wandb: str):
         """Appends to `workdir`/metrics.jsonl until `restore` says otherwise; `wandb` is a project's name or empty.
 
-        Raises BadInput if wandb is asked for and not installed, or if the file cannot be written.
+        Raises BadInput if wandb is asked for and cannot be had, or if the file cannot be written.
         """
         self._path = Path(workdir) / "metrics.jsonl"
         self._run = _wandb_run(Path(workdir), wandb) if wandb else None
@@ -64,7 +65,8 @@ class Metrics:
         except OSError as error:
             raise _unwritable(self._path, error) from None
         if self._run:
-            self._run.log({"step": int(step), **numbers}, step=int(update))
+            with _of_wandb():
+                self._run.log({"step": int(step), **numbers}, step=int(update))
         return line
 
     def state(self) -> dict:
@@ -101,7 +103,8 @@ class Metrics:
         if self._board:
             self._board.close()
         if self._run:
-            self._run.finish()
+            with _of_wandb():
+                self._run.finish()
 
 
 def _read(text: bytes) -> dict[str, Any] | None:
@@ -129,14 +132,37 @@ def _unwritable(path: Path, error: OSError) -> BadInput:
     return BadInput(f"cannot write {path} ({error.strerror}): free disk space or choose another --workdir")
 
 
-def _wandb_run(workdir: Path, project: str) -> Any:
+def wandb_for(project: str) -> Any:
+    """The module. Raises BadInput where it is not installed, or does not fit what is."""
     try:
         import wandb
-    except ImportError:
-        raise BadInput(f"log.wandb is {project!r} but wandb is not installed: pip install wandb") from None
+    except Exception as error:
+        because = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadInput(
+            f"log.wandb is {project!r} but wandb cannot be imported ({because}): pip install wandb"
+        ) from None
+    return wandb
+
+
+def _wandb_run(workdir: Path, project: str) -> Any:
+    wandb = wandb_for(project)
     # The same workdir goes on with the same run.
     name = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
-    return wandb.init(project=project, dir=workdir, id=name, name=workdir.name, resume="allow")
+    with _of_wandb():
+        return wandb.init(project=project, dir=workdir, id=name, name=workdir.name, resume="allow")
+
+
+@contextlib.contextmanager
+def _of_wandb() -> Iterator[None]:
+    """Around its calls, which fail where nobody is logged in, or nothing answers."""
+    try:
+        yield
+    except Exception as error:
+        because = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadInput(
+            f"log.wandb: Weights & Biases cannot be reached ({because}): run `wandb login`, set WANDB_MODE=offline, or"
+            " go on without, --config.log.wandb="
+        ) from error
 
 
 class Board:

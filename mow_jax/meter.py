@@ -48,20 +48,26 @@ def _cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
+def traced(text: str, updates: int) -> tuple[int, int]:
+    """The first update to trace and the one before which that ends; -1 without a `text`. Raises as Trace."""
+    if not text:
+        return -1, -1
+    first, _, count = text.partition(":")
+    if not (first.isdecimal() and count.isdecimal() and len(text) < 40 and int(count)):
+        raise BadInput(f"--profile={text} is not understood: give START:COUNT, as in --profile=100:5")
+    last = int(first) + int(count)
+    if last >= updates:
+        raise BadInput(f"--profile={text} ends at update {last}, and the run has {updates}: start earlier")
+    return int(first), last
+
+
 class Trace:
     """`COUNT` updates from update `START` on, traced by jax's profiler into a folder; nothing without a text."""
 
     def __init__(self, text: str, directory: Path, updates: int):
         """`text`: "START:COUNT" or "". Raises BadInput where that is none of a run of so many updates."""
-        self._directory, self._first, self._last, self._on = directory, -1, -1, False
-        if not text:
-            return
-        first, _, count = text.partition(":")
-        if not (first.isdecimal() and count.isdecimal() and int(count)):
-            raise BadInput(f"--profile={text} is not understood: give START:COUNT, as in --profile=100:5")
-        self._first, self._last = int(first), int(first) + int(count)
-        if self._last >= updates:
-            raise BadInput(f"--profile={text} ends at update {self._last}, and the run has {updates}: start earlier")
+        self._directory, self._on = directory, False
+        self._first, self._last = traced(text, updates)
 
     def at(self, update: int, state: object) -> None:
         """Before each update: begins, or ends once the last one traced has been computed into `state`."""

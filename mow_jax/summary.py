@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
@@ -70,7 +71,7 @@ def record_start(workdir: Path, system: System) -> None:
 def parameters(system: System, of_a_task: bool = False) -> dict[str, int]:
     """Parameters by component; or those of them that one task uses."""
     components = system.components(jax.eval_shape(system.init))
-    count = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+    count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
     return {name: round(count(part.tree) * (part.share if of_a_task else 1)) for name, part in components.items()}
 
 
@@ -147,13 +148,25 @@ def replay_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
     if config.replay.capacity:
         since = config.checkpoint.keep * -(-config.checkpoint.every // envs)  # rows, when the oldest of them goes
         kept = min(kept, config.replay.capacity // envs + since + chunk - 1)  # which may begin anywhere in a chunk
+    return len(tasks) * envs * -(-kept // chunk) * chunk * row_bytes(config, system, tasks)
+
+
+def row_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
+    """Bytes of one row of one environment."""
     row = jax.tree.leaves(replay.empty(tasks[0], config.suite.image_size, system.extras, ()))
-    return len(tasks) * envs * -(-kept // chunk) * chunk * sum(leaf.nbytes for leaf in row)
+    return sum(leaf.nbytes for leaf in row)
+
+
+def windows_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
+    """Bytes of what the largest kind of update draws."""
+    drawn = (update.windows.values() for update in system.updates.values())
+    rows = max(sum((window.batch or config.train.envs) * window.length for window in windows) for windows in drawn)
+    return len(tasks) * rows * row_bytes(config, system, tasks)
 
 
 def state_bytes(system: System) -> int:
     """Bytes of one state."""
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(system.init)))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(system.init)))
 
 
 def environments_bytes(config: ConfigDict, tasks: list[Task]) -> tuple[int, int, int]:
@@ -176,18 +189,25 @@ def environments_text(config: ConfigDict, tasks: list[Task]) -> str:
 
 def refuse_too_large(config: ConfigDict, system: System, tasks: list[Task], workdir: Path) -> None:
     """Raises BadInput where disk or memory cannot hold the run."""
-    checkpoints = (config.checkpoint.keep + 1 + len(config.checkpoint.milestones)) * state_bytes(system)
+    state, windows = state_bytes(system), windows_bytes(config, system, tasks)
+    checkpoints = (config.checkpoint.keep + 1 + len(config.checkpoint.milestones)) * state
     replay, disk = replay_bytes(config, system, tasks), free_disk(workdir) + used(workdir)
     if replay + checkpoints > disk:
         raise BadInput(
             f"the run needs {size(replay)} of replay and {size(checkpoints)} of checkpoints, {workdir} has"
             f" {size(disk)}: lower replay.capacity, checkpoint.keep or checkpoint.every, or choose a larger disk"
         )
-    state = state_bytes(system) if jax.default_backend() == "cpu" else 0
+    if jax.default_backend() != "cpu":
+        state = 0  # in a memory of its own
     if state > free_memory():
         raise BadInput(
             f"the training state takes {size(state)}, {size(free_memory())} of memory are free:"
             " lower model.width or other sizes of the model"
+        )
+    if windows + state > free_memory():
+        raise BadInput(
+            f"an update draws {size(windows)} of replay, {size(free_memory() - state)} of memory are free: lower the"
+            " number or length of its windows (config.batch)"
         )
     if environments_bytes(config, tasks)[-1] + state > free_memory():
         raise BadInput(

@@ -157,7 +157,7 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), co
     # With several processes a broken joint step leaves nothing that all could save together.
     saved = Stopped if processes.count() > 1 else (Stopped, WorkersFailed)
     agreed = workdir.agree(directory, config, allowed)
-    tasks, system = preflight.check(agreed, directory)
+    tasks, system = preflight.check(agreed, directory, profile)
     summary.refuse_too_large(agreed, system, processes.share(tasks), directory)
     heard: list[str] = []
     command.on_stop(heard.append)  # before the run is there: a signal that comes while it begins is not lost
@@ -195,7 +195,7 @@ if __name__ == "__main__":
             processes.join()
         config, directory = workdir.settle(_CONFIG.value, _WORKDIR.value, dry_run=_DRY_RUN.value)
         if _DRY_RUN.value:
-            return summary.dry_run(config, *preflight.check(config, directory), directory)
+            return summary.dry_run(config, *preflight.check(config, directory, _PROFILE.value), directory)
         with processes.together():
             return train(config, directory, tuple(_ALLOWED.value), _PREEMPTED.value, _PROFILE.value)
 

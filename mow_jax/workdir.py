@@ -37,11 +37,11 @@ def settle(config: ConfigDict | None, directory: str | None, *, dry_run: bool) -
     Raises BadInput where neither is given, or the config is none of its system's.
     """
     if config is None:
-        if directory is None:
+        if not directory:
             raise BadInput("give --config=experiments/NAME.py and --workdir=DIR (or --workdir of a run to resume)")
         return read(Path(directory)), Path(directory)
     check_keys(config)
-    if directory is None and not dry_run:
+    if not directory and not dry_run:
         raise BadInput("give --workdir=DIR, the folder of the run, e.g. --workdir=runs/first")
     return config, Path(directory or "runs")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -41,6 +42,9 @@ class Odd(gymnasium.Env):
         self._number = 0
         other = self._at("reset", 0)
         return (self._frame(0), {}) if other is None else other
+
+    def close(self) -> None:
+        self._at("close", 0)
 
     def step(self, action: Any) -> Any:
         self._number += 1
@@ -94,6 +98,20 @@ def ended(termination: Any) -> Callable[[str, int], Any]:
     return lambda doing, n: (np.zeros((12, 10, 3), np.uint8), 0.0, termination, False, {}) if doing == "step" else None
 
 
+class Aborted(BaseException):
+    """No Exception, as some libraries have them."""
+
+
+class Torn:
+    """Neither to be converted nor to be shown."""
+
+    def __array__(self, *_, **__):
+        raise LookupError("no data")
+
+    def __repr__(self) -> str:
+        raise LookupError("no name")
+
+
 def single(value: Any) -> Callable[[int], Any]:
     """A reward that is wrong once."""
     return lambda n: value if n == BLOWN else float(n)
@@ -120,6 +138,11 @@ KINDS: dict[str, dict[str, Any]] = {
     # frames: refused
     "float_as_bytes": {"frame": FADES},
     "bytes_0_1": {"frame": lambda n: np.ones((12, 10, 3), np.uint8)},
+    "late_0_1": {"frame": lambda n: np.full((12, 10, 3), n // BLOWN, np.uint8)},
+    "late_0_1_wide": {
+        "space": Box(-300, 300, (12, 10, 1), np.int16),
+        "frame": lambda n: np.full((12, 10, 1), n // BLOWN, np.int16),
+    },
     "late_float": {
         "frame": lambda n: np.full((12, 10, 3), 7 if n < BLOWN else 0.5, np.float32 if n >= BLOWN else "u1")
     },
@@ -128,8 +151,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "turned": {"frame": lambda n: np.zeros((3, 12, 10), np.uint8)},
     "grown": {"frame": lambda n: np.zeros((12 + n, 10, 3), np.uint8)},
     "none": {"frame": lambda n: None},
+    "torn": {"frame": lambda n: Torn()},
     "words": {"frame": lambda n: "frame"},
     "unbounded": {"space": Box(-np.inf, np.inf, (12, 10, 3), np.float32), "frame": FADES},
+    # taken: what is dark from the start, or once something bright has been seen
+    "dark": {"frame": lambda n: np.zeros((12, 10, 3), np.uint8)},
+    "darkens": {"frame": lambda n: np.full((12, 10, 3), [0, 200, 0, 1, 0][n], np.uint8)},
     # rewards
     **{
         f"reward_{name}": {"reward": single(value)}
@@ -142,6 +169,7 @@ KINDS: dict[str, dict[str, Any]] = {
             "pair": np.ones(2),
             "complex": 1j,
             "empty": [],
+            "torn": Torn(),
         }.items()
     },
     "reward_array": {"reward": lambda n: np.array([n], np.float32)},
@@ -153,11 +181,20 @@ KINDS: dict[str, dict[str, Any]] = {
     "step": {"at": raises("step", ZeroDivisionError("division by zero"))},
     "step_late": {"at": raises("step", OSError("lost the connection"), BLOWN)},
     "step_exit": {"at": raises("step", SystemExit(3))},
+    "making_abort": {"at": raises("making", Aborted("no seat"))},
+    "reset_abort": {"at": raises("reset", Aborted())},
+    "step_cancelled": {"at": raises("step", asyncio.CancelledError("too late"), BLOWN)},
+    "close_abort": {"at": raises("close", Aborted("twice"))},
     "old_step": {"at": old_step},
     "old_reset": {"at": old_reset},
     "step_none": {"at": nothing},
     "ended_none": {"at": ended(None)},
     "ended_text": {"at": ended("no")},
+    "ended_rows": {"at": ended([0, [1, 0]])},
+    "ended_nan": {"at": ended(np.array([np.nan], np.float32))},
+    "ended_inf": {"at": ended(float("inf"))},
+    "ended_torn": {"at": ended(Torn())},
+    "ended_one": {"at": ended(np.array([[1.0]]))},
     "leaves_quietly": {"at": leaves(os._exit)},
     "leaves": {"at": leaves(sys.exit)},
     # actions
@@ -167,7 +204,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "wide": {"action_space": Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (1,), np.int64)},
 }
 DRAWN: dict[str, Callable[[int], Any]] = {
-    "drawn": lambda n: np.full((6, 5, 3), n, np.int64),
+    "drawn": lambda n: np.full((6, 5, 3), 10 * n, np.int64),
+    "drawn_late_0_1": lambda n: np.full((6, 5, 3), n // BLOWN, np.uint8),
     "drawn_none": lambda n: None,
     "drawn_float": lambda n: np.full((6, 5, 3), 0.5),
     "drawn_list": lambda n: [np.zeros((6, 5, 3), np.uint8)] * 2,

@@ -166,13 +166,24 @@ def test_the_three_fields_that_matter_are_enough(tmp_path):
         ({"experts": [[3, 1], [1]]}, ["by_hand.json", "clusters.json"]),
         ({"experts": [[3, 3], [1, 0]]}, ["same expert twice", "2 different"]),
         ({"experts": None}, ["experts", "(2, 2)"]),
+        ({"cluster": [1, None]}, ["cluster", "(2,)", "[1, None]"]),
+        ({"cluster": ["1", 0]}, ["cluster", "['1', '0']"]),
+        ({"cluster": [{}, 0]}, ["cluster", "[{}, 0]"]),
+        ({"cluster": [10**30, 0]}, ["cluster", "0..2"]),
+        ({"cluster": [True, False]}, ["cluster", "whole numbers"]),
+        ({"experts": [[3, "b"], [1, 0]]}, ["experts", "'b'"]),
+        ({"experts": [[3, None], [None, 0]]}, ["experts", "[3, None, None, 0]"]),
         ({"tasks": ["a", "c"]}, ["no row for b", "a, c"]),
         ({"tasks": ["a", "b", "c"]}, ["cluster", "(3,)", "(2,)"]),
         ({"tasks": [1, 2]}, ["no row for a, b", "1, 2"]),
         ({"tasks": 5}, ["by_hand.json", "clusters.json"]),
         ({"similarity": {"cluster": [[1.0]]}}, ["similarity"]),
+        ({"similarity": {"cluster": [["a", "b"], ["c", "d"]]}}, ["similarity", "(2, 2)"]),
+        ({"similarity": {"experts": [[1.0, None], [0.5, 1.0]]}}, ["similarity", "(2, 2)"]),
+        ({"similarity": {"experts": [[1.0] * 3] * 3}}, ["similarity", "(3, 3)"]),
         ({"similarity": 3}, ["similarity"]),
         ({"seed": "x"}, ["seed"]),
+        ({"seed": float("inf")}, ["seed"]),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_value_and_remedy(tmp_path, change: dict, named: list[str]):
@@ -183,7 +194,7 @@ def test_a_file_that_does_not_fit_is_refused_with_value_and_remedy(tmp_path, cha
     assert all(text in str(refusal.value) for text in [*named, "clustering.table"]), refusal.value
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", '{"tasks": ["a", "b"]}', "\udcff"])
+@pytest.mark.parametrize("text", ["", "[1, 2]", "[" * 10**5, '{"tasks": ["a", "b"]}', "\udcff"])
 def test_what_is_no_table_at_all_is_refused(tmp_path, text: str):
     path = tmp_path / "by_hand.json"
     path.write_bytes(text.encode(errors="surrogateescape"))

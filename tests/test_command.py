@@ -313,7 +313,7 @@ def test_a_platform_that_is_not_there(platforms, tmp_path):
 def test_a_renderer_that_is_not_there(workers, tmp_path):
     arguments = [f"--config={TINY}:metaworld", f"--workdir={tmp_path / 'run'}", f"--config.actors.workers={workers}"]
     output = refused("train", *arguments, MUJOCO_GL="nope")
-    assert "MUJOCO_GL=nope" in output and "unset MUJOCO_GL" in output
+    assert "MUJOCO_GL=nope" in output and "unset MUJOCO_GL" in output and not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

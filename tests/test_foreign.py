@@ -60,7 +60,9 @@ def refusal(kind: str, steps: int = 4) -> str:
         ("centred", (0, 51, 102, 153, 204)),
         ("flags", (0, 255, 0, 255, 0)),
         ("deep", (0, 1, 2, 3, 4)),
-        ("drawn", (0, 1, 2, 3, 4)),
+        ("dark", (0, 0, 0, 0, 0)),
+        ("darkens", (0, 200, 0, 1, 0)),
+        ("drawn", (0, 10, 20, 30, 40)),
     ],
 )
 def test_frames_are_scaled_as_their_space_says(kind, grey):
@@ -72,13 +74,17 @@ def test_frames_are_scaled_as_their_space_says(kind, grey):
     [
         ("float_as_bytes", "observation is float32 (12, 10, 3) in 0..0"),
         ("bytes_0_1", "observation is uint8 (12, 10, 3) in 1..1"),
+        ("late_0_1", "observation is uint8 (12, 10, 3) in 1..1"),
+        ("late_0_1_wide", "observation is int16 (12, 10, 1) in 1..1"),
         ("late_float", "observation is float32 (12, 10, 3) in 0.5..0.5"),
         ("too_bright", "observation is int16 (12, 10, 3) in 300..300"),
         ("not_finite", "observation is float32 (12, 10, 3) in nan..nan"),
         ("turned", "observation is uint8 (3, 12, 10) in 0..0"),
         ("grown", "observation is uint8 (13, 10, 3) in 0..0"),
         ("none", "observation is None"),
+        ("torn", "observation is a Torn"),
         ("words", "observation is a str"),
+        ("drawn_late_0_1", "rgb_array rendering is uint8 (6, 5, 3) in 1..1"),
         ("drawn_none", "rgb_array rendering is None"),
         ("drawn_float", "rgb_array rendering is float64 (6, 5, 3) in 0.5..0.5"),
         ("drawn_list", "rgb_array rendering is uint8 (2, 6, 5, 3) in 0..0"),
@@ -87,7 +93,7 @@ def test_frames_are_scaled_as_their_space_says(kind, grey):
 def test_frames_that_are_not_as_said_are_refused(kind, found):
     message = refusal(kind)
     assert found in message and called(kind) in message and "\n" not in message
-    assert "in 0..1:" in message if kind == "not_finite" else "in 0..255" in message
+    assert {"not_finite": "in 0..1:", "late_0_1_wide": "in -300..300:"}.get(kind, "in 0..255") in message
 
 
 def test_a_picture_without_bounds_is_none():
@@ -100,7 +106,7 @@ def test_rewards_may_be_numbers_or_arrays_of_one(kind):
     assert rewards == (1.0, 2.0, 3.0, 4.0) and all(type(reward) is float for reward in rewards)
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "huge", "none", "text", "pair", "complex", "empty"])
+@pytest.mark.parametrize("value", ["nan", "inf", "huge", "none", "text", "pair", "complex", "empty", "torn"])
 def test_any_other_reward_is_refused_where_it_enters(value):
     kind = f"reward_{value}"
     assert play(kind, odd.BLOWN - 1)[1] == (1.0, 2.0)
@@ -118,6 +124,9 @@ def test_any_other_reward_is_refused_where_it_enters(value):
         ("step", "step 1 of an episode raised ZeroDivisionError: division by zero"),
         ("step_late", "step 3 of an episode raised OSError: lost the connection"),
         ("step_exit", "step 1 of an episode called sys.exit(3), exit status 3"),
+        ("making_abort", "cannot be made: it raised Aborted: no seat"),
+        ("reset_abort", "reset raised Aborted ("),
+        ("step_cancelled", "step 3 of an episode raised CancelledError: too late"),
     ],
 )
 def test_whatever_it_raises_is_told_with_its_own_line(kind, said):
@@ -133,9 +142,28 @@ def test_another_api_is_told_with_what_is_wanted(kind):
     assert "reset(seed=, options=)" in message and "\n" not in message
 
 
-@pytest.mark.parametrize(("kind", "given"), [("ended_none", "None"), ("ended_text", "'no'")])
+def test_what_is_raised_at_the_end_is_of_no_account():
+    environment = environment_of("close_abort")
+    environment.reset(0)
+    environment.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("ended_none", "None"),
+        ("ended_text", "'no'"),
+        ("ended_rows", "[0, [1, 0]]"),
+        ("ended_nan", "array([nan]"),
+        ("ended_inf", "inf"),
+        ("ended_torn", "a Torn"),
+    ],
+)
 def test_an_end_is_true_or_false(kind, given):
     assert f"step 1 of an episode gave a termination that is {given}" in refusal(kind)
+    environment = environment_of("ended_one")
+    environment.reset(0)
+    assert environment.step(0).terminated is True
 
 
 def native(kind: str, share: float) -> list:
@@ -184,7 +212,7 @@ def test_what_is_raised_now_and_then_is_replaced_up_to_the_limit(workers, capfd)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("kind", ["reward_nan", "late_float"])
+@pytest.mark.parametrize("kind", ["reward_nan", "late_float", "ended_rows"])
 def test_what_cannot_be_used_ends_at_once(kind, workers):
     actors, message = broken(kind, workers, max_deaths=1000)
     assert actors.deaths == 0 and called(kind) in message

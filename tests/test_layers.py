@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workdir": {"checkpoint", "checks", "config", "processes", "types"},
     "summary": {"", "build", "envs", "logs", "origin", "processes", "replay", "types"},  # "": for its version
     "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},
-    "preflight": {"build", "config", "processes", "transfer", "types"},
+    "preflight": {"build", "config", "envs", "logs", "meter", "processes", "transfer", "types"},
     "mirror": {"learner", "replay", "types"},
     "play": {"command", "load", "types"},
     "jobs": set(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -118,6 +119,21 @@ def test_wandb_that_is_not_installed_is_bad_input(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(BadInput, match="log.wandb is 'mow'.*pip install wandb"):
         make_metrics(tmp_path, wandb="mow")
+
+
+@pytest.mark.parametrize("call", ["init", "log", "finish"])
+def test_what_wandb_raises_is_one_message(call, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise ConnectionError("no answer from\napi.example")
+
+    run = SimpleNamespace(log=lambda *_, **__: None, finish=lambda: None)
+    fake = SimpleNamespace(init=lambda **_: run)
+    setattr(fake if call == "init" else run, call, fails)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(BadInput) as refusal, contextlib.closing(make_metrics(tmp_path, wandb="mow")) as metrics:
+        metrics.write(5, 2, 0.0, {"loss/a": 0.5})
+    message = str(refusal.value)
+    assert "ConnectionError: no answer from api.example" in message and "WANDB_MODE=offline" in message
 
 
 @pytest.mark.parametrize("tensorboard", [False, True])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,17 @@ from mow_jax import checks, command, config, workdir
 from mow_jax.types import BadInput
 
 FILE = ROOT / "tests" / "configs" / "tiny.py"
-KEYS = checks.flat(config.default())
-NAMES = sorted(KEYS)
-SYSTEMS = {module.name for module in pkgutil.iter_modules(config.__path__)}
+KEYS = {system: checks.flat(config.default(system)) for system in config.SYSTEMS}
+VARIANT = {config.FIRST: ""}  # of tests/configs/tiny.py; the others are called as their system
 # No database: examples found on one machine stay out of the checkout.
 OPTIONS = dict(database=None, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-QUICK, WIDE = settings(**OPTIONS, max_examples=60), settings(**OPTIONS, max_examples=5000)
+QUICK, WIDE = settings(**OPTIONS, max_examples=90), settings(**OPTIONS, max_examples=5000)
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
 
-def values(name: str) -> st.SearchStrategy:
+def values(system: str, name: str) -> st.SearchStrategy:
     """What a key of this kind can be given, sensible or not."""
-    kind = type(KEYS[name])
+    kind = type(KEYS[system][name])
     return {
         bool: st.booleans(),
         int: st.integers(-(2**40), 2**40) | st.integers(-1, 3),
@@ -44,9 +42,10 @@ def values(name: str) -> st.SearchStrategy:
     }[kind]
 
 
-def parsed(*arguments: str) -> ConfigDict:
+def parsed(system: str, *arguments: str) -> ConfigDict:
     """The config that a command would get."""
-    found, argv = flags.FlagValues(), ["train", f"--config={FILE}", *arguments]
+    file = f"{FILE}:{VARIANT.get(system, system)}".rstrip(":")
+    found, argv = flags.FlagValues(), ["train", f"--config={file}", *arguments]
     with mock.patch.object(sys, "argv", argv), mock.patch.object(flags, "FLAGS", found):  # ml_collections reads argv
         flag = config_flags.DEFINE_config_file("config", None, flag_values=found)
         command._parse(argv)
@@ -54,14 +53,16 @@ def parsed(*arguments: str) -> ConfigDict:
 
 
 @functools.cache
-def unchanged() -> dict[str, Any]:
+def unchanged(system: str) -> dict[str, Any]:
     """Every key without any override."""
-    return checks.flat(parsed())
+    return checks.flat(parsed(system))
 
 
 def survives(made: ConfigDict) -> None:
     """A config is checked with at most one message, and comes back from its file as it was."""
-    if made.system not in SYSTEMS:  # no file can have it: it is refused before one is written, and when one is read
+    if (
+        made.system not in config.SYSTEMS
+    ):  # no file can have it: it is refused before one is written, and when one is read
         for read in (config.check, lambda config: workdir.from_saved(config.to_dict(), Path("config.json"))):
             with pytest.raises(BadInput):
                 read(made)
@@ -74,28 +75,42 @@ def survives(made: ConfigDict) -> None:
 
 def sets_what_it_says(data: st.DataObject) -> None:
     """A value of the key's kind."""
-    name = data.draw(st.sampled_from(NAMES))
-    value = data.draw(values(name))
-    made = parsed(f"--config.{name}={value}")
-    changed = {key for key, found in checks.flat(made).items() if found != unchanged()[key]}
+    system = data.draw(st.sampled_from(config.SYSTEMS))
+    name = data.draw(st.sampled_from(sorted(KEYS[system])))
+    value = data.draw(values(system, name))
+    made = parsed(system, f"--config.{name}={value}")
+    changed = {key for key, found in checks.flat(made).items() if found != unchanged(system)[key]}
     assert checks.value(made, name) == value and changed <= {name}
     survives(made)
 
 
 def is_taken_or_refused(data: st.DataObject) -> None:
     """Any text, for a key that there is or that there is not."""
-    known = st.sampled_from([*NAMES, "model", "suite.atari"])
+    system = data.draw(st.sampled_from(config.SYSTEMS))
+    known = st.sampled_from([*sorted(KEYS[system]), "model", "suite.atari"])
     inside = st.builds("{}{}".format, known, st.sampled_from(["[0]", "[9]", "[-1]", "[", ".x", "."]))
     name = data.draw(known | inside | st.text("abcdelmorst._[0]", max_size=12))
     code = 0
     try:
-        made = parsed(f"--config.{name}={data.draw(TEXT)}")
+        made = parsed(system, f"--config.{name}={data.draw(TEXT)}")
     except SystemExit as end:
         code = end.code
     if code:
         assert code == 2
     else:
         survives(made)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.b", "mow.agent", "__init__", "", ".", "..systems", "systems.mow", "os", "mow ", "MOW", "checks", 3, None],
+)
+def test_a_system_that_is_none_is_refused_before_anything_is_imported(name):
+    before = set(sys.modules)
+    for ask in (config.of_system, config.default, lambda name: workdir.from_saved({"system": name}, Path("x.json"))):
+        with pytest.raises(BadInput, match="is not allowed: use one of .*scalezero"):
+            ask(name)
+    assert set(sys.modules) == before
 
 
 @pytest.mark.parametrize("options", [QUICK, pytest.param(WIDE, marks=pytest.mark.long)], ids=["quick", "wide"])

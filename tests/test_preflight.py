@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
+import re
 import resource
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
 from mow_jax import checks, config, preflight, summary, train, workdir
+from mow_jax.envs import metaworld
 from mow_jax.types import BadInput
 
 TINY = Path(__file__).parent / "configs" / "tiny.py"
@@ -50,6 +53,8 @@ def test_every_number_has_one_range_and_every_text_its_choices(system: str):
         elif not isinstance(value, bool) and key != "suite.tasks":
             numbers.add(key)
     assert numbers == set(ranged) | {"suite.image_size"}
+    endless = [keys for interval, keys in (config.RANGES | own.RANGES).items() if "inf" in interval]
+    assert endless in ([], ["stages.target"])
     assert texts - FREE_TEXT == (config.CHOICES | own.CHOICES).keys() - {"suite.image_size"}
 
 
@@ -83,10 +88,43 @@ def test_every_number_has_one_range_and_every_text_its_choices(system: str):
         ("seed", 2**31),
         ("evaluation.seed", -1),
         ("optimizer.agent_eps", float("-inf")),
+        ("train.ratio", 1e308),
+        ("train.ratio", 2e6),
+        ("train.steps", 10**400),
+        ("train.schedule_steps", 10**400),
+        ("warmup.updates", 2**31),
+        ("checkpoint.every", 10**12),
+        ("checkpoint.milestones", (16, 10**30)),
+        ("actors.timeout", 1e7),
+        ("actors.timeout", 2147484.0),
+        ("batch.sequences", 10**18),
+        ("model.width", 10**9),
+        ("model.layers", 10**5),
+        ("suite.metaworld.goals", 10**9),
+        ("optimizer.world_clip", 1e38),
     ],
 )
 def test_a_number_out_of_its_range_is_refused(key: str, value, tmp_path):
     refused({key: value}, tmp_path / "run", [f"{key}={value!r}", " in "])
+
+
+@pytest.mark.parametrize(
+    ("system", "key", "value"),
+    [
+        ("scalezero", "search.simulations", 10**12),
+        ("scalezero", "stages.first", 2**33),
+        ("scalezero", "model.vit_layers", 10**6),
+        ("m3po", "planner.samples", 10**12),
+        ("m3po", "planner.iterations", 10**6),
+        ("m3po", "model.log_std_max", 1e3),
+        ("m3po", "discount.divisor", 1e300),
+    ],
+)
+def test_other_systems_numbers_end_too(system: str, key: str, value):
+    made = config.default(system)
+    made.update_from_flattened_dict({key: value})
+    with pytest.raises(BadInput, match=re.escape(f"{key}={value!r} is not allowed")):
+        config.check(made)
 
 
 def test_the_ends_of_a_range_are_in_it_or_not_as_written():
@@ -122,7 +160,12 @@ def test_the_ends_of_a_range_are_in_it_or_not_as_written():
             ["experts", "(2, 1)"],
         ),
         ({"train.init_from": "nothing"}, ["nothing", "config.json"]),
-        ({"train.steps": 10**12}, ["replay", "replay.capacity"]),
+        ({"train.steps": 2 * 10**9}, ["replay", "replay.capacity"]),
+        ({"warmup.updates": 2**31 - 1}, ["updates", "2147483647", "lower"]),
+        ({"train.schedule_steps": 10**9, "train.ratio": 9.5}, ["train.ratio=9.5", "4.75e+09 updates"]),
+        ({"suite.image_size": 128, "batch.sequences": 10**6}, ["an update draws", "GB of replay", "config.batch"]),
+        ({"suite.image_size": 128, "agent.contexts": 10**6}, ["an update draws", "memory"]),
+        ({"suite.name": "metaworld", "suite.tasks": ("push-v3",), "suite.metaworld.camera": "corner9"}, ["corner9"]),
         ({"evaluation.parallel": 10**9, "evaluation.episodes": 10**9}, ["memory", "evaluation.parallel"]),
     ],
 )
@@ -132,6 +175,39 @@ def test_what_does_not_fit_is_refused_before_the_warm_up(changes: dict, parts: l
         changes = {"clustering.table": str(tmp_path / "table.json")}
         parts = [*parts, "table.json"]
     refused(changes, tmp_path / "run", parts)
+
+
+@pytest.mark.parametrize("text", ["x", "5", "4:0", "-1:3", "1:" + "9" * 5000, "40:4", "0:1000000"])
+def test_a_profile_that_cannot_be_is_refused_first(text: str, tmp_path):
+    with pytest.raises(BadInput, match=f"--profile={text[:5]}"):
+        train.train(tiny(), tmp_path / "run", profile=text)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("there", ["", "raise AttributeError('np.float_ was\\nremoved')"])
+def test_an_account_that_cannot_be_used_is_refused_first(there: str, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    (tmp_path / "wandb.py").write_text(there or "raise ImportError('no such package')")
+    monkeypatch.syspath_prepend(tmp_path)
+    refused({"log.wandb": "lab"}, tmp_path / "run", ["log.wandb is 'lab'", "pip install wandb", "Error: n"])
+
+
+def test_a_renderer_or_simulator_that_is_missing_is_known_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setattr(metaworld, "_fault", lambda backend: f"no {backend} here")
+    robots = {"suite.name": "metaworld", "suite.tasks": ("push-v3",)}
+    refused(robots, tmp_path / "run", ["cannot render with MUJOCO_GL=osmesa (no osmesa here)"])
+    monkeypatch.setitem(sys.modules, "metaworld", None)
+    refused(robots, tmp_path / "run", ["metaworld cannot be imported", "mow_jax[metaworld]"])
+
+
+@pytest.mark.parametrize("given", [None, ""])
+def test_a_workdir_without_a_name_is_none(given):
+    with pytest.raises(BadInput, match="--workdir=DIR"):
+        workdir.settle(tiny(), given, dry_run=False)
+    with pytest.raises(BadInput, match="--workdir=DIR"):
+        workdir.settle(None, given, dry_run=True)
+    assert workdir.settle(tiny(), given, dry_run=True)[1] == Path("runs")  # where sizes are told, nothing is written
 
 
 def test_a_source_without_a_checkpoint_is_refused_before_anything_runs(tmp_path):

@@ -90,7 +90,7 @@ def test_a_table_says_by_which_actions_variants_were_scored_where_that_differs()
         ([f"--config={TINY}", "--jobs=-1"], ["--jobs=-1", "at least 0"]),
         ([f"--config={TINY}", "--only=1"], ["--only=1", "use 0 to 0"]),
         ([f"--config={TINY}", "--config.train.steps=none"], ["none", "train.steps"]),
-        ([f"--config={TINY}", "--config.train.steps=0"], ["train.steps=0", "[1, inf)"]),
+        ([f"--config={TINY}", "--config.train.steps=0"], ["train.steps=0", "[1, 2147483647]"]),
         (["--config=experiments/ablations.py:toy", "--variants=mow,clusters=9"], ["'clusters=9'", "clusters=each"]),
         (
             ["--config=experiments/ablations.py:toy", "--variants=mow,clusters=3", "--config.suite.tasks=('grid',)"],

@@ -84,6 +84,7 @@ def _installed():
     """The fake stands where a system's folder and its keys would."""
     own = dict(add=add, CHOICES={}, RANGES={"[1, inf)": "rows.batch"}, check=lambda config: None, BEFORE={})
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys, "SYSTEMS", (*keys.SYSTEMS, "fake"))
         patch.setitem(sys.modules, "mow_jax.config.fake", SimpleNamespace(**own, LOCKED=("evaluation",)))
         patch.setitem(sys.modules, "mow_jax.systems.fake", SimpleNamespace())
         patch.setitem(sys.modules, "mow_jax.systems.fake.build", SimpleNamespace(system=fake))

@@ -15,6 +15,7 @@ from processes import ROOT, environment
 from mow_jax import build, envs
 from mow_jax.actors import Actors, random_actions
 from mow_jax.config import default
+from mow_jax.envs.base import vector
 from mow_jax.replay import Replay
 from mow_jax.types import BadInput
 
@@ -109,6 +110,9 @@ for name, space in SPACES.items():
         (np.array([0.0, np.nan, 1.0]), "its numbers must be finite"),
         (np.array([0.0, 1e300, 1.0]), "its numbers must be finite"),
         (np.zeros(4), "where its space says numbers (3,)"),
+        (np.full(3, -np.inf), "its numbers must be finite"),
+        ([[0.0], [1.0, 2.0], [3.0]], "where its space says numbers (3,)"),
+        ([10**400, 0, 0], "where its space says numbers (3,)"),
         ("hello", "where its space says numbers (3,)"),
         (None, "where its space says numbers (3,)"),
     ],
@@ -117,10 +121,22 @@ def test_what_is_no_vector_as_said_is_one_message(given, said: str):
     (task,), settings = made("gymnasium", "BrokenVector-v0")
     environment = envs.make(task, settings)
     environment.reset(0)
+    Broken.given = np.ones(3, np.float32)
+    environment.step(np.zeros(1, np.float32))
     Broken.given = given
     with pytest.raises(BadInput) as refusal:
         environment.step(np.zeros(1, np.float32))
-    assert said in str(refusal.value) and "BrokenVector-v0" in str(refusal.value)
+    message = str(refusal.value)
+    assert said in message and "BrokenVector-v0: step 2 of an episode gave the observation" in message
+    assert "\n" not in message
+
+
+def test_a_long_vector_is_told_in_short():
+    (task,), _ = made("toy", "slide")
+    with pytest.raises(BadInput) as refusal:
+        vector(task._replace(numbers=5000), np.linspace(0, 1e39, 5000), "somewhere")
+    assert str(refusal.value).startswith("somewhere gave the observation") and len(str(refusal.value)) < 600
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("before", [None, "osmesa"])

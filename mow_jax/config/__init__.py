@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from mow_jax import checks
 from mow_jax.types import BadInput
 
+SYSTEMS = tuple(module.name for module in pkgutil.iter_modules(__path__))
 FIRST = "mow"  # what experiment files that name no system mean, and runs from before there was a choice
 ATARI_PROTOCOLS = {
     # Machado et al. 2018, as ALE v5 and STORM have it.
@@ -142,13 +143,9 @@ def _suite() -> ConfigDict:
 
 def of_system(name: str) -> ModuleType:
     """The file with a system's own keys. Raises BadInput where there is none."""
-    try:
-        return importlib.import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as missing:
-        if missing.name != f"{__name__}.{name}":
-            raise
-        known = ", ".join(module.name for module in pkgutil.iter_modules(__path__))
-        raise BadInput(f"config.system={name!r} is not allowed: use one of {known}") from None
+    if name not in SYSTEMS:
+        raise BadInput(f"config.system={name!r} is not allowed: use one of {', '.join(SYSTEMS)}")
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def of_saved(saved: dict[str, Any]) -> ConfigDict:
@@ -175,24 +172,28 @@ CHOICES = {
     "evaluation.actions": ("sampled", "best"),
 }
 # Every number of a config has its interval, here or in the system's file: "[" and "]" take the end in, "(" and ")"
-# leave it out.
+# leave it out. Each has an end: counts go into 32 bits, measures into float32, nothing can wait for longer than 24 days,
+# and sizes far beyond any use are refused before anything is made of them.
 RANGES = {
-    "[1, inf)": (
+    "[1, 2147483647]": (
         "train.steps train.envs train.burst replay.chunk_rows warmup.steps evaluation.episodes evaluation.parallel"
         " checkpoint.every checkpoint.keep log.every suite.atari.frame_skip suite.atari.max_frames"
-        " suite.metaworld.action_repeat suite.metaworld.horizon suite.metaworld.goals suite.gymnasium.action_repeat"
+        " suite.metaworld.action_repeat suite.metaworld.horizon suite.gymnasium.action_repeat"
     ),
-    "[0, inf)": (
-        "train.schedule_steps train.ratio replay.capacity warmup.updates actors.max_deaths evaluation.rows"
-        " evaluation.max_steps evaluation.every checkpoint.minutes suite.atari.noop_max suite.gymnasium.max_steps"
+    "[0, 2147483647]": (
+        "seed train.schedule_steps replay.capacity warmup.updates actors.max_deaths evaluation.rows evaluation.seed"
+        " evaluation.max_steps evaluation.every suite.atari.noop_max suite.metaworld.goal_seed"
+        " suite.gymnasium.max_steps"
     ),
-    "(0, inf)": "actors.timeout",
+    "[1, 1000000]": "suite.metaworld.goals",
+    "[0, 1000000]": "train.ratio checkpoint.minutes",
+    "(0, 2000000]": "actors.timeout",
     "[0, 1]": "suite.atari.sticky",
-    "[-1, inf)": "actors.workers",
-    "[0, 2147483647]": "seed evaluation.seed suite.metaworld.goal_seed",
-    "(-inf, inf)": "suite.metaworld.camera_position",
-    "whole [1, inf)": "checkpoint.milestones",
+    "[-1, 2147483647]": "actors.workers",
+    "[-1000000, 1000000]": "suite.metaworld.camera_position",
+    "whole [1, 2147483647]": "checkpoint.milestones",
 }
+MOST_UPDATES = 2**31 - 1  # a state counts them in 32 bits
 
 
 def check(config: ConfigDict) -> None:
@@ -239,4 +240,10 @@ def _check_lengths(config: ConfigDict) -> None:
         raise BadInput(
             f"train.steps={config.train.steps} includes the warm-up's warmup.steps={config.warmup.steps}:"
             " raise the first or lower the second"
+        )
+    steps = max(config.train.steps, config.train.schedule_steps)
+    if (updates := config.warmup.updates + steps // each * config.train.ratio) > MOST_UPDATES:
+        raise BadInput(
+            f"warmup.updates={config.warmup.updates} and train.ratio={config.train.ratio} make {updates:.3g} updates in"
+            f" {steps} steps, more than {MOST_UPDATES}: lower them"
         )

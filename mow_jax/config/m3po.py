@@ -127,23 +127,28 @@ CHOICES = {
     "evaluation.actions": ("best",),
 }
 RANGES = {
-    "whole [1, inf)": (
-        "batch.windows batch.horizon model.latent model.simnorm model.encoder model.encoder_layers model.channels"
-        " model.hidden model.values planner.horizon planner.iterations planner.samples planner.elites fresh.epochs"
-        " fresh.minibatch bonus.steps"
+    "whole [1, 1000000]": (
+        "batch.windows batch.horizon model.latent model.simnorm model.encoder model.channels model.hidden"
+        " planner.samples planner.elites fresh.minibatch"
     ),
-    "whole [0, inf)": "model.embedding model.shift planner.policy_samples",
-    "whole [3, inf)": "model.bins",
+    "whole [1, 1000]": (
+        "model.encoder_layers model.values planner.horizon planner.iterations fresh.epochs bonus.steps"
+    ),
+    "whole [0, 1000000]": "model.embedding planner.policy_samples",
+    "whole [0, 128]": "model.shift",
+    "whole [3, 1000001]": "model.bins",
     "[0, 1)": "model.dropout",
     "[0, 1]": "loss.rho fresh.share fresh.lambda_ bonus.beta discount.low discount.high",
     "(0, 1]": "optimizer.target_rate",
     "(0, 1)": "fresh.clip",
-    "[0, inf)": (
+    "[0, 1e30]": (
         "loss.consistency loss.reward loss.value loss.termination policy.entropy fresh.weight fresh.kl"
         " fresh.entropy planner.temperature optimizer.encoder_rate"
     ),
-    "(0, inf)": "model.limit planner.std_min planner.std_max discount.divisor optimizer.lr optimizer.clip",
-    "(-inf, inf)": "model.log_std_min model.log_std_max",
+    "(0, 1e30]": "planner.std_min planner.std_max discount.divisor optimizer.lr optimizer.clip",
+    # Of exponents, which float32 holds up to 88.
+    "(0, 80]": "model.limit",
+    "[-80, 80]": "model.log_std_min model.log_std_max",
 }
 
 

@@ -145,17 +145,18 @@ CHOICES = {
     "agent.continuation": ("soft", "hard"),
 }
 RANGES = {
-    "[1, inf)": (
+    "[1, 1000000]": (
         "batch.sequences batch.length model.categoricals model.classes model.channels model.width"
         " model.heads model.head_width router.experts router.active clustering.clusters clustering.projection"
         " clustering.batches agent.contexts agent.context agent.horizon agent.act_context agent.width"
     ),
-    "[0, inf)": (
+    "[0, 1000000]": "model.embedding",
+    "[0, 1000]": "model.layers model.shared_layers agent.depth",
+    "[0, 1e30]": (
         "router.margin router.noise loss.dyn loss.rep loss.free_bits loss.reward loss.continuation loss.task"
-        " loss.balance model.embedding model.layers model.shared_layers model.posterior_scale model.position_scale"
-        " agent.depth agent.entropy"
+        " loss.balance model.posterior_scale model.position_scale agent.entropy"
     ),
-    "(0, inf)": (
+    "(0, 1e30]": (
         "router.tau_start router.tau_end optimizer.world_lr optimizer.world_eps optimizer.world_clip"
         " optimizer.router_lr optimizer.harmony_lr optimizer.agent_lr optimizer.agent_eps optimizer.agent_clip"
     ),

@@ -108,21 +108,24 @@ CHOICES = {
     "search.method": ("puct", "gumbel"),
 }
 RANGES = {
-    "whole [1, inf)": (
-        "batch.windows batch.unroll batch.steps model.width model.layers model.heads model.experts model.active"
-        " model.patch model.vit_width model.vit_layers model.vit_heads model.vit_head_width model.vit_hidden"
-        " model.channels search.simulations search.context search.considered stages.count stages.rank stages.first"
-        " stages.every"
+    "whole [1, 1000000]": (
+        "batch.windows batch.unroll batch.steps model.width model.heads model.experts model.active model.patch"
+        " model.vit_width model.vit_heads model.vit_head_width model.vit_hidden model.channels search.context"
+        " search.considered stages.rank"
     ),
-    "whole [0, inf)": "model.shared search.temperature_updates",
-    "whole [3, inf)": "model.bins",
+    "whole [1, 1000]": "model.layers model.vit_layers stages.count",
+    "whole [1, 10000]": "search.simulations",
+    "whole [1, 2147483647]": "stages.first stages.every",
+    "whole [0, 1000]": "model.shared",
+    "whole [0, 2147483647]": "search.temperature_updates",
+    "whole [3, 1000001]": "model.bins",
     "[0, 1)": "model.dropout loss.smoothing",
     "[0, 1]": "search.gamma search.fraction",
     "(0, 1]": "optimizer.target_rate",
-    "[0, inf)": (
+    "[0, 1e30]": (
         "loss.latent loss.reward loss.value loss.policy loss.entropy loss.continuation optimizer.decay search.c1"
     ),
-    "(0, inf)": (
+    "(0, 1e30]": (
         "search.c2 search.value_range search.alpha search.temperature search.temperature_start optimizer.lr"
         " optimizer.clip stages.alpha"
     ),

@@ -1,7 +1,7 @@
 """The door to all environments: task names become Tasks (`resolve`), a Task becomes an Environment (`make`).
 
-Each suite is one module with these same two functions, without the suite's name; it is imported when it is needed.
-Called by train, evaluate, actors and mow_jax.make_env.
+Each suite is one module with these same two functions, without the suite's name, and perhaps a `check`; it is imported
+when it is needed. Called by train, evaluate, actors and mow_jax.make_env.
 """
 
 from __future__ import annotations
@@ -36,6 +36,14 @@ def resolve(suite: str, names: tuple[str, ...], settings: dict) -> list[Task]:
     _refuse_mixture(tasks)
     widest = max(task.numbers for task in tasks)
     return [task._replace(numbers=widest) for task in tasks]
+
+
+def check(tasks: list[Task]) -> None:
+    """Raises BadInput where what these tasks need beside their names and settings is known to be missing here, such as
+    a renderer."""
+    module = _module(tasks[0].suite)
+    if hasattr(module, "check"):
+        module.check(tasks)
 
 
 def make(task: Task, settings: dict) -> Environment:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mow_jax.envs.foreign import shown
 from mow_jax.types import BadInput, Step, Task
 
 
@@ -79,13 +80,15 @@ class Replayed(Environment):
             self.advance(action)
 
 
-def vector(task: Task, numbers: Any) -> np.ndarray:
-    """`numbers` as what is seen of `task`: float32 [task.numbers], zeros behind its own. Raises BadInput where one of
-    them is not finite: stored, it would turn every loss to NaN."""
+def vector(task: Task, numbers: Any, where: str) -> np.ndarray:
+    """`numbers` as what is seen of `task`: float32 [task.numbers], zeros behind its own. `where` names task and step.
+
+    Raises BadInput where one of them is not finite: stored, it would turn every loss to NaN.
+    """
     with np.errstate(over="ignore"):
         own = np.ravel(np.asarray(numbers)).astype(np.float32)
     if not np.isfinite(own).all():
-        raise BadInput(f"{task.name} gave the observation {own}: its numbers must be finite; mend the environment")
+        raise BadInput(f"{where} gave the observation {shown(own)}: its numbers must be finite; mend the environment")
     return np.pad(own, (0, task.numbers - len(own)))
 
 

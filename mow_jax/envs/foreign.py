@@ -9,7 +9,7 @@ import contextlib
 import os
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ _OURS = str(Path(__file__).parent.parent) + os.sep
 _PYTHON = sysconfig.get_path("stdlib") + os.sep
 _INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))
 _GYMNASIUM = tuple(folder + "gymnasium" + os.sep for folder in _INSTALLED)
+NOT_THEIRS = (BadInput, KeyboardInterrupt, GeneratorExit)  # what comes through their code from elsewhere
 
 
 class EnvironmentFailed(BadInput):
@@ -31,15 +32,16 @@ class EnvironmentFailed(BadInput):
 
 @contextlib.contextmanager
 def own_code(doing: str, otherwise: str = "") -> Iterator[None]:
-    """Around calls of an environment's own code: whatever it raises becomes EnvironmentFailed, sys.exit too, which
-    would end a process without a word. `doing` names task and call; `otherwise` is where to look if no line of the
-    environment's own was running, as where it cannot be called in this way or gives back something else.
+    """Around calls of an environment's own code: whatever it raises becomes EnvironmentFailed, also what is no
+    Exception, such as sys.exit's, which would end a process without a word. `doing` names task and call; `otherwise` is
+    where to look if no line of the environment's own was running, as where it cannot be called in this way or gives
+    back something else.
     """
     try:
         yield
-    except BadInput:
+    except NOT_THEIRS:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise EnvironmentFailed(
             f"{doing} {said(error)} ({place(error) or otherwise or 'nothing says where'})"
         ) from error
@@ -50,7 +52,15 @@ def said(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
         return f"called sys.exit({'' if error.code is None else repr(error.code)}), exit status {status}"
-    return f"raised {type(error).__name__}: {shortened(str(error))}".removesuffix(": ")
+    return f"raised {type(error).__name__}: {shown(error, str)}".removesuffix(": ")
+
+
+def shown(value: Any, write: Callable[[Any], str] = repr) -> str:
+    """What somebody else's object says of itself, in one line; writing it runs code of theirs too."""
+    try:
+        return shortened(write(value))
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def shortened(text: str) -> str:
@@ -84,11 +94,11 @@ def reward(value: Any, where: str) -> float:
     """
     try:
         number = np.nan if isinstance(value, (str, bytes)) else float(np.asarray(value).item())
-    except (TypeError, ValueError, OverflowError, RuntimeError):
+    except Exception:  # numpy's, or of the value's own conversion
         number = np.nan
     if not abs(number) <= LARGEST:
         raise BadInput(
-            f"{where} gave the reward {shortened(repr(value))}: a reward must be one finite number that float32 can"
+            f"{where} gave the reward {shown(value)}: a reward must be one finite number that float32 can"
             " hold; mend the environment"
         )
     return number
@@ -101,7 +111,16 @@ def flag(value: Any, where: str) -> bool:
     """
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    array = np.asarray(value)
-    if array.size != 1 or array.dtype.kind not in "biuf":
-        raise BadInput(f"{where} is {shortened(repr(value))}: it must be True or False; mend the environment")
+    array = numbers(value)
+    if array is None or array.size != 1 or not np.isfinite(array).all():
+        raise BadInput(f"{where} is {shown(value)}: it must be True or False; mend the environment")
     return bool(array.item())
+
+
+def numbers(value: Any) -> np.ndarray | None:
+    """`value` as an array of numbers or truth values, None where it is none."""
+    try:
+        array = np.asarray(value)
+    except Exception:  # rows of unequal lengths, or whatever a conversion of its own raises
+        return None
+    return array if array.dtype.kind in "biuf" else None

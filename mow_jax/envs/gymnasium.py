@@ -109,7 +109,9 @@ def _make(name: str, **options: Any) -> Any:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
         return gymnasium.make(name, disable_env_checker=True, **options)
-    except (Exception, SystemExit) as error:
+    except foreign.NOT_THEIRS:
+        raise
+    except BaseException as error:
         suggestion = nearest(name, gymnasium.registry)
         if suggestion and ":" not in name and name not in gymnasium.registry:
             raise BadInput(f"unknown environment {name!r}: {suggestion}") from error
@@ -118,7 +120,7 @@ def _make(name: str, **options: Any) -> Any:
 
 
 def _close(environment: Any) -> None:
-    with contextlib.suppress(Exception, SystemExit):  # whatever was wanted of it is done
+    with contextlib.suppress(EnvironmentFailed), own_code("closing"):  # whatever was wanted of it is done
         environment.close()
 
 
@@ -175,20 +177,17 @@ class Adapter(Replayed):
             with own_code(f"{self.task.name}: render", self.api):
                 observation = self.environment.render()
         frame = self.picture.frame(observation, first=not self.seen)
-        self.seen = True
+        self.seen = self.seen or bool(np.any(observation))  # zeros alone do not tell 0..1 from 0..255
         return cv2.resize(frame, (self.image_size, self.image_size), interpolation=cv2.INTER_AREA)
 
     def _vector(self, observation: Any) -> np.ndarray:
-        try:
-            given = np.asarray(observation, np.float64)
-        except (TypeError, ValueError):
-            given = np.zeros((0, 0))
-        if given.shape != (shape := self.environment.observation_space.shape):
+        given, shape = foreign.numbers(observation), self.environment.observation_space.shape
+        if given is None or given.shape != shape:
             raise BadInput(
-                f"{self.where()} gave the observation {foreign.shortened(repr(observation))}, where its space says"
-                f" numbers {shape}; mend the environment"
+                f"{self.where()} gave the observation {foreign.shown(observation)}, where its space says numbers"
+                f" {shape}; mend the environment"
             )
-        return vector(self.task, given)
+        return vector(self.task, given, self.where())
 
     def close(self) -> None:
         _close(self.environment)

@@ -32,6 +32,7 @@ CHOICES = {
     "render_quality": ("full", "fast"),
     "reward_version": ("v1", "v2"),
 }
+CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")  # all tasks have these
 LEAST = {"action_repeat": 1, "horizon": 1, "goals": 1}
 OSMESA = "install OSMesa (Debian: apt-get install libosmesa6)"
 # Draws with what MUJOCO_GL says, and ends before destructors can write or fail.
@@ -55,6 +56,8 @@ def resolve(names: tuple[str, ...], settings: dict) -> list[Task]:
     for field, allowed in CHOICES.items():
         if settings[field] not in allowed:
             raise BadInput(f"suite.metaworld.{field} is {settings[field]!r}: choose from {', '.join(allowed)}")
+    if settings["camera"] not in CAMERAS:
+        raise unknown("camera", settings["camera"], CAMERAS)
     for field, least in LEAST.items():
         if settings[field] < least:
             raise BadInput(f"suite.metaworld.{field} is {settings[field]}: choose {least} or more")
@@ -67,10 +70,17 @@ def resolve(names: tuple[str, ...], settings: dict) -> list[Task]:
     return [task._replace(name=name, numbers=NUMBERS * state) for name in names]
 
 
-def make(task: Task, settings: dict) -> MetaWorld:
-    """A new environment of `task`. Raises BadInput where the simulator is missing or cannot draw."""
-    if not task.numbers:
+def check(tasks: list[Task]) -> None:
+    """Raises BadInput where the simulator is missing or cannot draw."""
+    if importlib.util.find_spec("metaworld") is None:
+        needs("metaworld", "metaworld")  # raises: only what is missing is imported here, as mujoco loads a renderer
+    if not tasks[0].numbers:
         _refuse_renderer(os.environ.get("MUJOCO_GL", ""))
+
+
+def make(task: Task, settings: dict) -> MetaWorld:
+    """A new environment of `task`. Raises BadInput as `check` does."""
+    check([task])
     return MetaWorld(task, settings)
 
 
@@ -133,7 +143,7 @@ class MetaWorld(Replayed):
         return Step(self._frame(numbers), reward, False, over, success=success)
 
     def _frame(self, numbers: np.ndarray) -> np.ndarray:
-        return self.camera.picture() if self.camera else vector(self.task, numbers)
+        return self.camera.picture() if self.camera else vector(self.task, numbers, self.where())
 
     def advance(self, action: Any) -> tuple[np.ndarray, float, bool]:
         """Take the action action_repeat times; rewards add up, one success is enough."""
@@ -181,10 +191,7 @@ class _Camera:
         import mujoco
 
         self.data, model = simulation.data, simulation.model
-        names = [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_CAMERA, i) for i in range(model.ncam)]
-        if settings["camera"] not in names:
-            raise unknown("camera", settings["camera"], names)
-        self.camera = names.index(settings["camera"])
+        self.camera = model.camera(settings["camera"]).id
         if settings["camera_position"]:
             model.cam_pos[self.camera] = settings["camera_position"]
         self.turn, fast = settings["turn"], settings["render_quality"] == "fast"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from mow_jax.envs.foreign import numbers
 from mow_jax.types import BadInput
 
 WIDEST = 65535  # between a picture's bounds: 16 bits. A space with more means "any number"
@@ -44,9 +45,9 @@ class Picture(NamedTuple):
     def frame(self, given: Any, first: bool = False) -> np.ndarray:
         """`given` as [H, W, 3] uint8: its bounds become 0 and 255, a grey picture gets three equal channels.
 
-        `first`: no frame of this environment has been seen before. Raises BadInput for what is not as said.
+        `first`: of this environment nothing but zeros has been seen before. Raises BadInput for what is not as said.
         """
-        array = _array(given)
+        array = numbers(given)
         if array is None or not self._shaped(array.shape) or (first and self._is_black(array)):
             raise self._refusal(given)
         levels = array if self.plain and array.dtype == np.uint8 else self._scaled(array)
@@ -99,21 +100,12 @@ def choose(task: str, space: Any, render_modes: Any) -> Picture:
 
 def described(given: Any) -> str:
     """Kind, shape and range of what should be a frame."""
-    array = _array(given)
+    array = numbers(given)
     if array is None:
         return "None" if given is None else f"a {type(given).__name__}, no array of numbers"
     if not array.size:
         return f"{array.dtype} {array.shape}"
     return f"{array.dtype} {array.shape} in {float(array.min()):g}..{float(array.max()):g}"
-
-
-def _array(given: Any) -> np.ndarray | None:
-    """`given` as an array of numbers, if it is one."""
-    try:
-        array = np.asarray(given)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    return array if array.dtype.kind in "biuf" else None
 
 
 def _span(space: spaces.Box) -> float:

@@ -93,7 +93,7 @@ class Toy(Environment):
 
     def observe(self) -> np.ndarray:
         if self.task.numbers:
-            return vector(self.task, self.facts())
+            return vector(self.task, self.facts(), self.task.name)
         frame = self.canvas.copy()
         self.draw(frame)
         return frame

@@ -99,7 +99,7 @@ REFUSED = {
     "continuous": (["--config.suite.tasks=('slide',)"], ["slide has continuous actions", "scalezero searches among"]),
     "key of others": (["--config.router.active=1"], ["router"]),
     "choice": (["--config.search.method=mcts"], ["search.method='mcts'", "puct, gumbel"]),
-    "range": (["--config.search.simulations=0"], ["search.simulations=0", "[1, inf)"]),
+    "range": (["--config.search.simulations=0"], ["search.simulations=0", "[1, 10000]"]),
     "positions": (["--config.search.context=4"], ["search.context=4", "batch.unroll=4", "at most 3"]),
     "warm-up": (["--config.warmup.updates=2"], ["warmup.updates=2", "scalezero learns nothing in a warm-up"]),
     "windows": (["--config.batch.steps=9"], ["warmup.steps=24", "raise warmup.steps to 26", "batch.steps"]),

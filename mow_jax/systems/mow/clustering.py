@@ -180,7 +180,7 @@ def read(path: str | Path, names: list[str], *, clusters: int, experts: int, act
         content = json.loads(Path(path).read_text())
         rows = {name: i for i, name in enumerate(content["tasks"])}
         cluster, chosen = np.array(content["cluster"]), np.array(content["experts"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput(
             f"clustering.table={path} cannot be read as a task table ({error!r}): give a clusters.json"
         ) from None
@@ -198,8 +198,8 @@ def read(path: str | Path, names: list[str], *, clusters: int, experts: int, act
     order = [rows[name] for name in names]
     try:
         matrices, seed = content.get("similarity", {}), int(content.get("seed", 0))
-        similarity = {part: _submatrix(matrices.get(part), order) for part in ("cluster", "experts")}
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        similarity = {part: _submatrix(matrices.get(part), len(rows), order) for part in ("cluster", "experts")}
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise BadInput(
             f'clustering.table={path}: "similarity" must hold a matrix {(len(rows),) * 2} a part, "seed" a whole number'
             f" ({error!r}); mend or remove them"
@@ -212,9 +212,16 @@ def _check(path, field: str, values: np.ndarray, shape: tuple, limit: int, key: 
     if not whole or values.min() < 0 or values.max() >= limit:
         raise BadInput(
             f'clustering.table={path}: "{field}" must be whole numbers 0..{limit - 1} of shape {shape}, it has shape'
-            f" {values.shape} and values {np.unique(values).tolist()[:20]}; mend the file or set {key}"
+            f" {values.shape} and values {values.ravel().tolist()[:20]}; mend the file or set {key}"
         )
 
 
-def _submatrix(matrix: Any, order: list[int]) -> np.ndarray | None:
-    return None if matrix is None else np.array(matrix)[np.ix_(order, order)]
+def _submatrix(matrix: Any, tasks: int, order: list[int]) -> np.ndarray | None:
+    """The rows and columns of `order`. Raises ValueError or TypeError where it is no [tasks, tasks] of numbers: only
+    after the warm-up it is written again."""
+    if matrix is None:
+        return None
+    numbers = np.array(matrix)
+    if numbers.shape != (tasks, tasks) or numbers.dtype.kind not in "iuf":
+        raise ValueError(f"{numbers.dtype} {numbers.shape}")
+    return numbers[np.ix_(order, order)]
