@@ -5,8 +5,8 @@
 
 `:others` are four games that nobody looked at while the settings were sought; `:one` has nothing modular; `:Boxing` and
 so on are agents of one game each. `:one`, and the four agents of a game taken together, have the parameters of the four
-games' agent within 2%, moving averages of critics counted (4% for `:one` without them). Settings from the search in results/atari_cpu: an autoencoder of patches a game, rewards read as
-their mean and weighted up.
+games' agent within 2%, moving averages of critics counted (4% for `:one` without them). Settings from the search in
+results/atari_cpu: an autoencoder of patches a game, rewards read as their mean and weighted up.
 Hardware: one CPU core, 3 to 4 hours; an agent of one game, by estimate, a quarter of it.
 Measured: the four games, two seeds: 0.99 and 0.74 of a human in the mean, `:others` 0.002 (results/atari_cpu). `make
 watch` shows the first one's agent.
