@@ -121,6 +121,7 @@ class DreamStage(Stage):
     """A real episode and its dream, which its actor acts in."""
 
     def __init__(self, environment: Any, agent: load.LoadedAgent, name: str, seed: int):
+        assert agent.learner.system.playable is not None, "a system without dreams has the other stage"
         self.world, self.state = agent.learner.system.playable, agent.learner.snapshot()
         pure = (self.world.rows, self.world.see, self.world.choose, self.world.move)
         self._rows, self._see, self._act, self._move = map(jax.jit, pure)
