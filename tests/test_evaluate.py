@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
 
-from mow_jax import build, config, evaluate
+import pytest
+from processes import ROOT, environment
+
+from mow_jax import build, config, evaluate, logs
+from mow_jax.episodes import Episode
 from mow_jax.report import tables
 
 
@@ -56,3 +66,89 @@ def test_what_is_known_stands_under_its_own_heads(capsys):
     found = dict(zip(heads, row, strict=True))
     assert found["action nats"] == f"{values[5]:.3f}" and found["recon ratio"] == f"{values[6]:.3f}"
     assert found["calibration error"] == f"{values[4]:.3f}" and "" not in heads
+
+
+class Played:
+    """Environments whose episodes take 2 steps in the first task and 3 in the second."""
+
+    def __init__(self, envs: int):
+        self.observation, self.is_first, self._envs, self._step = None, None, envs, 0
+
+    def step(self, action) -> tuple[None, list[Episode]]:
+        self._step += 1
+        ended = [task for task, length in enumerate((2, 3)) if not self._step % length]
+        index = lambda task: self._step // (2, 3)[task] - 1
+        return None, [
+            Episode(task, env, index(task), 1.0, 2, None, False) for task in ended for env in range(self._envs)
+        ]
+
+    def close(self) -> None:
+        pass
+
+
+def test_progress_counts_steps_too(monkeypatch, capsys):
+    """2 environments a task play 5 episodes, so that one of them has 3, of 7 steps at most: 21 steps, were all as long.
+    Where no episode ends for long, a line says how far it is."""
+    settings = config.default()
+    settings.suite.update(name="toy", tasks=("catch", "grid"))
+    settings.evaluation.update(episodes=5, parallel=2, max_steps=7)
+    monkeypatch.setattr(logs, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(evaluate, "actors", lambda config, tasks, parallel, name: Played(parallel))
+    learner = SimpleNamespace(init_acting=lambda envs: 0, act=lambda acting, *seen, explore: (None, {}, acting + 1))
+    episodes = evaluate.play(settings, learner, build.tasks(settings), None)
+    assert [(episode.task, episode.index, episode.env) for episode in episodes[:5]] == [
+        *((0, index, env) for index in (0, 1) for env in (0, 1)),
+        (0, 2, 0),
+    ]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("step ")[2] for line in lines] == [f"{n} of at most 21" for n in range(1, 10)]
+    done = [0, 2, 4, 6, 6, 9, 9, 9, 10]  # after each of the 9 steps
+    assert [line.split()[:2] for line in lines] == [["evaluation", f"{count}/10"] for count in done]
+
+
+# --- A folder that cannot be written ----------------------------------------------------------------------------------
+
+
+def nobody_s_powers(folder: Path) -> list[str]:
+    """The start of a command that keeps to a folder's permissions; skips the test where even root without its
+    privilege to ignore them can write there."""
+    every = ([], ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"])
+    for start in every:
+        if start and shutil.which(start[0]) is None:
+            continue
+        if subprocess.run([*start, "touch", folder / "trial"], capture_output=True, check=False).returncode:
+            if start and subprocess.run([*start, "true"], capture_output=True, check=False).returncode:
+                continue
+            return start
+        (folder / "trial").unlink()
+    pytest.skip("permissions do not hold for this user")
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    """A run's folder that nobody may write into."""
+    with tarfile.open(ROOT / "tests" / "data" / "workdir-0.1.0.tar.gz") as archive:
+        archive.extractall(tmp_path / "run", filter="data")
+    places = [tmp_path / "run", *(tmp_path / "run").rglob("*")]
+    for place in places:
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    yield tmp_path / "run"
+    for place in places:
+        place.chmod(0o755)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_read_only_is_refused_first_and_evaluated_into_another(sealed, tmp_path):
+    start = [*nobody_s_powers(sealed), sys.executable, "-m", "mow_jax.evaluate", f"--workdir={sealed}", "--episodes=1"]
+    ask = lambda *more: subprocess.run(
+        [*start, *more], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=400, check=False
+    )
+    before = {path: path.read_bytes() for path in sealed.rglob("*") if path.is_file()}
+    answer = ask()
+    assert answer.returncode == 2 and answer.stdout == "", answer
+    assert answer.stderr.count("error: ") == 1 and "Traceback" not in answer.stderr
+    assert f"cannot write into {sealed}: Permission denied" in answer.stderr and "evaluation " not in answer.stderr
+    answer = ask(f"--out={tmp_path / 'out'}")
+    assert answer.returncode == 0 and "evaluation at step 32" in answer.stdout, answer
+    assert sorted(os.listdir(tmp_path / "out")) == ["frames.npz", "results.json"]
+    assert before == {path: path.read_bytes() for path in sealed.rglob("*") if path.is_file()}

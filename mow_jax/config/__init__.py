@@ -172,8 +172,8 @@ CHOICES = {
     "evaluation.actions": ("sampled", "best"),
 }
 # Every number of a config has its interval, here or in the system's file: "[" and "]" take the end in, "(" and ")"
-# leave it out. Each has an end: counts go into 32 bits, measures into float32, nothing can wait for longer than 24
-# days, and sizes far beyond any use are refused before anything is made of them.
+# leave it out. Each has an end: counts go into 32 bits, measures into float32, nothing waits for more than 24 days,
+# and sizes far beyond any use are refused before anything is made of them.
 RANGES = {
     "[1, 2147483647]": (
         "train.steps train.envs train.burst replay.chunk_rows warmup.steps evaluation.episodes evaluation.parallel"
