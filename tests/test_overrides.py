@@ -101,6 +101,19 @@ def is_taken_or_refused(data: st.DataObject) -> None:
         survives(made)
 
 
+@pytest.mark.parametrize("system", config.SYSTEMS)
+def test_no_key_is_a_name_of_ml_collections(system):
+    """By a flag it could not be set: what the flag finds is the method."""
+    made = config.default(system)
+    assert [name for name in checks.flat(made) if any(hasattr(ConfigDict, part) for part in name.split("."))] == []
+
+
+def test_a_key_that_had_such_a_name_is_read_from_older_runs():
+    made = workdir.from_saved({"system": "m3po", "model": {"values": 7, "bins": 31}}, Path("config.json"))
+    assert (made.model.value_functions, made.model.bins) == (7, 31)
+    assert checks.flat(made).keys() == checks.flat(config.default("m3po")).keys()
+
+
 @pytest.mark.parametrize(
     "name",
     ["a.b", "mow.agent", "__init__", "", ".", "..systems", "systems.mow", "os", "mow ", "MOW", "checks", 3, None],

@@ -3,7 +3,7 @@
 `default(system)` is the system's setting for 26 Atari games; experiment files change it; `check()` refuses what cannot
 work. Only train, evaluate, the systems' build files and the experiment files see the ConfigDict; everything below takes
 plain keyword arguments. A system's file has `add(config)`, `check(config)`, CHOICES, RANGES, BEFORE and LOCKED, and may
-have `effective(config, tasks)`.
+have `effective(config, tasks)` and RENAMED.
 """
 
 from __future__ import annotations
@@ -153,8 +153,18 @@ def of_saved(saved: dict[str, Any]) -> ConfigDict:
     system = saved.get("system", FIRST)
     config = default(system)
     config.update(of_system(system).BEFORE)
-    config.update(saved)
+    config.update(_renamed(saved, getattr(of_system(system), "RENAMED", {})))
     return config
+
+
+def _renamed(saved: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """A saved config with its keys as they are called now."""
+    for old, new in names.items():
+        (section, was), (_, now) = old.split("."), new.split(".")
+        if was in saved.get(section, {}):
+            own = {now if key == was else key: value for key, value in saved[section].items()}
+            saved = {**saved, section: own}
+    return saved
 
 
 def effective(config: ConfigDict, tasks: int) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def _model() -> ConfigDict:
             hidden=512,  # width of all other hidden layers
             bins=101,
             limit=10.0,  # bins reach so far in symlog space
-            values=5,  # value functions
+            value_functions=5,
             dropout=0.01,  # of their first layer
             termination=True,  # predict ends; False where tasks never end by themselves
             shift=0,  # pixels that pictures are moved by at most while learning
@@ -132,7 +132,7 @@ RANGES = {
         " planner.samples planner.elites fresh.minibatch"
     ),
     "whole [1, 1000]": (
-        "model.encoder_layers model.values planner.horizon planner.iterations fresh.epochs bonus.steps"
+        "model.encoder_layers model.value_functions planner.horizon planner.iterations fresh.epochs bonus.steps"
     ),
     "whole [0, 1000000]": "model.embedding planner.policy_samples",
     "whole [0, 128]": "model.shift",
@@ -206,6 +206,9 @@ def _check_fresh(config: ConfigDict) -> None:
 
 # --- Older runs -------------------------------------------------------------------------------------------------------
 
+# Keys of older runs' config.json, and what they are called now: "values" is a method of every ConfigDict, which no flag
+# could set.
+RENAMED = {"model.values": "model.value_functions"}
 # Keys that older runs' config.json lack, and the values that those runs had.
 BEFORE: dict[str, dict[str, Any]] = {}
 # Keys that a resumed run of other systems may change, and this one's may not.

@@ -59,7 +59,9 @@ def m3po():
     config.train.update(steps=64, envs=2, burst=4)
     config.warmup.update(steps=24, updates=4)
     config.batch.update(windows=2, horizon=2)
-    config.model.update(latent=16, embedding=3, encoder=8, hidden=8, channels=4, bins=11, values=2, dropout=0.1)
+    config.model.update(
+        latent=16, embedding=3, encoder=8, hidden=8, channels=4, bins=11, value_functions=2, dropout=0.1
+    )
     config.planner.update(horizon=2, iterations=2, samples=8, policy_samples=2, elites=3)
     config.fresh.update(share=0.5, epochs=2, minibatch=3)
     config.bonus.kind = "reward"

@@ -66,6 +66,7 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         numbers=tasks[0].numbers,
         image_size=config.suite.image_size,
         dtype=compute_dtype(sizes.pop("compute_dtype")),
+        values=sizes.pop("value_functions"),
         **sizes,
     )
     return Agent(
