@@ -120,7 +120,7 @@ def test_variants_of_the_toy_pass_and_are_settings_of_their_own():
     made = [module["get_config"](variant) for variant in module["VARIANTS"]]
     for one in made:
         common.check(one)
-    assert len({one.to_json_best_effort() for one in made}) == len(made) == 7
+    assert len({one.to_json_best_effort() for one in made}) == len(made) == 8
 
 
 def test_the_warm_up_learns_as_all_else_does_and_compiles_nothing_of_its_own():
