@@ -7,18 +7,25 @@ from typing import Any
 import jax
 import numpy as np
 
+from mow_jax import processes
 from mow_jax.types import Shard
 
 
 def program(function, devices: int, **options):
     """A function of one device's arrays, mapped over `devices` and compiled in haste."""
-    mapped = jax.pmap(function, axis_name="device", devices=jax.devices()[:devices], **options)
+    mapped = processes.over_devices(function, jax.devices()[:devices], **options)
     return jax.jit(mapped, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def dealt(tree: Any, devices: int) -> Any:
-    """[K, ...] as [devices, K', ...]."""
-    return jax.tree.map(lambda x: np.reshape(x, (devices, np.shape(x)[0] // devices, *np.shape(x)[1:])), tree)
+    """[K, ...] as [devices, K', ...]; as in the learner the first task fills the places that are left."""
+
+    def deal(x):
+        left = -len(x) % devices
+        x = np.concatenate([x, np.repeat(x[:1], left, 0)]) if left else x
+        return np.reshape(x, (devices, len(x) // devices, *np.shape(x)[1:]))
+
+    return jax.tree.map(deal, tree)
 
 
 def same(tree: Any, devices: int) -> Any:
@@ -34,4 +41,6 @@ def first(tree: Any) -> Any:
 def shard(mask: np.ndarray, devices: int) -> Shard:
     """All tasks of `mask` [K, A], dealt."""
     tasks = len(mask)
-    return dealt(Shard(np.arange(tasks, dtype=np.int32), np.ones(tasks, np.float32), mask), devices)
+    places = dealt(Shard(np.arange(tasks, dtype=np.int32), np.ones(tasks, np.float32), mask), devices)
+    each = places.valid.shape[1]
+    return places._replace(valid=(np.arange(devices * each) < tasks).astype(np.float32).reshape(devices, each))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def program() -> Any:
-    """The jaxpr of a whole update of one device."""
+def traced() -> tuple[Any, Any]:
+    """The jaxpr of a whole update of one device, and the state's shapes."""
     settings = tiny_settings()
     settings.model.compute_dtype = "bfloat16"
     settings.router.gate = "straight_through"  # so that scores and gates have gradients
@@ -30,7 +31,13 @@ def program() -> Any:
     state = jax.eval_shape(functools.partial(algorithm.init, agent))
     lead = lambda leaf: jax.ShapeDtypeStruct((1, *np.shape(leaf)), leaf.dtype)
     arguments = jax.tree.map(lead, (state, BATCH, CONTEXTS, SHARD))
-    return jax.make_jaxpr(jax.vmap(functools.partial(algorithm.update, agent), axis_name="device"))(*arguments).jaxpr
+    update = jax.vmap(functools.partial(algorithm.update, agent), axis_name="device")
+    return jax.make_jaxpr(update)(*arguments).jaxpr, state
+
+
+@pytest.fixture(scope="module")
+def program(traced: tuple[Any, Any]) -> Any:
+    return traced[0]
 
 
 def inner(equation: Any) -> Iterator[Any]:
@@ -55,6 +62,28 @@ def test_products_in_float32_are_exact(program):
     assert 0 < len(single) < len(products) / 2, "most are in bfloat16"
     exact = (jax.lax.Precision.HIGHEST,) * 2
     assert [str(equation) for equation in single if equation.params["precision"] != exact] == []
+
+
+def operations(product: Any) -> int:
+    (contracted, _), _ = product.params["dimension_numbers"]
+    shape = product.invars[0].aval.shape
+    return 2 * product.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+
+
+def test_products_in_float32_are_small(traced):
+    """What is kept in float32 meets a number once a task: the router sees one vector of each, a row's gradient is a sum
+    over tasks, decoding is one sum. So no such product has more operations than two a task for each number of the
+    largest parameter, and none uses one of its own numbers more often, as a layer over all steps of a batch would."""
+    program, state = traced
+    products = [equation for equation in equations(program) if equation.primitive.name == "dot_general"]
+    tasks, reused = len(TASK_LIST), {"float32": 0.0, "bfloat16": 0.0}
+    largest = max(leaf.size for leaf in jax.tree.leaves((state.params, state.actor, state.critic)))
+    for product in products:
+        dtype, count = product.invars[0].aval.dtype.name, operations(product)
+        sizes = [variable.aval.size for variable in (*product.invars, *product.outvars)]
+        reused[dtype] = max(reused[dtype], count / 2 / max(sizes))
+        assert dtype != "float32" or (count <= 2 * tasks * largest and count <= 2 * tasks * max(sizes)), str(product)
+    assert reused["float32"] <= tasks < reused["bfloat16"]
 
 
 def test_sums_are_taken_in_float32(program):
