@@ -1,10 +1,10 @@
-"""Whether updates repeat bit for bit on the device at hand: the same ones twice, from one seed, by two learners.
+"""Whether updates repeat bit for bit on the device at hand: the same ones twice, from the same seed.
 
     python benchmarks/repeats.py --config=experiments/atari26.py [--config.key=value ...] [--updates=20] [--output=FILE]
 
 Frames are random. Compared are parameters, optimisers and all else of the state after the last update, and the metrics
-of every update. With JAX_COMPILATION_CACHE_DIR the second learner runs the program that the first one compiled, as a
-run that is resumed does; without it, one that is compiled anew.
+of every update. Both times the same compiled program runs, as in a run that is resumed with JAX_COMPILATION_CACHE_DIR:
+what XLA would choose otherwise in compiling anew is not seen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mow_jax import build, command, logs, summary
 from mow_jax.config import check
 from mow_jax.learner import Learner
 from mow_jax.replay import Replay
-from mow_jax.types import BadInput, Task
+from mow_jax.types import BadInput
 
 
 def main(config: ConfigDict, updates: int, output: str | None) -> None:
@@ -36,7 +36,8 @@ def main(config: ConfigDict, updates: int, output: str | None) -> None:
     tasks = throughput.tasks_of(config)
     with tempfile.TemporaryDirectory() as directory:
         replay = throughput.filled_replay(config, tasks, Path(directory))
-        found = compare(*(run(config, tasks, replay, updates) for _ in range(2)))
+        learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
+        found = compare(*(run(config, learner, replay, updates) for _ in range(2)))
     rows = [(name, f"{part['numbers']:,}", f"{part['differ']:,}") for name, part in found["parts"].items()]
     logs.table(f"{updates} updates, twice, on {throughput.device()}", ["part", "numbers", "differ"], rows)
     print("equal bit for bit" if found["equal"] else f"NOT equal; first seen in metrics of update {found['first']}")
@@ -46,9 +47,8 @@ def main(config: ConfigDict, updates: int, output: str | None) -> None:
         Path(output).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def run(config: ConfigDict, tasks: list[Task], replay: Replay, updates: int) -> tuple[Any, list[dict[str, Any]]]:
-    """The state after so many updates of a learner of its own, and each one's metrics."""
-    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
+def run(config: ConfigDict, learner: Learner, replay: Replay, updates: int) -> tuple[Any, list[dict[str, Any]]]:
+    """The state after so many updates of a new run, and each one's metrics."""
     learner.initialise()
     windows = lambda update: throughput.sample(config, learner, replay, update)
     metrics = [learner.update("training", *windows(update)) for update in range(updates)]

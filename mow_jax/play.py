@@ -25,7 +25,7 @@ from absl import flags
 from PIL import Image
 
 from mow_jax import command, load
-from mow_jax.types import BadInput, Task
+from mow_jax.types import BadInput, Playable, Task
 
 PAGE = Path(__file__).with_name("play.html")
 HOST = "127.0.0.1"
@@ -120,9 +120,8 @@ class Stage:
 class DreamStage(Stage):
     """A real episode and its dream, which its actor acts in."""
 
-    def __init__(self, environment: Any, agent: load.LoadedAgent, name: str, seed: int):
-        assert agent.learner.system.playable is not None, "a system without dreams has the other stage"
-        self.world, self.state = agent.learner.system.playable, agent.learner.snapshot()
+    def __init__(self, environment: Any, agent: load.LoadedAgent, name: str, seed: int, world: Playable):
+        self.world, self.state = world, agent.learner.snapshot()
         pure = (self.world.rows, self.world.see, self.world.choose, self.world.move)
         self._rows, self._see, self._act, self._move = map(jax.jit, pure)
         self._own = self._rows(self.state, [task.name for task in agent.tasks].index(name))
@@ -166,8 +165,10 @@ def stage(source: Path, name: str, seed: int) -> Stage:
     Raises BadInput for a source that is none, or a task that it does not know.
     """
     environment, agent = load.make_env(source, name), load.LoadedAgent(source, None)
-    kind = Stage if agent.learner.system.playable is None else DreamStage
-    return kind(environment, agent, name, seed)
+    world = agent.learner.system.playable
+    if world is None:
+        return Stage(environment, agent, name, seed)
+    return DreamStage(environment, agent, name, seed, world)
 
 
 def action_names(task: Task) -> list[str]:
