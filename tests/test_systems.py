@@ -347,7 +347,7 @@ def test_windows_drawn_ahead_are_those_that_an_update_would_draw(
     [
         (
             lambda config: config.update(system="nothing"),
-            r"system='nothing' is not allowed: use one of m3po, mow, scalezero$",
+            r"system='nothing' is not allowed: use one of m3po, mow, scalezero, fake$",
         ),
         (lambda config: config.update(system="mow"), r"default\('mow'\)"),
         (lambda config: config.warmup.update(updates=3), "warmup.updates=3: fake"),
