@@ -3,7 +3,7 @@
     python -m mow_jax.train --config=experiments/atari26_small.py --workdir=runs/atari26_small
 
 Hardware: an estimate, not measured: one GPU with 16 GB or more.
-Not yet run at this scale; no score is claimed. Four games at a fifth of these sizes have been learned on a CPU
+Not yet run at this scale; no score is claimed. Four games at half this width have been learned on a CPU
 (experiments/atari_cpu.py): with an autoencoder of patches and rewards read as their mean, which are worth a trial here.
 """
 
