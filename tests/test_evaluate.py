@@ -137,7 +137,7 @@ def sealed(tmp_path):
         place.chmod(0o755)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # two commands of a workdir of its own; test_command.py has places without permission in little
 def test_a_folder_that_is_read_only_is_refused_first_and_evaluated_into_another(sealed, tmp_path):
     start = [*nobody_s_powers(sealed), sys.executable, "-m", "mow_jax.evaluate", f"--workdir={sealed}", "--episodes=1"]
     ask = lambda *more: subprocess.run(
