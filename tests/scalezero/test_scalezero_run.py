@@ -90,9 +90,12 @@ def test_other_tasks_start_from_its_weights(whole, tmp_path):
 
 def test_the_game_is_played_alone(whole):
     stage = play.stage(whole, "grid", seed=5)
-    about, views = stage.about(), [stage.step(None) for _ in range(8)]
+    about, views = stage.about(), [stage.step(None)]
     assert (about["system"], about["dream"], about["experts"]) == ("scalezero", False, 0) and "dream" not in views[0]
-    assert [view["action"] for view in views] == [stage.names[action] for action in acted(whole, "grid", 8, seed=5)]
+    while not views[-1]["ended"] and len(views) < 8:  # how soon it ends is the policy's, and differs between processors
+        views.append(stage.step(None))
+    names = [stage.names[action] for action in acted(whole, "grid", len(views), seed=5)]
+    assert [view["action"] for view in views] == names
 
 
 REFUSED = {
