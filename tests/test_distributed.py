@@ -30,8 +30,7 @@ SHORT = ("--config.train.steps=424", "--config.log.every=20", "--config.evaluati
 @contextlib.contextmanager
 def job(workdir: Path, *arguments: str, count: int = 2, devices: int = 4) -> Iterator[subprocess.Popen]:
     """A run of `count` processes, begun; all of it is killed at the end."""
-    # What is compiled for a few updates is not worth optimising.
-    variables = {"PYTHON": sys.executable, "DEVICES": str(devices), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    variables = {"PYTHON": sys.executable, "DEVICES": str(devices)}
     command = ["launch/local.sh", str(count), f"--config={TINY}", f"--workdir={workdir}", *arguments]
     pipe = subprocess.PIPE
     process = subprocess.Popen(
@@ -96,12 +95,17 @@ def two(tmp_path_factory) -> Path:
     return workdir
 
 
-@pytest.mark.slow
-def test_each_budget_is_spent_once_with_one_stream_and_one_table(two):
-    assert set(rows_stored(two).values()) == {212}  # 424 agent steps of two environments
+@pytest.mark.parametrize("steps", [pytest.param(64, marks=pytest.mark.slow), pytest.param(424, marks=pytest.mark.long)])
+def test_each_budget_is_spent_once_with_one_stream_and_one_table(steps, request, tmp_path):
+    if steps == 424:
+        two = request.getfixturevalue("two")
+    else:
+        two = tmp_path / "run"
+        finish(two, *SHORT, f"--config.train.steps={steps}", "--config.log.every=2", devices=2)
+    assert set(rows_stored(two).values()) == {steps // 2}  # of two environments
     lines = metrics(two)
     assert [line["update"] for line in lines] == sorted(line["update"] for line in lines)
-    assert lines[-1]["step"] == 424
+    assert lines[-1]["step"] == steps
     assert any("episode/catch/return" in line for line in lines) and any(
         "episode/grid/return" in line for line in lines
     )
@@ -112,7 +116,7 @@ def test_each_budget_is_spent_once_with_one_stream_and_one_table(two):
     with np.load(two / "frames.npz") as frames:
         assert {"episode/0", "episode/1", "real/1", "imagined/0"} <= set(frames)
     assert (two / "report" / "index.html").exists()
-    assert sorted(path.name for path in (two / "checkpoints" / "424").glob("host-*.json")) == [
+    assert sorted(path.name for path in (two / "checkpoints" / str(steps)).glob("host-*.json")) == [
         "host-0.json",
         "host-1.json",
     ]

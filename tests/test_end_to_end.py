@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import zipfile
 from pathlib import Path
 
 import jax
 import numpy as np
+import processes
 import pytest
 from processes import ROOT, TINY, acted, assert_same_run, digests, metrics, run, train
 
@@ -21,9 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    train(workdir)
-    return workdir
+    return shutil.copytree(processes.finished(), tmp_path_factory.mktemp("finished") / "run")
 
 
 def results(workdir: Path) -> dict:
@@ -158,6 +158,7 @@ def test_an_exported_agent_of_another_version_is_refused_with_a_hint(finished, t
         mow_jax.load_agent(later)
 
 
+@pytest.mark.long
 def test_other_tasks_start_from_a_runs_weights(finished, tmp_path):
     other = ["--config.suite.tasks=('wall','grid','catch')", f"--config.train.init_from={finished}"]
     train(tmp_path / "run", *other, "--config.warmup.updates=0", "--config.evaluation.every=0")
@@ -166,6 +167,7 @@ def test_other_tasks_start_from_a_runs_weights(finished, tmp_path):
     assert len(rows) == 3 and set(rows) <= {0, 1}
 
 
+@pytest.mark.long
 def test_a_table_is_reused_and_kept(finished, tmp_path):
     table = json.loads((finished / "clusters.json").read_text())
     table["cluster"], table["experts"] = [1, 0], [[1], [1]]
@@ -200,6 +202,7 @@ def test_gymnasium_environments_train_and_resume(tasks, tmp_path):
     assert found.keys() == set(tasks) and all(task["normalised"] is not None for task in found.values())
 
 
+@pytest.mark.long
 def test_continuous_actions_train_and_so_does_one_thing_after_the_other(tmp_path):
     train(tmp_path, "--config.suite.tasks=('slide',)", "--config.train.overlap=False")
     assert digests(tmp_path).keys() == {"48", "64"} and results(tmp_path)["tasks"]["slide"]["normalised"] is not None
@@ -226,6 +229,7 @@ def test_windows_drawn_ahead_change_nothing(tmp_path, monkeypatch):
     assert metrics(tmp_path / "ahead")[-1]["update"] > 5
 
 
+@pytest.mark.long
 def test_storm_mode_trains(tmp_path):
     sizes = ["model.width=16", "model.heads=2", "model.channels=4", "model.head_width=16", "agent.width=16"]
     lengths = [

@@ -1,4 +1,4 @@
-"""Meta-World's tasks: goals, pictures, success, exact restoring. The slow test goes through all 50."""
+"""Meta-World's tasks: goals, pictures, success, exact restoring. A long test goes through all 50."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_closing_one_environment_leaves_the_pictures_of_the_others():
     assert run.stdout.strip() == "True" and not run.stderr, run.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_50_tasks_start_step_render_and_restore_exactly():
     frames = set()
     for name in METAWORLD:
@@ -220,7 +220,7 @@ def wait_for_update(process: subprocess.Popen, workdir: Path, update: int) -> No
         time.sleep(0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_and_a_hanging_worker_are_replaced_and_counted(tmp_path):
     needs_renderer()
     options = ["--config.actors.workers=2", "--config.actors.timeout=5", "--config.train.steps=160"]

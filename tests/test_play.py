@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import browser
 import pytest
-from processes import run, train
+from processes import finished, run
 
 from mow_jax import play
 from mow_jax.types import BadInput
@@ -19,10 +19,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    made = tmp_path_factory.mktemp("play") / "run"
-    train(made, "--config.evaluation.every=0", "--config.suite.tasks=('catch','cue')")
-    return made
+def workdir():
+    return finished()
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +86,7 @@ def test_other_hosts_names_are_not_answered(address):
 
 
 def test_what_cannot_be_played_is_refused(workdir, tmp_path):
-    with pytest.raises(BadInput, match="catch, cue"):
+    with pytest.raises(BadInput, match="catch, grid"):
         play.stage(workdir, "Pong", 0)
     assert "--workdir=DIR_OR_FILE" in run("play", f"--workdir={workdir}", code=2)
     assert "no workdir" in run("play", f"--workdir={tmp_path}", "--task=catch", code=2)

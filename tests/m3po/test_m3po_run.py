@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from processes import TINY, acted, assert_same_run, kill_when, metrics, refused, replay_files, run, train
+from processes import TINY, acted, assert_same_run, finished, kill_when, metrics, refused, replay_files, run, train
 
 import mow_jax
 from mow_jax import load, play
@@ -23,15 +23,14 @@ MOMENTS = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("m3po") / "run"
-    output = train(workdir, config=CONFIG)
-    assert "M3PO-style (paper details unavailable)" in output and "1 of 2 environments a task" in output
-    assert "vectors of 5 numbers" in output
-    return workdir
+def whole():
+    return finished(CONFIG)
 
 
 def test_a_run_leaves_what_its_users_expect(whole):
+    said = whole.with_suffix(".said").read_text()
+    assert "M3PO-style (paper details unavailable)" in said and "1 of 2 environments a task" in said
+    assert "vectors of 5 numbers" in said
     lines = metrics(whole)
     names = {name for line in lines for name in line}
     wanted = {"world/consistency/slide", "policy/entropy/slide_swap", "disagreement/model", "bonus/weight"}
@@ -71,7 +70,9 @@ def test_what_was_drawn_lies_beside_the_rows_of_the_bare_policy_and_rewards_are_
         assert inside.any() and rows["flags"][:, 1].sum() >= 3, "episodes of ten steps"
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment", [pytest.param(moment, marks=[pytest.mark.long] * (moment not in {"training"})) for moment in MOMENTS]
+)
 def test_a_killed_run_ends_like_an_uninterrupted_one(whole, moment, tmp_path):
     workdir = tmp_path / "killed"
     kill_when(lambda: MOMENTS[moment](workdir), workdir, CONFIG)

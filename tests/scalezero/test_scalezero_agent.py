@@ -201,7 +201,7 @@ def test_cosines_of_gradients_by_hand():
     assert found["gradients/opposed"] == pytest.approx(2 / 3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_gradients_of_two_tasks_are_compared_alike_on_one_device_and_two_and_equal_ones_agree():
     batch, policy = draws()
     batch = batch._replace(extras={"policy": policy})
@@ -242,7 +242,7 @@ def test_the_first_stage_learns_what_an_agent_without_stages_learns():
     chex.assert_trees_all_equal(staged.params["adapters"], started().params["adapters"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dropout_and_the_vision_transformer_in_an_update():
     small = dict(patch=4, vit_width=8, vit_layers=1, vit_heads=2, vit_head_width=4, vit_hidden=8)
     setup = agent(1, encoder="vit", dropout=0.1, feed_forward="dense", **small)

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from processes import TINY, acted, assert_same_run, kill_when, metrics, refused, replay_files, run, train
+from processes import TINY, acted, assert_same_run, finished, kill_when, metrics, refused, replay_files, run, train
 
 from mow_jax import load, play
 
@@ -22,14 +22,13 @@ MOMENTS = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("scalezero") / "run"
-    output = train(workdir, config=CONFIG)
-    assert "4 simulations an action (puct)" in output and "adapters of rank 2" in output
-    return workdir
+def whole():
+    return finished(CONFIG)
 
 
 def test_a_run_leaves_what_its_users_expect(whole):
+    said = whole.with_suffix(".said").read_text()
+    assert "4 simulations an action (puct)" in said and "adapters of rank 2" in said
     lines = metrics(whole)
     names = {name for line in lines for name in line}
     wanted = {"world/latent/catch", "world/policy/grid", "world/dormant", "router/load/1", "train/skipped_in_row"}
@@ -59,7 +58,13 @@ def test_searched_policies_lie_beside_the_rows_that_were_acted(whole):
         assert not rows["policy"][:, forbidden].any()
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(moment, marks=[pytest.mark.long] * (moment not in {"training", "the second stage"}))
+        for moment in MOMENTS
+    ],
+)
 def test_a_killed_run_ends_like_an_uninterrupted_one(whole, moment, tmp_path):
     workdir = tmp_path / "killed"
     kill_when(lambda: MOMENTS[moment](workdir), workdir, CONFIG)
@@ -80,6 +85,7 @@ def test_it_is_evaluated_loaded_and_exported(whole, tmp_path):
     assert int(state.stage) == 1 and not any(np.any(x) for x in state.target["encoder"].values() if np.ndim(x))
 
 
+@pytest.mark.long
 def test_other_tasks_start_from_its_weights(whole, tmp_path):
     names = "--config.suite.tasks=('cue','wall','catch')"
     train(tmp_path / "run", names, f"--config.train.init_from={whole}", "--config.train.steps=24", config=CONFIG)
