@@ -194,6 +194,8 @@ def test_all_50_tasks_start_step_render_and_restore_exactly():
     for name in METAWORLD:
         environment, other = environment_of(name), environment_of(name)
         first = environment.reset(1, 3)
+        model = environment.simulation.model
+        assert sorted(model.camera(number).name for number in range(model.ncam)) == sorted(metaworld.CAMERAS), name
         assert red_column(first), name
         play(environment, 10, seed=0)
         state = environment.state()
