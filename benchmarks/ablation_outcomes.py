@@ -1,7 +1,8 @@
 """The outcomes of the ablations that results/ablations/README.md fixes before any run, and what so many runs can show.
 
     python benchmarks/ablation_outcomes.py --power=results/toy13 --runs=5 --comparisons=16
-    python benchmarks/ablation_outcomes.py --sweep=runs/ablations [--variants=clusters=3,clusters=3+grouping=random]
+    python benchmarks/ablation_outcomes.py --sweep=runs/ablations [--seeds=0,1,2] \
+        [--variants=clusters=3,clusters=3+grouping=random]
 
 --power: from finished runs, VARIANT/*.json as evaluation writes them: the spread over seeds, and the smallest
 difference to the first variant that is found 4 times in 5. --sweep: every outcome of every variant, its difference to
@@ -19,6 +20,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from mow_jax.report import compare, inference, sweeps
+from mow_jax.types import BadInput
 
 UNDER = 0.6  # a task that a run has not learned
 EARLY = 3200  # agent steps: half of toy13's
@@ -87,15 +89,19 @@ def _folders(folder: Path) -> list[Path]:
 # --- After them -------------------------------------------------------------------------------------------------------
 
 
-def sweep_table(folder: Path, variants: list[str] | None = None) -> str:
-    """A table an outcome: a row a variant, all or those named, of which the first is the one to compare with."""
-    groups = {name: [run for run in runs if run.results] for name, runs in compare.read([str(folder)]).items()}
-    groups = {name: groups.get(name, []) for name in variants or groups}
-    measured = {
-        name: [at_end(run.results) | {AT_HALF: half_way(run.lines)} for run in runs if run.results]
-        for name, runs in groups.items()
-        if runs
-    }
+def sweep_table(folder: Path, variants: list[str] | None = None, seeds: list[int] | None = None) -> str:
+    """A table an outcome: a row a variant, all or those named, of which the first is the one to compare with; of runs
+    with all seeds or those named. Raises BadInput for a variant that has none."""
+    measured: dict[str, list[dict[str, float]]] = {}
+    for name, runs in compare.read([str(folder)]).items():
+        wanted = [run for run in runs if run.results and (seeds is None or (run.config or {}).get("seed") in seeds)]
+        if wanted:
+            measured[name] = [at_end(run.results) | {AT_HALF: half_way(run.lines)} for run in wanted if run.results]
+    if lacking := [name for name in variants or [] if name not in measured]:
+        raise BadInput(
+            f"no finished run of {', '.join(lacking)} in {folder}: there are {', '.join(measured) or 'none'}"
+        )
+    measured = {name: measured[name] for name in variants or measured}
     return "\n".join(_outcome(measured, outcome) for outcome in (MEAN, FAILED, AT_HALF))
 
 
@@ -119,11 +125,16 @@ def main(arguments: list[str]) -> None:
     what.add_argument("--power", type=Path, metavar="DIR", help="finished runs, DIR/VARIANT/*.json")
     what.add_argument("--sweep", type=Path, metavar="DIR", help="a sweep's folder")
     parser.add_argument("--variants", help="of the sweep, the one to compare with first; default: all")
+    parser.add_argument("--seeds", help="of the sweep; default: all")
     parser.add_argument("--runs", type=int, default=5, help="a side, with --power")
     parser.add_argument("--comparisons", type=int, default=16, help="with the first variant, with --power")
     options = parser.parse_args(arguments)
     if options.sweep:
-        made = sweep_table(options.sweep, options.variants.split(",") if options.variants else None)
+        seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
+        try:
+            made = sweep_table(options.sweep, options.variants.split(",") if options.variants else None, seeds)
+        except BadInput as problem:
+            parser.error(str(problem))
     else:
         made = power_table(options.power, options.runs, options.comparisons)
     print(made, end="")

@@ -87,9 +87,14 @@ def test_the_outcomes_of_a_sweep_are_those_fixed_before_it(tmp_path):
     assert "| mow | 2 | 0.850 | – |" in text and "| one | 2 | 0.525 | -0.325 [" in text
     assert "| mow | 2 | 0.000 | – |" in text and "| one | 2 | 1.000 | +1.000 |" in text
     assert "| evaluation mean at step 3,200 |" in text and "| mow | 2 | 0.425 | – |" in text
-    assert text.count("1 comparison with mow") == 2
+    assert text.count("1 comparison with mow") == 3 and text.count("so not tested: one.") == 1
     turned = ablation_outcomes.sweep_table(tmp_path, ["one", "mow"])
     assert "| one | 2 | 0.525 | – |" in turned and "1 comparison with one" in turned
+    first = ablation_outcomes.sweep_table(tmp_path, None, [0])
+    assert "| mow | 1 | 0.900 | – |" in first and "| one | 1 | 0.500 | -0.400 |" in first
+    for variants, seeds, said in ((["clusters=3", "mow"], None, "clusters=3"), (["mow", "one"], [2], "mow, one")):
+        with pytest.raises(BadInput, match=f"no finished run of {said}"):
+            ablation_outcomes.sweep_table(tmp_path, variants, seeds)
 
 
 def test_a_loop_of_unknown_length_is_refused():

@@ -86,3 +86,17 @@ def test_below_a_table_stand_the_number_of_comparisons_and_those_that_survive():
     assert text.startswith("2 comparisons with mow") and text.endswith("these differ from it: far.")
     assert inference.against("mow", {"near": (near, base)})[1].endswith("none shows a difference.")
     assert inference.against("mow", {}) == ({}, "")
+
+
+def test_runs_that_are_all_alike_are_named_and_count_among_the_comparisons():
+    one, three = np.full(5, 1.0), np.full(5, 3.0)
+    cells, text = inference.against("mow", {"worse": (three, one), "other": (np.array([1.0, 2, 1, 1, 2]), one)})
+    assert cells["worse"] == "+2.000" and text.startswith("2 comparisons with mow")
+    assert text.endswith("none shows a difference. Runs without any spread on either side, so not tested: worse.")
+    # p = 0.04 alone shows a difference; as one of two it does not.
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(2, 6))
+    shift = next(x for x in np.linspace(0, 5, 500) if inference.difference(noise[0] + x, noise[1]).p < 0.04)
+    pair = noise[0] + shift, noise[1]
+    assert inference.against("mow", {"near": pair})[1].endswith("these differ from it: near.")
+    assert "none shows a difference" in inference.against("mow", {"near": pair, "alike": (three[:6], one)})[1]

@@ -96,14 +96,19 @@ def holm(p: list[float]) -> list[bool]:
 def against(first: str, pairs: dict[str, tuple[np.ndarray, np.ndarray] | None]) -> tuple[dict[str, str], str]:
     """Table cells "-0.022 [-0.134, 0.089]" of variants, each given as its runs' means and the first one's of the same
     tasks (None: nothing to compare), and the sentence below the table: how many comparisons, and which survive."""
-    found = {name: difference(*pair) for name, pair in pairs.items() if pair is not None}
+    given = {name: pair for name, pair in pairs.items() if pair is not None}
+    found = {name: difference(*pair) for name, pair in given.items()}
     cells = {}
     for name, one in found.items():
         cells[name] = f"{one.value:+.3f}" + (f" [{one.low:.3f}, {one.high:.3f}]" if one.p == one.p else "")
-    tested = {name: one.p for name, one in found.items() if one.p == one.p}
-    if not tested:
+    several = [name for name, pair in given.items() if all(len(runs) > 1 for runs in pair)]
+    if not several:
         return cells, ""
-    survive = [name for name, kept in zip(tested, holm(list(tested.values())), strict=True) if kept]
-    count = f"{len(tested)} comparison{'s' * (len(tested) > 1)} with {first} (difference of run means, Welch)"
+    # Runs that are all alike, on both sides, have no p: they count among the comparisons, and are named.
+    alike = [name for name in several if np.isnan(found[name].p)]
+    kept = holm([1.0 if name in alike else found[name].p for name in several])
+    survive = [name for name, survives in zip(several, kept, strict=True) if survives]
+    count = f"{len(several)} comparison{'s' * (len(several) > 1)} with {first} (difference of run means, Welch)"
     verdict = f"these differ from it: {', '.join(survive)}" if survive else "none shows a difference"
-    return cells, f"{count}; corrected for their number (Holm, 5%), {verdict}."
+    untested = f" Runs without any spread on either side, so not tested: {', '.join(alike)}." * bool(alike)
+    return cells, f"{count}; corrected for their number (Holm, 5%), {verdict}.{untested}"
