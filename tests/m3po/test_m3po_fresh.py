@@ -10,7 +10,7 @@ import pytest
 from mow_jax.ops.returns import advantages
 from mow_jax.systems.m3po import bonus, fresh
 from mow_jax.systems.m3po.fresh import Trust
-from mow_jax.systems.m3po.types import Dream
+from mow_jax.systems.m3po.types import Choice, Dream
 
 GAMMA = 0.9
 
@@ -113,6 +113,35 @@ def test_no_bonus_where_nothing_is_known_or_nothing_differs():
     for delta, known in ((np.array([1.0, 2, 3]), np.zeros(3)), (np.full(3, 7.0), np.ones(3))):
         for rule in (bonus.clipped, bonus.reward):
             np.testing.assert_allclose(rule(plain, delta, known, 0.5), plain, atol=1e-6)
+
+
+# --- The trust region -------------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_was_lost_with_its_environment_says_nothing_of_the_policy(monkeypatch):
+    """The run stores zeros for it: no draw, and no probability of one."""
+
+    def choose(model, scale, e, mask, z, noise):
+        mean = scale * z
+        return Choice(jnp.tanh(mean), mean, mean, jnp.full_like(mean, -3.0))
+
+    monkeypatch.setattr(fresh.world_model, "choose", choose)
+    made, mask, rng = trust(bonus="none", beta=0.0, steps=1), np.ones(2), np.random.default_rng(0)
+    z, advantage = 0.5 + rng.random((5, 2)), rng.normal(size=5)
+    raw = 0.52 * z
+    drawn = fresh.log_prob(choose(None, 0.5, None, mask, z, None), mask, raw)
+    whole = fresh.Rows(z, raw, drawn, advantage, {})
+    lost = whole._replace(raw=whole.raw * (np.arange(5) != 3)[:, None], log_prob=drawn * (np.arange(5) != 3))
+    without = jax.tree.map(lambda x: x[np.arange(5) != 3], whole)
+    learns = jax.value_and_grad(
+        lambda scale, rows: fresh.loss(None, made, {"policy": scale}, None, mask, rows), has_aux=True
+    )
+    results = [learns(0.51, rows) for rows in (lost, without)]
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert float(results[0][0][1]["fresh/kl"]) < 1 and float(abs(results[0][1])) > 0
+    nothing = learns(0.51, whole._replace(raw=0 * whole.raw, log_prob=0 * drawn))
+    assert float(nothing[0][0]) == float(nothing[1]) == 0
 
 
 # --- Minibatches ------------------------------------------------------------------------------------------------------

@@ -110,16 +110,19 @@ def prepare(
 
 
 def loss(model: WorldModel, trust: Trust, params: Any, e, mask, rows: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The clipped surrogate of rows [m], a bonus for entropy, and the critics' cross-entropies."""
+    """The clipped surrogate of rows [m], a bonus for entropy, and the critics' cross-entropies. A row that was lost
+    with its environment has no draw, only zeros, and so no ratio: it says nothing of the policy."""
     choice = world_model.choose(model, params["policy"], e, mask, rows.z, jnp.zeros_like(rows.raw))
     moved = jnp.clip(log_prob(choice, mask, rows.raw) - rows.log_prob, -20.0, 20.0)
     ratio = jnp.exp(moved)
     held = jnp.clip(ratio, 1 - trust.clip, 1 + trust.clip)
-    surrogate = jnp.minimum(ratio * rows.advantage, held * rows.advantage).mean()
+    drawn = (rows.raw != 0).any(-1) | (rows.log_prob != 0)
+    mean = lambda each: (drawn * each).sum() / jnp.maximum(drawn.sum(), 1)
+    surrogate = mean(jnp.minimum(ratio * rows.advantage, held * rows.advantage))
     spread = (choice.log_std * mask).sum(-1).mean()  # the entropy but for a constant
-    total, said = -surrogate - trust.entropy * spread, {"fresh/moved": jnp.abs(ratio - 1).mean()}
-    said["fresh/clipped"] = jnp.mean(ratio != held)
-    said["fresh/kl"] = jnp.mean(ratio - 1 - moved)  # an estimate of KL(what acted, policy), never negative
+    total, said = -surrogate - trust.entropy * spread, {"fresh/moved": mean(jnp.abs(ratio - 1))}
+    said["fresh/clipped"] = mean(ratio != held)
+    said["fresh/kl"] = mean(ratio - 1 - moved)  # an estimate of KL(what acted, policy), never negative
     for name, target in rows.returns.items():
         logits = world_model.critic(model, params[name], e, rows.z)
         said[f"fresh/{name}_loss"] = twohot.cross_entropy(logits, target, model.limit).mean()
