@@ -4,8 +4,9 @@
     python -m mow_jax.train --config=experiments/pendulum.py:tdmpc2 --workdir=runs/pendulum_tdmpc2     (or :search)
 
 Hardware: one CPU core, by arithmetic 10 minutes of its time; ":search", with TD-MPC2's iterations and policy sequences
-and a quarter of its samples, 13. Measured, with target_rate 0.01 and no updates in the warm-up: -129, one seed (results/m3po). The score is of 100 episodes, as in 20
-one failure moves it by 70: evaluate the milestones afterwards (--step=8000 --out=DIR).
+and a quarter of its samples, 13. Measured, with target_rate 0.01 and no updates in the warm-up: -129, one seed
+(results/m3po). The score is of 100 episodes, as in 20 one failure moves it by 70: evaluate the milestones afterwards
+(--step=8000 --out=DIR).
 """
 
 from mow_jax import checks
