@@ -66,7 +66,8 @@ def parts(output: Path, scratch: Path, reference: str | None, tiny: bool) -> lis
     why = why or ("" if importlib.util.find_spec("torch") else "needs torch")
     compare = [str(HERE / "compare_storm.py"), f"--reference={reference}", "--dtype=bfloat16", file("compare_storm")]
     platform = {} if tiny else {"JAX_PLATFORMS": "cuda"}
-    parity = ["-m", "pytest", "-q", "-n", "0", "tests/test_storm_parity.py"]
+    some = ["-k", "holds_exactly"] if tiny else []
+    parity = ["-m", "pytest", "-q", "-n", "0", "tests/test_storm_parity.py", *some]
     updates, rounds = ("--updates=4", ["--rounds=1"]) if tiny else ("--updates=200", [])
     learn = ["-m", "mow_jax.train", f"--config={TINY}:atari" if tiny else "--config=experiments/atari26_small.py"]
     games = ["--config.suite.tasks=('Pong','Boxing','Breakout')", "--config.warmup.updates=500"]

@@ -5,19 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from importlib import metadata
 
 import pytest
 from system import MISSING
 
-FLAGS = "--xla_force_host_platform_device_count=8"
-if int(metadata.version("jaxlib").split(".")[1]) < 12:
-    # What is compiled for a few updates is not worth optimising: without this generator of code XLA takes half the time
-    # for a program, which then needs a tenth more. Later versions have no other, and do not know the flag.
-    FLAGS += " --xla_cpu_use_fusion_emitters=false"
+DEVICES = "--xla_force_host_platform_device_count=8"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
 
 # Tests start the same command in many processes: they compile once. mkdtemp makes the folder private (mode 0700); the
 # workers of a parallel run inherit it.

@@ -27,8 +27,8 @@ def config_of(suite: str) -> str:
     return TINY if suite == "toy" else f"{TINY}:{suite}"
 
 
-# CI tries the toy alone, at three moments; games, robots and the fourth are long tests.
-IN_CI = {("toy", "collection"), ("toy", "a save"), ("toy", "training")}
+# CI tries the toy alone, at two moments; games, robots and the others are long tests.
+IN_CI = {("toy", "a save"), ("toy", "training")}
 CASES = [*itertools.product(("toy", "atari"), MOMENTS), ("metaworld", "training")]
 
 

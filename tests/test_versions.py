@@ -18,7 +18,10 @@ from mow_jax.replay import Replay
 KEPT = sorted((ROOT / "tests" / "data").glob("workdir-*.tar.gz"))
 
 
-@pytest.fixture(params=KEPT, ids=lambda path: path.name.removesuffix(".tar.gz"))
+NAME = lambda path: path.name.removesuffix(".tar.gz")
+
+
+@pytest.fixture(params=KEPT, ids=NAME)
 def old(request, tmp_path) -> Path:
     """A workdir as a version left it."""
     with tarfile.open(request.param) as archive:
@@ -40,6 +43,9 @@ def test_config_checkpoint_and_replay_are_read(old):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "old", [pytest.param(path, marks=[pytest.mark.long] * (path != KEPT[-1])) for path in KEPT], ids=NAME, indirect=True
+)
 def test_the_agent_acts_is_evaluated_and_learns_on(old):
     agent, env = load_agent(old), make_env(old, "catch")
     agent.reset("catch")

@@ -102,6 +102,7 @@ def test_the_task_is_played_alone_its_numbers_drawn_as_bars(whole):
     np.testing.assert_array_equal(np.array([view["action"] for view in views], np.float32), same.astype(np.float32))
 
 
+@pytest.mark.long
 def test_without_the_additions_it_is_tdmpc2_bit_for_bit(tmp_path):
     """The preset's settings, and those of m3po with both off, in two runs."""
     off = ("--config.fresh.weight=0.0", "--config.bonus.kind=none", "--config.train.steps=40")

@@ -60,10 +60,7 @@ def test_searched_policies_lie_beside_the_rows_that_were_acted(whole):
 
 @pytest.mark.parametrize(
     "moment",
-    [
-        pytest.param(moment, marks=[pytest.mark.long] * (moment not in {"training", "the second stage"}))
-        for moment in MOMENTS
-    ],
+    [pytest.param(moment, marks=[pytest.mark.long] * (moment not in {"the second stage"})) for moment in MOMENTS],
 )
 def test_a_killed_run_ends_like_an_uninterrupted_one(whole, moment, tmp_path):
     workdir = tmp_path / "killed"
