@@ -125,14 +125,14 @@ def main(arguments: list[str]) -> None:
     what.add_argument("--power", type=Path, metavar="DIR", help="finished runs, DIR/VARIANT/*.json")
     what.add_argument("--sweep", type=Path, metavar="DIR", help="a sweep's folder")
     parser.add_argument("--variants", help="of the sweep, the one to compare with first; default: all")
-    parser.add_argument("--seeds", help="of the sweep; default: all")
+    numbers = lambda text: [int(seed) for seed in text.split(",")]
+    parser.add_argument("--seeds", type=numbers, help="of the sweep; default: all")
     parser.add_argument("--runs", type=int, default=5, help="a side, with --power")
     parser.add_argument("--comparisons", type=int, default=16, help="with the first variant, with --power")
     options = parser.parse_args(arguments)
     if options.sweep:
-        seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else None
         try:
-            made = sweep_table(options.sweep, options.variants.split(",") if options.variants else None, seeds)
+            made = sweep_table(options.sweep, options.variants.split(",") if options.variants else None, options.seeds)
         except BadInput as problem:
             parser.error(str(problem))
     else:

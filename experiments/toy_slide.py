@@ -69,7 +69,8 @@ def get_config(variant="mow"):
         config = small()
         config.suite.update(tasks=PAIR, observation=SEEN[variant])
         if SEEN[variant] == "pixels":
-            # Drawn to whole pixels: of 16 they leave a third of one to guess on either axis, 0.07 of the score.
+            # Drawn to whole pixels: of 16 they leave a third of one to guess on either axis: 0.07 of the score, in a
+            # simulation that was not kept.
             config.suite.image_size = 32
         return config
     config = runpy.run_path(str(Path(__file__).with_name("toy.py")))["get_config"]()
