@@ -118,6 +118,11 @@ def _outcome(measured: dict[str, list[dict[str, float]]], outcome: str) -> str:
     return sweeps.markdown(rows) + f"\n{verdict}\n" * bool(verdict)
 
 
+def seeds(text: str) -> list[int]:
+    """The numbers of "0,1,2". Raises ValueError for others; argparse then names this function and the value."""
+    return [int(seed) for seed in text.split(",")]
+
+
 def main(arguments: list[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,8 +130,7 @@ def main(arguments: list[str]) -> None:
     what.add_argument("--power", type=Path, metavar="DIR", help="finished runs, DIR/VARIANT/*.json")
     what.add_argument("--sweep", type=Path, metavar="DIR", help="a sweep's folder")
     parser.add_argument("--variants", help="of the sweep, the one to compare with first; default: all")
-    numbers = lambda text: [int(seed) for seed in text.split(",")]
-    parser.add_argument("--seeds", type=numbers, help="of the sweep; default: all")
+    parser.add_argument("--seeds", type=seeds, help="of the sweep, as 0,1,2; default: all")
     parser.add_argument("--runs", type=int, default=5, help="a side, with --power")
     parser.add_argument("--comparisons", type=int, default=16, help="with the first variant, with --power")
     options = parser.parse_args(arguments)
