@@ -74,7 +74,11 @@ def tasks_of(config: ConfigDict) -> list[Task]:
 
 
 def agent_of(config: ConfigDict, tasks: list[Task]) -> Agent:
-    """MoW's own record, for the parts of its update."""
+    """MoW's own record, for the parts of its update. Raises BadInput for another system."""
+    if config.system != "mow":
+        raise BadInput(
+            f"config.system={config.system}: the parts of MoW's update are measured; train logs updates a second"
+        )
     return mow.agent(config, tasks, build.plan(config))
 
 

@@ -22,6 +22,7 @@ STAGES = SCHEDULE | {"model.width": 88, "stages.first": 400, "stages.every": 285
 VARIANTS = {  # what each changes beside the variant of experiments/toy.py
     "mow": MOW,
     "one": ONE,
+    "one_equal": ONE,  # its name in experiments/toy.py
     "scalezero_mixture": SCHEDULE | {"model.width": 96},
     "scalezero_all": SCHEDULE | {"model.width": 96},
     "scalezero_dense": SCHEDULE | {"model.width": 96},

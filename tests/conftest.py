@@ -23,6 +23,13 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["MOW_JAX_TEST_CACHE"]
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.environ["MOW_JAX_TEST_CACHE"]  # else a folder in the checkout
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives long tests an hour: twenty kills take more than pyproject.toml's limit on two slow cores."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """Counts what was skipped for want of something that the system has not."""
     reasons = [str(report.longrepr[2]).partition(MISSING)[2] for report in terminalreporter.stats.get("skipped", [])]

@@ -25,6 +25,7 @@ import ablation_outcomes
 import gpu_suite
 import host
 import repeats
+import throughput
 
 from mow_jax import flops
 from mow_jax.types import BadInput
@@ -59,6 +60,14 @@ def test_convolutions_are_counted():
         x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     assert flops.count(convolve, x, kernel) == 2 * 6 * 6 * 5 * 27
+
+
+@pytest.mark.parametrize("name", ["toy.py:scalezero", "toy_slide.py:m3po"])
+def test_parts_are_measured_of_mow_alone(name: str):
+    file, _, variant = name.partition(":")
+    config = runpy.run_path(str(ROOT / "experiments" / file))["get_config"](variant)
+    with pytest.raises(BadInput, match=f"config.system={config.system}: the parts of MoW's update"):
+        throughput.agent_of(config, [])
 
 
 def test_what_five_runs_a_side_can_show():

@@ -139,6 +139,40 @@ def test_a_lost_life_is_worth_what_it_gives_and_not_the_fresh_life_behind_it(met
         np.testing.assert_allclose(found.q[0, dying], 0.5, rtol=1e-6)
 
 
+@pytest.mark.slow
+def test_with_few_simulations_gumbel_tries_what_puct_never_sees():
+    """18 actions, no prior, 12 simulations, rewards of one step that deviate by 0.1: figures of docs/scalezero.md."""
+    roots, actions = 512, 18
+    reward = jax.random.normal(jax.random.key(0), (roots, actions)) / 10
+    mask = jnp.ones((roots, actions), bool)
+
+    def found(method: str) -> tuple[float, float]:
+        setup = Search(simulations=12, method=method)
+        extra = search.noise(setup, jax.random.key(1), mask[0], roots)
+        zeros = lambda *shape: jnp.zeros((roots, *shape))
+
+        def follow(action, node):
+            return (
+                jnp.where(node < 0, reward[jnp.arange(roots), action], 0.0),
+                zeros(),
+                zeros(actions),
+                zeros(),
+                node * 0,
+            )
+
+        @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+        def run():
+            return search.search(setup, follow, zeros(actions), zeros(), zeros() - 1, mask, extra)
+
+        it = run()
+        favourite = np.asarray(it.policy).argmax(-1) == np.asarray(reward).argmax(-1)
+        return float((it.visits > 0).sum(-1).mean()), float(favourite.mean())
+
+    puct, gumbel = found("puct"), found("gumbel")
+    assert puct[0] < 4 < 11 < gumbel[0]
+    assert puct[1] < 0.2 < 0.6 < gumbel[1]
+
+
 def test_noise_is_a_distribution_over_what_exists():
     noise = drawn(4)
     np.testing.assert_allclose(noise.dirichlet.sum(-1), 1, rtol=1e-5)
