@@ -217,6 +217,32 @@ def test_full_disk_is_one_message_each_time_and_leaves_the_old_checkpoint(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
+DISK_THAT_FILLS_UP = """
+import resource, sys, numpy as np
+from mow_jax import checkpoint
+from mow_jax.types import BadInput
+arrays = {f"a{i}": np.random.default_rng(i).normal(size=(300, 300)) for i in range(60)}
+reserve = checkpoint._reserve
+def reserve_then_fill(*given):
+    reserve(*given)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+checkpoint._reserve = reserve_then_fill
+for _ in range(4):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    try:
+        checkpoint.Checkpoints(sys.argv[1], keep=1).save(1, arrays, {})
+    except BadInput as error:
+        print(error)
+"""
+
+
+def test_a_disk_that_fills_up_under_many_writers_is_one_message_too(tmp_path):
+    command = [sys.executable, "-c", DISK_THAT_FILLS_UP, str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["disk is full"] * 4
+
+
 def test_unusable_directory_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(BadInput, match="Not a directory"):
