@@ -191,6 +191,25 @@ def test_curves_show_what_runs_did_however_far_an_interval_reaches(runs: int, sw
     assert len(axes.collections) == (runs == 3)
 
 
+@pytest.mark.parametrize("measure", ["success", "normalised"])
+def test_evaluations_are_drawn_as_they_are_where_a_run_has_several(measure: str, sweep: Path, monkeypatch):
+    one = data.read(str(sweep / "one" / "0"))
+    name = f"evaluation/{one.tasks[0]}/{measure}"
+    made = lambda *values: one._replace(metrics={name: data.Series(*[1000.0 * np.arange(len(values))] * 2, values)})
+    several, single = made(*map(np.float64, (0.1, 0.9, 0.2))), made(np.float64(0.5))
+    figure = Figure()
+    monkeypatch.setattr(comparing, "picture", lambda *_: contextlib.nullcontext(figure))
+    looks, unused = plotting.looks(["m3po", "mow"]), Path("unused.png")
+    assert not comparing.curves({"mow": [single]}, looks, unused, "evaluation")
+    assert not comparing.curves({"m3po": [several]}, looks, unused)
+    assert comparing.curves({"m3po": [several], "mow": [single]}, looks, unused, "evaluation")
+    (axes,) = figure.axes
+    dots = [line.get_ydata().tolist() for line in axes.lines if line.get_marker() == "o"]
+    assert dots == [[0.1, 0.9, 0.2], [0.5]]
+    thick = next(line for line in axes.lines if line.get_label() == "m3po")
+    assert thick.get_ydata().max() > 0.85  # not smoothed
+
+
 def test_a_variant_looks_the_same_in_every_figure_and_like_no_other(sweep: Path, tmp_path: Path, monkeypatch):
     """Twenty-three variants, of which every third has no results: figures of scores have fewer lines than curves."""
     run, names = data.read(str(sweep / "one" / "0")), [f"v{number}" for number in range(23)]

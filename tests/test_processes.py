@@ -84,4 +84,4 @@ def test_a_process_may_come_late_to_its_first_program_and_to_its_first_meeting()
     ]  # fmt: skip
     outputs = [process.communicate(timeout=600) for process in both]
     for said, errors in outputs:
-        assert [line for line in said.splitlines() if not line.startswith("[Gloo]")] == ["8.0", "[0, 1]"], errors
+        assert said.splitlines()[-2:] == ["8.0", "[0, 1]"], errors  # before it Gloo's threads talk, at once

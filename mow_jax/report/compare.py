@@ -170,6 +170,20 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
             comparing.curves(groups, looks, directory / "curves.png"),
             Picture("curves.png", "Episode return of each task"),
         ),
+        _figure(
+            "Success while training",
+            "Share of training episodes that succeeded, drawn as the returns are. Who acts in them is each system's"
+            " own: some of M3PO's are the bare policy's.",
+            comparing.curves(groups, looks, directory / "success.png", "success"),
+            Picture("success.png", "Success of training episodes of each task"),
+        ),
+        _figure(
+            "Evaluations while training",
+            "Scores of the evaluations on the way and at the end, as dots, without smoothing: all runs act as they are"
+            " scored in the end.",
+            comparing.curves(groups, looks, directory / "evaluations.png", "evaluation"),
+            Picture("evaluations.png", "Success, or normalised score, of each task"),
+        ),
         _knowledge(groups),
         _clusters(groups, directory),
         _differences(groups),

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy import stats
 
-from mow_jax.report.data import Run
+from mow_jax.report.data import Run, Series
 from mow_jax.report.inference import DRAWS, ENOUGH, beats, ends, interval
 from mow_jax.report.plotting import COLOURS, FAINT, INK, columns_for, compact, panels, picture, short, smooth
 from mow_jax.report.sweeps import left_out
@@ -24,6 +24,11 @@ from mow_jax.report.sweeps import left_out
 THRESHOLDS = np.linspace(0, 1.2, 121)  # of the performance profile, in normalised score
 Looks = dict[str, dict[str, Any]]  # variant -> colour and kind of line, as plotting.looks makes them
 PLACES = 60  # along the steps of a learning curve
+CURVES = {
+    "return": "episode return",
+    "success": "success of training episodes",
+    "evaluation": "evaluations: success, or normalised score",
+}
 
 
 def by_variant(entries: list[dict[str, Any]]) -> tuple[list[str], dict[str, np.ndarray]]:
@@ -130,12 +135,15 @@ def improvement(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool
 # --- Runs -------------------------------------------------------------------------------------------------------------
 
 
-def curves(runs: dict[str, list[Run]], looks: Looks, path: Path) -> bool:
-    """Episode returns against agent steps, a panel a task, a look a variant: its runs, their mean, and of three runs
-    or more its 95% t interval (that of two reaches beyond all they did)."""
-    tasks = list(dict.fromkeys(task for group in runs.values() for run in group for task in run.tasks))
-    shown = [task for task in tasks if any(_returns(run, task) is not None for group in runs.values() for run in group)]
-    if not shown:
+def curves(runs: dict[str, list[Run]], looks: Looks, path: Path, kind: str = "return") -> bool:
+    """What CURVES names, against agent steps, a panel a task, a look a variant: its runs, their mean, and of three runs
+    or more its 95% t interval (that of two reaches beyond all they did). Evaluations: where a run has several."""
+    every = [run for group in runs.values() for run in group]
+    tasks = list(dict.fromkeys(task for run in every for task in run.tasks))
+    found = {task: [series for run in every if (series := _series(run, task, kind)) is not None] for task in tasks}
+    shown = [task for task in tasks if found[task]]
+    evaluated = kind == "evaluation"
+    if not any(len(series.step) > evaluated for task in shown for series in found[task]):
         return False
     columns = columns_for(len(shown))
     rows = -(-len(shown) // columns)
@@ -146,14 +154,14 @@ def curves(runs: dict[str, list[Run]], looks: Looks, path: Path) -> bool:
             axes.yaxis.set_major_formatter(FuncFormatter(compact))
             bands = []
             for variant, group in runs.items():
-                found = [series for run in group if (series := _returns(run, task)) is not None]
-                if found and (band := _lines(axes, found, looks[variant], short(variant))):
+                of = [series for run in group if (series := _series(run, task, kind)) is not None]
+                if of and (band := _lines(axes, of, looks[variant], short(variant), evaluated)):
                     bands.append((band, looks[variant]["color"]))
             axes.set_ylim(axes.get_ylim())  # by what runs did, not by how wide an interval is
             for band, colour in bands:
                 axes.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
         figure.supxlabel("agent steps", fontsize=9.5)
-        figure.supylabel("episode return", fontsize=9.5)
+        figure.supylabel(CURVES[kind], fontsize=9.5)
         seen = {
             name: handle for axes in figure.axes for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
         }
@@ -161,18 +169,25 @@ def curves(runs: dict[str, list[Run]], looks: Looks, path: Path) -> bool:
     return True
 
 
-def _returns(run: Run, task: str):
-    return run.metrics.get(f"episode/{task}/return")
+def _series(run: Run, task: str, kind: str) -> Series | None:
+    if kind != "evaluation":
+        return run.metrics.get(f"episode/{task}/{kind}")
+    success = run.metrics.get(f"evaluation/{task}/success")
+    return run.metrics.get(f"evaluation/{task}/normalised") if success is None else success
 
 
 def _lines(
-    axes: Axes, found: list, look: dict[str, Any], label: str
+    axes: Axes, found: list[Series], look: dict[str, Any], label: str, evaluated: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Smoothed curves of runs and their mean, at common steps, where all of them have begun and none has ended; returns
-    those steps and the mean's interval, low and high, of three runs or more."""
+    """Curves of runs, smoothed but for evaluations, and their mean, at common steps, where all of them have begun and
+    none has ended; returns those steps and the mean's interval, low and high, of three runs or more."""
+    for series in found if evaluated else ():
+        axes.plot(series.step, series.value, "o", markersize=3.5, color=look["color"])
     low, high = max(series.step[0] for series in found), min(series.step[-1] for series in found)
     steps = np.linspace(low, max(high, low), PLACES)
-    values = np.array([np.interp(steps, series.step, smooth(series.value)) for series in found])
+    values = np.array(
+        [np.interp(steps, series.step, series.value if evaluated else smooth(series.value)) for series in found]
+    )
     for value in values if len(found) > 1 else ():
         axes.plot(steps, value, linewidth=0.7, alpha=0.5, **look)
     axes.plot(steps, values.mean(0), linewidth=1.4, label=label, **look)
