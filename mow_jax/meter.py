@@ -21,6 +21,7 @@ class Meter:
     """Rates since the last line, by the clock of this process."""
 
     def __init__(self, update: int, steps: int):
+        self._line: dict[str, float] = {}
         self.start(update, steps, 0)
 
     def start(self, update: int, steps: int, flop: int) -> None:
@@ -28,13 +29,17 @@ class Meter:
         self._before = (time.monotonic(), _cpu_seconds(), update, steps, flop)
 
     def read(self, update: int, steps: int, flop: int) -> dict[str, float]:
-        """The rates since the start, and the memory held now."""
+        """The rates since the start, or those read last where no step and no update came since, as in a save at a run's
+        end; and the memory held now."""
         now = (time.monotonic(), _cpu_seconds(), update, steps, flop)
         passed, busy, updates, stepped, done = (b - a for a, b in zip(self._before, now, strict=True))
+        if self._line and not updates and not stepped:
+            return self._line | memory()
         passed = max(passed, 1e-9)
         line = {"time/updates_per_second": updates / passed, "time/steps_per_second": stepped / passed}
         line |= {"time/flop_per_second": done / passed} if done else {}
-        return line | {"time/cores_busy": busy / passed} | memory()
+        self._line = line | {"time/cores_busy": busy / passed}
+        return self._line | memory()
 
 
 def memory() -> dict[str, float]:

@@ -67,7 +67,12 @@ def test_every_timing_has_its_entry_and_rates_are_of_the_time_between():
     assert line["time/cores_busy"] == pytest.approx(0.5, rel=0.2) and line["time/memory_gb"] > 0.05
     assert set(line) - documented() == set()
     meters.start(30, 140, 8000)
-    assert "time/flop_per_second" not in meters.read(30, 140, 8000)  # none were counted since
+    again = meters.read(30, 140, 8000)  # nothing since: an evaluation right behind a line
+    assert {name: value for name, value in again.items() if "memory" not in name} == {
+        name: value for name, value in line.items() if "memory" not in name
+    }
+    meters.start(30, 140, 8000)
+    assert "time/flop_per_second" not in meters.read(30, 144, 8000)  # random steps count no operation
 
 
 @pytest.mark.parametrize(

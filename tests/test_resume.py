@@ -72,7 +72,8 @@ def test_a_longer_run_keeps_the_schedule_and_a_finished_one_stays(tmp_path):
     shutil.copytree(finished(config_of("toy")), workdir)
     before = metrics(workdir)
     assert "resumed from step 64" in train(workdir) and metrics(workdir) == before
-    train(workdir, "--config.train.steps=80")
+    output = train(workdir, "--config.train.steps=80", "--profile=34:2")
+    assert "trace: " in output and list((workdir / "profile").rglob("perfetto_trace.json.gz"))
     saved = json.loads((workdir / "config.json").read_text())
     assert saved["train"]["schedule_steps"] == 64 and saved["train"]["steps"] == 80
     assert metrics(workdir)[: len(before)] == before and metrics(workdir)[-1]["step"] == 80
