@@ -257,20 +257,58 @@ def test_the_first_minibatch_s_ratio_is_one_and_later_the_policy_moves():
     np.testing.assert_allclose((metrics["acting/policy"], metrics["acting/planner"]), reward, rtol=1e-5)
 
 
-def test_disagreement_is_of_the_model_and_asks_no_critic():
-    """Other critics leave it as it is, and a bonus of weight 0 leaves advantages as they are."""
+@functools.cache
+def preparing():
+    """(parameters, what a round makes of task 0's rows by them, with a weight of the bonus), a bonus on rewards."""
     made, params = agent(bonus="reward"), started(agent(bonus="reward")).params
     e, mask, model = params["embedding"][0], MASK[0], made.world
+    prepare = lambda params, beta, batch: fresh.prepare(model, made.trust, params, e, mask, 0.9, batch, beta)
+    return params, jax.jit(prepare)
+
+
+def slices() -> Batch:
+    """Task 0's streams [n, T]."""
     batch = jax.tree.map(lambda x: x[0], rows(WINDOWS, SLICE))
-    batch = batch._replace(extras={"raw": batch.action, "log_prob": np.zeros_like(batch.reward)})
-    run = jax.jit(lambda params, beta: fresh.prepare(model, made.trust, params, e, mask, 0.9, batch, beta))
-    found, said = run(params, 0.5)
+    return batch._replace(extras={"raw": batch.action, "log_prob": np.zeros_like(batch.reward)})
+
+
+def test_disagreement_is_of_the_model_and_asks_no_critic():
+    """Other critics leave it as it is, and a bonus of weight 0 leaves advantages as they are."""
+    (params, run), batch = preparing(), slices()
+    found, said = run(params, 0.5, batch)
     doubled = params | {name: jax.tree.map(lambda x: 2 * x, params[name]) for name in ("value", "augmented")}
-    _, other = run(doubled, 0.5)
+    _, other = run(doubled, 0.5, batch)
     assert other["disagreement/model"] == said["disagreement/model"] > 0 and other["fresh/value"] != said["fresh/value"]
     zero = params | {"augmented": jax.tree.map(np.zeros_like, params["augmented"])}
-    plain, said = run(zero, 0.0)
+    plain, said = run(zero, 0.0, batch)
     assert said["bonus/size"] < 1e-5 and np.any(plain.advantage != found.advantage)
+
+
+def test_a_round_bootstraps_behind_a_time_limit_by_the_model_and_behind_an_end_not_at_all():
+    """Of row 1, the last of an episode: what either critic is to learn, and whether there is a bonus."""
+    (params, run), whole = preparing(), slices()
+    never, last = np.zeros_like(whole.is_first), np.zeros_like(whole.is_first)
+    last[:, 1] = True
+    surprise = whole.reward + 5 * last  # far from what the model says
+    going = whole._replace(reward=surprise, is_first=never, termination=never)
+    stopped = going._replace(is_first=np.roll(last, 1, axis=1))
+    seen = whole.observation.copy()
+    seen[:, 2] += 1
+
+    def returns(batch: Batch, beta: float) -> tuple[np.ndarray, np.ndarray]:
+        """Of raw rewards and of bonuses, at row 1."""
+        learned = run(params, beta, batch)[0].returns
+        return tuple(np.reshape(learned[name], whole.reward.shape)[:, 1] for name in ("value", "augmented"))
+
+    limit, moved = returns(stopped, 0.5), returns(stopped._replace(observation=seen), 0.5)
+    end = returns(stopped._replace(termination=last), 0.5)
+    np.testing.assert_array_equal(limit, moved)  # what comes next is not looked at
+    assert np.all(limit[0] != surprise[:, 1]) and np.all(limit[0] != returns(going, 0.5)[0])
+    np.testing.assert_allclose(end[0], surprise[:, 1], atol=1e-5)
+    # Behind a time limit the model is not told what came: no bonus, but the value of later ones. Ends are known.
+    np.testing.assert_array_equal(limit[1], returns(stopped, 0.0)[1])
+    np.testing.assert_allclose(returns(stopped._replace(termination=last), 0.0)[1], 0, atol=1e-5)
+    assert np.all(end[1] > 0.1) and np.all(limit[1] != 0)
 
 
 def test_a_positive_advantage_makes_an_action_likelier():
