@@ -26,12 +26,12 @@ MASK = np.array([[True, True], [True, False]])
 
 
 def agent(trust: bool = True, pixels: bool = False, **changes) -> Agent:
-    """A tiny one; half of the environments act by the bare policy."""
+    """A tiny one; half of the environments act by the bare policy, unless `share` says otherwise."""
     sizes = dict(tasks=TASKS, action_size=ACTIONS, numbers=0 if pixels else NUMBERS, image_size=8, latent=16, simnorm=8)
     sizes |= dict(embedding=3, encoder=8, encoder_layers=2, channels=4, hidden=8, bins=11, limit=3.0, values=3)
     sizes |= dict(dropout=0.1, termination=True, shift=1, log_std_min=-3.0, log_std_max=1.0, dtype=jnp.float32)
-    settings = dict(weight=1.0, share=0.5, epochs=1, minibatch=64, clip=0.2, kl=0.0, lambda_=0.9, entropy=1e-3, steps=2)
-    settings |= dict(bonus=changes.pop("bonus", "clipped"), beta=0.5)
+    settings = dict(weight=1.0, epochs=1, minibatch=64, clip=0.2, kl=0.0, lambda_=0.9, entropy=1e-3, steps=2)
+    settings |= dict(share=changes.pop("share", 0.5), bonus=changes.pop("bonus", "clipped"), beta=0.5)
     return Agent(
         world=WorldModel(**sizes),
         planner=Planner(HORIZON, 2, 12, 2, 4, 0.5, 0.05, 2.0),
@@ -255,6 +255,25 @@ def test_the_first_minibatch_s_ratio_is_one_and_later_the_policy_moves():
     assert metrics["bonus/weight"] == pytest.approx(0.125), "falls with the share of the run"
     reward = batch.reward[:, : ENVS // 2].mean((1, 2)), batch.reward[:, ENVS // 2 :].mean((1, 2))
     np.testing.assert_allclose((metrics["acting/policy"], metrics["acting/planner"]), reward, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_of_fresh_rows_alone_the_policy_learns_and_replay_teaches_its_critic():
+    """As the preset m3po_onpolicy has it: nobody plans to learn."""
+    made = agent(climbs=False, share=1.0)
+    start, batch, newest = started(made), rows(WINDOWS, HORIZON + 1), played(made, 3)
+    assert newest.extras["log_prob"].all() and newest.extras["raw"][0].all()
+    np.testing.assert_allclose(np.tanh(newest.extras["raw"]), newest.action, rtol=1e-5)
+    state, critic = start, []
+    for _ in range(10):
+        state, metrics = learned(algorithm.update, made, state, batch)
+        critic.append(metrics["policy/critic_loss"].sum())
+    assert critic[-1] < critic[0] and state.skipped.tolist() == [0, 0]
+    chex.assert_trees_all_equal(state.params["policy"], start.params["policy"])
+    assert all(np.any(old != new) for old, new in by_path(start.params["value"], state.params["value"]).values())
+    state, metrics = learned(algorithm.on_policy, made, start, newest)
+    assert metrics["fresh/first_moved"].max() < 1e-5 and "acting/planner" not in metrics
+    assert all(np.any(old != new) for old, new in by_path(start.params["policy"], state.params["policy"]).values())
 
 
 @functools.cache
