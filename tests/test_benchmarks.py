@@ -22,6 +22,7 @@ from mow_jax import build
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation_outcomes
+import bonus_outcomes
 import gpu_suite
 import host
 import repeats
@@ -104,6 +105,62 @@ def test_the_outcomes_of_a_sweep_are_those_fixed_before_it(tmp_path):
     for variants, seeds, said in ((["clusters=3", "mow"], None, "clusters=3"), (["mow", "one"], [2], "mow, one")):
         with pytest.raises(BadInput, match=f"no finished run of {said}"):
             ablation_outcomes.sweep_table(tmp_path, variants, seeds)
+
+
+# Of two seeds: the first evaluation at or above 0.8 (None: there is none), the final score, the mean of fresh/step.
+SPARSE = {
+    "sparse_tdmpc2": ((None, 0.1, None), (None, 0.2, None)),
+    "sparse_acts": ((12_000, 0.8, 0.0), (None, 0.3, 0.0)),
+    "sparse_none": ((4000, 0.9, 1.0), (5000, 0.8, 0.5)),
+    "sparse_clipped": ((2000, 1.0, 0.42), (9000, 0.9, 0.38)),
+    "sparse_reward": ((1000, 0.7, 0.2), (1000, 0.6, 0.1)),
+}
+
+
+def sparse_run(place, variant: str, seed: int) -> None:
+    """What a finished run of the comparison leaves; its steps on replay are 2 on average."""
+    first, score, step = SPARSE[variant][seed]
+    place.mkdir(parents=True)
+    lines = [{"step": at, "evaluation/mean": 0.8 if first == at else 0.0} for at in range(1000, 12_001, 1000)]
+    moved = [] if step is None else [(step, 1.0), (2 * step, 3.0), (0, None)]
+    lines += [{"step": 12_000, "fresh/step": fresh, "fresh/replay_step": replay} for fresh, replay in moved]
+    (place / "metrics.jsonl").write_text("".join(json.dumps(line | {"update": 1}) + "\n" for line in lines))
+    (place / "config.json").write_text(json.dumps({"seed": seed, "suite": {"name": "toy"}, "x": variant}))
+    results = {"step": 12_000, "tasks": {"slide_sparse": {"normalised": score}}}
+    (place / "results.json").write_text(json.dumps(results))
+
+
+def test_the_outcomes_of_bonus_and_trust_region_are_those_fixed_before_them(tmp_path, capsys):
+    for variant in SPARSE:
+        for seed in (0, 1):
+            sparse_run(tmp_path / variant / str(seed), variant, seed)
+    bonus_outcomes.main([f"--sweep={tmp_path}"])
+    text = capsys.readouterr().out
+    assert "| sparse_tdmpc2 | – | – |" in text and "| sparse_acts | 0.00 | 0.00 |" in text
+    assert (
+        "| sparse_none | 0.50 | 0.25 |" in text
+        and "so not counted: sparse_clipped/1, sparse_reward/0, sparse_reward/1." in text
+    )
+    steps, score = text.partition("final score")[::2]
+    assert "| sparse_tdmpc2 | 2 | 12.000 [12.000, 12.000] | – | – |" in steps
+    assert "| sparse_acts | 2 | 12.000 [12.000, 12.000] | sparse_tdmpc2 | +0.000 |" in steps
+    assert "| sparse_none | 2 | 4.500 [-1.853, 10.853] | sparse_acts | -7.500 [" in steps
+    assert "| sparse_clipped | 1 | 2.000 | sparse_none | -2.500 |" in steps
+    assert "| sparse_acts | 2 | 0.550 [" in score and "| sparse_reward | 0 | – | sparse_none | – |" in score
+    assert "2 comparisons with the variant named beside it" in steps and "not tested: sparse_acts." in steps
+
+
+def test_a_sweep_that_lacks_something_of_the_comparison_is_refused_in_one_message(tmp_path, capsys):
+    for variant in ("sparse_acts", "sparse_none", "sparse_clipped"):
+        sparse_run(tmp_path / variant / "0", variant, 0)
+    (tmp_path / "sparse_acts" / "0" / "results.json").unlink()
+    metrics = tmp_path / "sparse_none" / "0" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace("fresh/step", "fresh/other"))
+    lacking = ("sparse_tdmpc2/0 (no run)", "sparse_acts/0 (not evaluated at step 12,000)")
+    lacking += ("sparse_none/0 (no fresh/step)", "sparse_reward/0 (no run); run the rest")
+    with pytest.raises(SystemExit, match="2"):
+        bonus_outcomes.main([f"--sweep={tmp_path}"])
+    assert f"is no finished sweep of docs/m3po.md: {', '.join(lacking)}\n" in capsys.readouterr().err
 
 
 def test_a_loop_of_unknown_length_is_refused():

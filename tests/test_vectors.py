@@ -172,15 +172,54 @@ np.testing.assert_array_equal(envs.make(task, settings).reset(0, 4), first)
 """
 
 
+# The same of gymnasium's own: a cheetah of 17 numbers and 6 joints, and a cart of 4 numbers that is pushed by up to 3.
+MUJOCO = """
+import gymnasium
+import numpy as np
+from test_vectors import made
+from mow_jax import envs
+from mow_jax.actors import Actors, random_actions
+
+tasks, settings = made("gymnasium", "HalfCheetah-v5", "InvertedPendulum-v5")
+assert [(task.numbers, task.action_size, task.discrete) for task in tasks] == 2 * [(17, 6, False)]
+assert [task.action_mask for task in tasks] == [6 * (True,), (True, *5 * (False,))]
+actors, draw = Actors(tasks, settings, envs=1, seed=0, name="train", workers=0), np.random.default_rng(0)
+rows = [actors.step(random_actions(draw, tasks, 1))[0] for _ in range(3)]
+actors.close()
+assert rows[0].observation.shape == (2, 1, 17) and all(np.isfinite(row.reward).all() for row in rows)
+assert not any(row.observation[1, :, 4:].any() or row.action[1, :, 1:].any() for row in rows)
+for task, numbers, joints, most in zip(tasks, (17, 4), (6, 1), (1, 3)):
+    environment, bare = envs.make(task, settings), gymnasium.make(task.name)
+    first = environment.reset(5)
+    np.testing.assert_array_equal(first[:numbers], bare.reset(seed=5)[0].astype(np.float32))
+    for push in (0.25, -0.5):
+        step = environment.step(np.full(6, push, np.float32))
+        seen, reward, terminated, *_ = bare.step(np.full(joints, most * push, np.float32))
+        np.testing.assert_array_equal(step.observation[:numbers], seen.astype(np.float32))
+        assert step.observation.shape == (17,) and not step.observation[numbers:].any()
+        assert abs(step.reward - reward) < 1e-6 and step.terminated == terminated
+"""
+
+
+def alone(code: str, backend: str) -> None:
+    """Runs code in a process of its own: mujoco looks once for a renderer, when it is imported."""
+    own = environment()
+    path = f"{own['PYTHONPATH']}:{ROOT / 'tests'}"
+    broken = {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": "nope", "PYTHONPATH": path}
+    run = subprocess.run([sys.executable, "-c", code], env=own | broken, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["osmesa", "nope"])
 def test_metaworld_is_its_own_numbers_and_needs_no_renderer(backend: str):
     if importlib.util.find_spec("metaworld") is None:
         pytest.skip("metaworld is not installed")
-    own = environment()
-    path = f"{own['PYTHONPATH']}:{ROOT / 'tests'}"
-    broken = {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": "nope", "PYTHONPATH": path}
-    run = subprocess.run(
-        [sys.executable, "-c", METAWORLD], env=own | broken, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
+    alone(METAWORLD, backend)
+
+
+@pytest.mark.slow
+def test_mujoco_s_tasks_of_unequal_widths_are_padded_to_the_widest():
+    if importlib.util.find_spec("mujoco") is None:
+        pytest.skip("mujoco is not installed")
+    alone(MUJOCO, "nope")

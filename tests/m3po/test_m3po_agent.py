@@ -26,12 +26,12 @@ MASK = np.array([[True, True], [True, False]])
 
 
 def agent(trust: bool = True, pixels: bool = False, **changes) -> Agent:
-    """A tiny one; half of the environments act by the bare policy."""
+    """A tiny one; half of the environments act by the bare policy, unless `share` says otherwise."""
     sizes = dict(tasks=TASKS, action_size=ACTIONS, numbers=0 if pixels else NUMBERS, image_size=8, latent=16, simnorm=8)
     sizes |= dict(embedding=3, encoder=8, encoder_layers=2, channels=4, hidden=8, bins=11, limit=3.0, values=3)
     sizes |= dict(dropout=0.1, termination=True, shift=1, log_std_min=-3.0, log_std_max=1.0, dtype=jnp.float32)
-    settings = dict(weight=1.0, share=0.5, epochs=1, minibatch=64, clip=0.2, kl=0.0, lambda_=0.9, entropy=1e-3, steps=2)
-    settings |= dict(bonus=changes.pop("bonus", "clipped"), beta=0.5)
+    settings = dict(weight=1.0, epochs=1, minibatch=64, clip=0.2, kl=0.0, lambda_=0.9, entropy=1e-3, steps=2)
+    settings |= dict(share=changes.pop("share", 0.5), bonus=changes.pop("bonus", "clipped"), beta=0.5)
     return Agent(
         world=WorldModel(**sizes),
         planner=Planner(HORIZON, 2, 12, 2, 4, 0.5, 0.05, 2.0),
@@ -257,20 +257,77 @@ def test_the_first_minibatch_s_ratio_is_one_and_later_the_policy_moves():
     np.testing.assert_allclose((metrics["acting/policy"], metrics["acting/planner"]), reward, rtol=1e-5)
 
 
-def test_disagreement_is_of_the_model_and_asks_no_critic():
-    """Other critics leave it as it is, and a bonus of weight 0 leaves advantages as they are."""
+@pytest.mark.slow
+def test_of_fresh_rows_alone_the_policy_learns_and_replay_teaches_its_critic():
+    """As the preset m3po_onpolicy has it: nobody plans to learn."""
+    made = agent(climbs=False, share=1.0)
+    start, batch, newest = started(made), rows(WINDOWS, HORIZON + 1), played(made, 3)
+    assert newest.extras["log_prob"].all() and newest.extras["raw"][0].all()
+    np.testing.assert_allclose(np.tanh(newest.extras["raw"]), newest.action, rtol=1e-5)
+    state, critic = start, []
+    for _ in range(10):
+        state, metrics = learned(algorithm.update, made, state, batch)
+        critic.append(metrics["policy/critic_loss"].sum())
+    assert critic[-1] < critic[0] and state.skipped.tolist() == [0, 0]
+    chex.assert_trees_all_equal(state.params["policy"], start.params["policy"])
+    assert all(np.any(old != new) for old, new in by_path(start.params["value"], state.params["value"]).values())
+    state, metrics = learned(algorithm.on_policy, made, start, newest)
+    assert metrics["fresh/first_moved"].max() < 1e-5 and "acting/planner" not in metrics
+    assert all(np.any(old != new) for old, new in by_path(start.params["policy"], state.params["policy"]).values())
+
+
+@functools.cache
+def preparing():
+    """(parameters, what a round makes of task 0's rows by them, with a weight of the bonus), a bonus on rewards."""
     made, params = agent(bonus="reward"), started(agent(bonus="reward")).params
     e, mask, model = params["embedding"][0], MASK[0], made.world
+    prepare = lambda params, beta, batch: fresh.prepare(model, made.trust, params, e, mask, 0.9, batch, beta)
+    return params, jax.jit(prepare)
+
+
+def slices() -> Batch:
+    """Task 0's streams [n, T]."""
     batch = jax.tree.map(lambda x: x[0], rows(WINDOWS, SLICE))
-    batch = batch._replace(extras={"raw": batch.action, "log_prob": np.zeros_like(batch.reward)})
-    run = jax.jit(lambda params, beta: fresh.prepare(model, made.trust, params, e, mask, 0.9, batch, beta))
-    found, said = run(params, 0.5)
+    return batch._replace(extras={"raw": batch.action, "log_prob": np.zeros_like(batch.reward)})
+
+
+def test_disagreement_is_of_the_model_and_asks_no_critic():
+    """Other critics leave it as it is, and a bonus of weight 0 leaves advantages as they are."""
+    (params, run), batch = preparing(), slices()
+    found, said = run(params, 0.5, batch)
     doubled = params | {name: jax.tree.map(lambda x: 2 * x, params[name]) for name in ("value", "augmented")}
-    _, other = run(doubled, 0.5)
+    _, other = run(doubled, 0.5, batch)
     assert other["disagreement/model"] == said["disagreement/model"] > 0 and other["fresh/value"] != said["fresh/value"]
     zero = params | {"augmented": jax.tree.map(np.zeros_like, params["augmented"])}
-    plain, said = run(zero, 0.0)
+    plain, said = run(zero, 0.0, batch)
     assert said["bonus/size"] < 1e-5 and np.any(plain.advantage != found.advantage)
+
+
+def test_a_round_bootstraps_behind_a_time_limit_by_the_model_and_behind_an_end_not_at_all():
+    """Of row 1, the last of an episode: what either critic is to learn, and whether there is a bonus."""
+    (params, run), whole = preparing(), slices()
+    never, last = np.zeros_like(whole.is_first), np.zeros_like(whole.is_first)
+    last[:, 1] = True
+    surprise = whole.reward + 5 * last  # far from what the model says
+    going = whole._replace(reward=surprise, is_first=never, termination=never)
+    stopped = going._replace(is_first=np.roll(last, 1, axis=1))
+    seen = whole.observation.copy()
+    seen[:, 2] += 1
+
+    def returns(batch: Batch, beta: float) -> tuple[np.ndarray, np.ndarray]:
+        """Of raw rewards and of bonuses, at row 1."""
+        learned = run(params, beta, batch)[0].returns
+        return tuple(np.reshape(learned[name], whole.reward.shape)[:, 1] for name in ("value", "augmented"))
+
+    limit, moved = returns(stopped, 0.5), returns(stopped._replace(observation=seen), 0.5)
+    end = returns(stopped._replace(termination=last), 0.5)
+    np.testing.assert_array_equal(limit, moved)  # what comes next is not looked at
+    assert np.all(limit[0] != surprise[:, 1]) and np.all(limit[0] != returns(going, 0.5)[0])
+    np.testing.assert_allclose(end[0], surprise[:, 1], atol=1e-5)
+    # Behind a time limit the model is not told what came: no bonus, but the value of later ones. Ends are known.
+    np.testing.assert_array_equal(limit[1], returns(stopped, 0.0)[1])
+    np.testing.assert_allclose(returns(stopped._replace(termination=last), 0.0)[1], 0, atol=1e-5)
+    assert np.all(end[1] > 0.1) and np.all(limit[1] != 0)
 
 
 def test_a_positive_advantage_makes_an_action_likelier():

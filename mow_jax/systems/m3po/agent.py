@@ -120,19 +120,19 @@ def update(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[Stat
     optimizer = state.optimizer | {"model": model_optimizer}
     norms = {"world/gradient_norm": jnp.linalg.norm(flat)}
 
-    # The policy, in the latents just unrolled, by the new values.
-    scale, said = state.scale, {}
-    if agent.climbs:
-        scale = new_scale(agent, state, params, z, draws, shard)
-        grad = jax.grad(functools.partial(policy_loss, agent), has_aux=True)
-        learns = learning(params, agent.critics[:1])
-        gradient, said = grad(learns, params, scale, z, alive, draws, shard, mean)
-        flat, unravel = ravel_pytree(gradient)
-        flat = jax.lax.psum(flat, "device")
-        step, optimizer["policy"] = agent.policy_optimizer.update(flat, state.optimizer["policy"])
-        params |= optax.apply_updates(learns, unravel(step))
-        norms["policy/gradient_norm"] = jnp.linalg.norm(flat)
-        said["scale"] = scale[shard.ids]
+    # The policy, in the latents just unrolled, by the new values, and the critic that follows both.
+    scale = new_scale(agent, state, params, z, draws, shard)
+    grad = jax.grad(functools.partial(policy_loss, agent), has_aux=True)
+    learns = learning(params, agent.critics[:1])
+    gradient, said = grad(learns, params, scale, z, alive, draws, shard, mean)
+    if not agent.climbs:  # only fresh rows teach the policy: the critic learns alone
+        gradient["policy"] = jax.tree.map(jnp.zeros_like, gradient["policy"])
+    flat, unravel = ravel_pytree(gradient)
+    flat = jax.lax.psum(flat, "device")
+    step, optimizer["policy"] = agent.policy_optimizer.update(flat, state.optimizer["policy"])
+    params |= optax.apply_updates(learns, unravel(step))
+    norms["policy/gradient_norm"] = jnp.linalg.norm(flat)
+    said["scale"] = scale[shard.ids]
 
     target = optax.incremental_update(params["q"], state.target, agent.target_rate)
     new = state._replace(params=params, target=target, optimizer=optimizer, scale=scale)
