@@ -69,7 +69,7 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     # --config.clustering.table=clusters.json
     "grouping": {
         method: {"clustering.method": method}
-        for method in ("agglomerative", "kmeans", "spectral", "shuffled", "random", "single", "file")
+        for method in ("agglomerative", "kmeans", "spectral", "random", "shuffled", "single", "file")
     },
     "vector": {how: {"clustering.vector": how} for how in ("layer_mean", "layer_scalar", "projection")},
     "experts": {
