@@ -99,7 +99,7 @@ def test_every_variant_is_a_run_of_its_own_or_is_refused(experiment: str, count:
     for settings in kept.values():
         config.check(settings)
     effects = [json.dumps(config.effective(settings, count), default=list) for settings in kept.values()]
-    assert len(set(effects)) == len(effects) >= 29
+    assert len(set(effects)) == len(effects) >= 30
 
 
 def test_of_one_task_with_one_expert_no_number_of_experts_or_clusters_makes_another_run():
@@ -120,6 +120,10 @@ def test_of_one_task_with_one_expert_no_number_of_experts_or_clusters_makes_anot
         ("quickstart/one", ["EQUAL_SIZES", "clusters=1+experts=1"]),
         ("atari26_scalezero/mow", ["another system", "scalezero"]),
         ("nowhere/mow", ["'nowhere'", "toy13"]),
+        ("toy/table=", ["'table='", "table=FILE"]),
+        ("table", ["'table'", "table=FILE"]),
+        ("toy/table=by/hand.json+grouping=random", ["'table=by/hand.json' over again"]),  # a table overrules methods
+        ("one/table=by/hand.json", ["experiment 'one' is not known"]),
         ("", ["''", "mow"]),
     ],
 )
@@ -127,6 +131,22 @@ def test_what_is_no_variant_is_refused(variant: str, parts: list[str]):
     with pytest.raises(BadInput) as refusal:
         ABLATIONS["get_config"](variant)
     assert all(part in str(refusal.value) for part in parts), refusal.value
+
+
+@pytest.mark.parametrize(
+    ("variant", "tasks", "path"),
+    [
+        ("table=by_hand.json", 13, "by_hand.json"),
+        ("table=toy/edited/by_hand.json", 13, "toy/edited/by_hand.json"),
+        ("toy/table=/runs/x=1/clusters.json+routing=table", 5, "/runs/x=1/clusters.json"),
+        ("toy/routing=table+table=../clusters.json", 5, "../clusters.json"),
+    ],
+)
+def test_a_table_of_the_users_is_a_variant_by_its_path(variant: str, tasks: int, path: str):
+    made = ABLATIONS["get_config"](variant)
+    assert (made.clustering.method, made.clustering.table, len(build.tasks(made))) == ("file", path, tasks)
+    assert made.router.mode == ("table" if "routing" in variant else "learned")
+    config.check(made)
 
 
 def test_the_command_refuses_a_variant_in_one_message(tmp_path):

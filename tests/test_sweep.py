@@ -107,6 +107,19 @@ def test_what_cannot_be_swept_is_refused_and_nothing_written(options, parts, tmp
     assert all(part in message for part in parts) and not (tmp_path / "new").exists()
 
 
+def test_tables_are_variants_of_a_sweep_in_folders_of_their_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    options = ["--config=experiments/ablations.py:toy", f"--workdir={tmp_path / 'new'}", "--count"]
+    several = "--variants=mow,table=by/hand.json,routing=table+table=/found/clusters.json"
+    assert sweep.main([several, *options]) == 0 and capsys.readouterr().out == "3\n"
+    jobs = sweep.plan("f.py:toy", ["table=by/hand.json"], [4], tmp_path, overrides=[], minutes=1.0)
+    assert jobs[0].directory == tmp_path / "table=by_hand.json" / "4"
+    assert jobs[0].command[1] == "--config=f.py:toy/table=by/hand.json"
+    alike = "--variants=table=by/hand.json,table=by_hand.json"
+    assert sweep.main([alike, *options]) == 2
+    assert f"would share {tmp_path / 'new' / 'table=by_hand.json'}" in capsys.readouterr().err
+
+
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     options = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}", "--jobs=0"]
