@@ -303,6 +303,22 @@ def test_pictures_that_do_not_fit_are_named(tmp_path, monkeypatch):
     assert "l: in large.gif, too large for this page" in made
 
 
+@pytest.mark.parametrize(("every", "said"), [(0, True), (900, False)])
+def test_a_page_gives_the_advice_of_an_only_evaluation(every, said, tmp_path):
+    make_run(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"evaluation": {"every": every}}))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    name = f"evaluation/{TASKS[1]}/reward_correlation"
+    lines = [{key: value for key, value in line.items() if not key.endswith("/reward_correlation")} for line in lines]
+    lines[-1][name] = -0.03
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = page._advice(data.read(str(tmp_path)))
+    assert (
+        any(f"Predicted rewards of {TASKS[1]} say nothing" in text for text in (found.notes if found else [])) == said
+    )
+
+
 def test_advice_stands_at_the_top_of_the_page(tmp_path):
     make_run(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
