@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import ROOT, TINY, environment, refused
+from processes import ROOT, TINY, environment, refused, run
 
 from mow_jax import command, jobs, sweep, trial
 from mow_jax.jobs import Job
@@ -478,4 +479,9 @@ def test_a_killed_sweep_of_real_runs_goes_on_and_repeats_nothing(tmp_path: Path)
     assert (first / "results.json").stat().st_mtime_ns == result
     runs = json.loads((tmp_path / "sweep.json").read_text())
     assert [(run["variant"], run["seed"], run["step"]) for run in runs] == [("toy", 0, 48), ("toy", 1, 48)]
+    words = [word for word in shlex.split(runs[1]["command"])[3:] if not word.startswith("--workdir=")]
+    run("train", *words, f"--workdir={tmp_path / 'whole'}")  # never interrupted
+    whole = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert runs[1]["tasks"] == {name: task["normalised"] for name, task in whole["tasks"].items()}
+    assert runs[1]["returns"] == sweeps.returns(whole) and None not in runs[1]["tasks"].values()
     assert "--config.train.steps=48" in runs[1]["command"] and "| toy | 2 |" in (tmp_path / "table.md").read_text()
