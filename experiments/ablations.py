@@ -5,7 +5,8 @@
     python -m mow_jax.sweep --config=experiments/ablations.py:toy13 --variants=mow,one --seeds=0,1,2 --workdir=...
 
 A variant is NAME or NAME=VALUE of the tables below, several with "+" between; EXPERIMENT/ before it is the experiment
-file that it changes (default toy13). One that comes out equal to another for want of tasks is refused.
+file that it changes (default toy13). table=FILE groups by a clusters.json, made or edited, whose path has no "," or
+"+". A variant that comes out equal to another for want of tasks is refused.
 Hardware and time: those of the experiment (results/ablations).
 """
 
@@ -66,10 +67,10 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
         **{str(count): {"clustering.clusters": count} for count in (2, 3, 6, 12)},
     },
     # "random": groups of equal sizes; "shuffled": of the sizes that the gradients' groups have; "file": also needs
-    # --config.clustering.table=clusters.json
+    # --config.clustering.table=clusters.json, which in a sweep would reach every run: table=FILE does both.
     "grouping": {
         method: {"clustering.method": method}
-        for method in ("agglomerative", "kmeans", "spectral", "shuffled", "random", "single", "file")
+        for method in ("agglomerative", "kmeans", "spectral", "random", "shuffled", "single", "file")
     },
     "vector": {how: {"clustering.vector": how} for how in ("layer_mean", "layer_scalar", "projection")},
     "experts": {
@@ -89,6 +90,8 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
 }
 # Settings with a whole number of the user's.
 NUMBERS = {"warmup": "warmup.updates"}
+# Settings with a file of the user's, and what goes with them.
+FILES = {"table": ("clustering.table", {"clustering.method": "file"})}
 # Fewer parts with as many parameters as MoW has, by widths alone: {name: (choices, {experiment: widths})}. Tests hold
 # "one" within 1%, the others within 2%; slow critics, which are copies, are not counted.
 EQUAL_SIZES: dict[str, tuple[tuple[tuple[str, str], ...], dict[str, dict[str, int]]]] = {
@@ -115,8 +118,9 @@ EQUAL_SIZES: dict[str, tuple[tuple[tuple[str, str], ...], dict[str, dict[str, in
 
 def get_config(variant="mow"):
     """The experiment with the variant's changes. Raises BadInput for a variant that is none, or that is another one."""
-    experiment, slash, name = str(variant).rpartition("/")
-    experiment = experiment if slash else "toy13"
+    experiment, slash, name = str(variant).partition("/")
+    if not slash or "=" in experiment:  # a file's path has slashes too
+        experiment, name = "toy13", str(variant)
     base = _experiment(experiment)
     made, count = _changed(base, changes(name, experiment)), _tasks(base)
     for other in others(name):
@@ -154,19 +158,22 @@ def _part(part, experiment):
         return CHOICES[key][value]
     if equals and key in NUMBERS and value.isdecimal():
         return {NUMBERS[key]: int(value)}
+    if value and key in FILES:
+        return {FILES[key][0]: value} | FILES[key][1]
     raise BadInput(f"variant {part!r} of experiments/ablations.py is not known: use one of {', '.join(catalogue())}")
 
 
 def catalogue():
-    """Every variant by name, in order; NUMBERS with N in place of the number."""
+    """Every variant by name, in order; NUMBERS with N in place of the number, FILES with FILE."""
     chosen = [f"{key}={value}" for key, values in CHOICES.items() for value in values]
-    return [next(iter(NAMED)), *EQUAL_SIZES, *chosen, *(f"{key}=N" for key in NUMBERS), *list(NAMED)[1:]]
+    given = [*(f"{key}=N" for key in NUMBERS), *(f"{key}=FILE" for key in FILES)]
+    return [next(iter(NAMED)), *EQUAL_SIZES, *chosen, *given, *list(NAMED)[1:]]
 
 
 def others(name):
     """The variants that this one must differ from: those before it in the catalogue, and itself without one part."""
     parts = name.split("+")
-    known = [other for other in catalogue() if other not in EQUAL_SIZES and not other.endswith("=N")]
+    known = [other for other in catalogue() if other not in EQUAL_SIZES and not other.endswith(("=N", "=FILE"))]
     if len(parts) > 1:
         return known + ["+".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts))]
     return known[: known.index(name)] if name in known else known[:1] if name != "mow" else []

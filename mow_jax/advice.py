@@ -46,6 +46,11 @@ def unknown(correlations: list[float]) -> bool:
     return len(correlations) > 1 and max(np.abs(correlations[-2:])) < UNKNOWN
 
 
+def unknown_at_end(correlations: list[float], updates: list[float]) -> bool:
+    """The same of a run that is evaluated at its end alone, where it was a long one."""
+    return len(updates) > LONG and abs(correlations[-1]) < UNKNOWN
+
+
 def collapsed(entropies: list[float], returns: list[float]) -> bool:
     """A policy that has stopped exploring before its return has risen."""
     if len(returns) < 2 * PATIENCE or len(entropies) < PATIENCE or entropies[0] <= 0:
@@ -70,6 +75,12 @@ def runs_away(sigmas: list[float], losses: list[float]) -> bool:
     return bool((ratio > AWAY).all() or (ratio < 1 / AWAY).all())
 
 
+REWARDS = Rule(
+    "The model does not see what pays",
+    "predicted rewards of {task} say nothing of the real ones; raise loss.reward or train.ratio",
+    ("evaluation/{task}/reward_correlation",),
+    unknown,
+)
 RULES = (
     Rule(
         "Blurred reconstructions",
@@ -77,12 +88,7 @@ RULES = (
         ("world/reconstruction/{task}",),
         stands,
     ),
-    Rule(
-        "The model does not see what pays",
-        "predicted rewards of {task} say nothing of the real ones; raise loss.reward or train.ratio",
-        ("evaluation/{task}/reward_correlation",),
-        unknown,
-    ),
+    REWARDS,
     Rule(
         "Entropy collapse",
         "the policy of {task} has stopped exploring and its return stands still; raise agent.entropy",
@@ -113,11 +119,13 @@ EXPERTS = Rule(
 class Advice:
     """Takes lines in order; each rule speaks once. Feeding it the lines of a run again brings it to where it was."""
 
-    def __init__(self, tasks: list[str], warmup: int, fresh: bool = True):
+    def __init__(self, tasks: list[str], warmup: int, fresh: bool = True, once: bool = False):
         """`warmup`: updates of the warm-up, of which only losses are looked at; `fresh`: learned from nothing, else a
-        loss may well stay where it began."""
+        loss may well stay where it began; `once`: evaluated at its end alone."""
         self._tasks, self._warmup = tasks, warmup
         self._rules = [rule for rule in RULES if fresh or rule.holds is not stands]
+        if once:
+            self._rules.append(REWARDS._replace(names=(*REWARDS.names, "update"), holds=unknown_at_end))
         self._series: dict[str, list[float]] = {}
         self._said: set[str] = set()
 
@@ -125,7 +133,7 @@ class Advice:
         """What the next line shows for the first time."""
         warm = line["update"] > self._warmup
         for name, value in line.items():
-            if "/" in name and value is not None and (warm or name.startswith("world/")):
+            if ("/" in name or name == "update") and value is not None and (warm or name.startswith("world/")):
                 self._series.setdefault(name, []).append(value)
         found = [(rule, task) for rule in self._rules for task in self._tasks if self._shows(rule, task)]
         loads = {name: series for name, series in self._series.items() if name.startswith("router/load/")}

@@ -65,8 +65,8 @@ class Run:
         self.window = logs.Window(self.names)
         self.learner, self.at = Learner(self.system, self.tasks), Position()
         self.trace = meter.Trace(profile, directory / "profile", self.plan.warmup_updates + self.plan.updates)
-        fresh = not config.train.init_from
-        self.advice = advice.Advice(self.names, self.plan.warmup_updates, fresh)
+        seen = dict(fresh=not config.train.init_from, once=not config.evaluation.every)
+        self.advice = advice.Advice(self.names, self.plan.warmup_updates, **seen)
         self.fault = ""  # in learning, for which the run should stop
         self._drawn: tuple[tuple, list[Batch]] = (), []  # windows of the next update, and the moment they are for
         self._begin()

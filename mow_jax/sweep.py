@@ -53,6 +53,12 @@ def check(jobs: list[Job]) -> None:
     first: dict[str, Job] = {}
     for job in jobs:
         first.setdefault(job.variant, job)
+    for one, other in itertools.combinations(first, 2):
+        if (place := first[one].directory.parent) == first[other].directory.parent:
+            raise BadInput(
+                f"variants {one!r} and {other!r} would share {place}: in folders' names a slash becomes a _; rename a"
+                " file"
+            )
     made = {name: _settings(job) for name, job in first.items()}
     effects = {}
     for name, settings in made.items():

@@ -20,7 +20,7 @@ from processes import ROOT, TINY, refused, run
 from mow_jax import build, config, summary
 from mow_jax.learner import abstract_state
 from mow_jax.report import data
-from mow_jax.systems.mow import actor_critic, router, world_model
+from mow_jax.systems.mow import actor_critic, clustering, router, world_model
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.systems.mow import build as mow
 from mow_jax.systems.mow.actor_critic import ActorCritic
@@ -49,18 +49,48 @@ def variants(experiment: str) -> dict[str, ConfigDict | str]:
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
+ALWAYS = dict.fromkeys(
+    ("grouping=agglomerative", "vector=layer_mean", "routing=learned", "act_on=posterior", "return_scale=task"), "mow"
+)
+ALWAYS |= {"grouping=single": "clusters=1", "no_balance_loss": "mow"}
+
+
 @pytest.mark.parametrize(
-    ("experiment", "over_again"),
+    ("experiment", "count", "over_again"),
     [
-        ("toy", {"clusters=6": "clusters=each", "clusters=12": "clusters=each"}),
-        ("toy13", {"clusters=12": "mow", "experts=6": "mow"}),
+        (
+            "toy",
+            5,
+            {
+                "active=2": "mow",
+                "norm=rms": "mow",
+                "grouping=shuffled": "grouping=random",
+                **dict.fromkeys(("clusters=6", "clusters=12"), "clusters=each"),
+            },
+        ),
+        (
+            "toy13",
+            13,
+            {
+                **dict.fromkeys(("clusters=12", "experts=6", "active=2", "norm=rms"), "mow"),
+                "grouping=shuffled": "grouping=random",
+            },
+        ),
+        (
+            "atari_search",
+            4,
+            {
+                **dict.fromkeys(("clusters=2", "active=1", "norm=batch"), "mow"),
+                **dict.fromkeys(("clusters=6", "clusters=12"), "clusters=each"),
+                "experts=12": "experts=6",  # of which four have a task
+            },
+        ),
     ],
 )
-def test_every_variant_is_a_run_of_its_own_or_is_refused(experiment: str, over_again: dict[str, str]):
-    made, count = variants(experiment), {"toy": 5, "toy13": 13}[experiment]
-    over_again |= {"grouping=single": "clusters=1", "no_balance_loss": "mow"}
-    over_again |= dict.fromkeys(("grouping=agglomerative", "vector=layer_mean", "active=2", "routing=learned"), "mow")
-    over_again |= dict.fromkeys(("act_on=posterior", "norm=rms", "return_scale=task"), "mow")
+def test_every_variant_is_a_run_of_its_own_or_is_refused(experiment: str, count: int, over_again: dict[str, str]):
+    made, over_again = variants(experiment), ALWAYS | over_again
+    if experiment == "atari_search":  # of two experts, and no sizes are known
+        made = {name: found for name, found in made.items() if name not in (*ABLATIONS["EQUAL_SIZES"], "active=4")}
     assert {name for name, found in made.items() if isinstance(found, str)} == set(over_again)
     for name, other in over_again.items():
         assert f"{name!r} of experiments/{experiment}.py is {other!r} over again: with {count} tasks" in made[name]
@@ -70,6 +100,14 @@ def test_every_variant_is_a_run_of_its_own_or_is_refused(experiment: str, over_a
         config.check(settings)
     effects = [json.dumps(config.effective(settings, count), default=list) for settings in kept.values()]
     assert len(set(effects)) == len(effects) >= 30
+
+
+def test_of_one_task_with_one_expert_no_number_of_experts_or_clusters_makes_another_run():
+    made = variants("storm")
+    for name in ABLATIONS["catalogue"]():
+        if name.startswith(("clusters=", "experts=", "routing=")):
+            assert f"{name!r} of experiments/storm.py is 'mow' over again: with 1 tasks" in made[name]
+    assert not isinstance(made["norm=rms"], str) and not isinstance(made["no_expert_transformers"], str)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +120,10 @@ def test_every_variant_is_a_run_of_its_own_or_is_refused(experiment: str, over_a
         ("quickstart/one", ["EQUAL_SIZES", "clusters=1+experts=1"]),
         ("atari26_scalezero/mow", ["another system", "scalezero"]),
         ("nowhere/mow", ["'nowhere'", "toy13"]),
+        ("toy/table=", ["'table='", "table=FILE"]),
+        ("table", ["'table'", "table=FILE"]),
+        ("toy/table=by/hand.json+grouping=random", ["'table=by/hand.json' over again"]),  # a table overrules methods
+        ("one/table=by/hand.json", ["experiment 'one' is not known"]),
         ("", ["''", "mow"]),
     ],
 )
@@ -89,6 +131,22 @@ def test_what_is_no_variant_is_refused(variant: str, parts: list[str]):
     with pytest.raises(BadInput) as refusal:
         ABLATIONS["get_config"](variant)
     assert all(part in str(refusal.value) for part in parts), refusal.value
+
+
+@pytest.mark.parametrize(
+    ("variant", "tasks", "path"),
+    [
+        ("table=by_hand.json", 13, "by_hand.json"),
+        ("table=toy/edited/by_hand.json", 13, "toy/edited/by_hand.json"),
+        ("toy/table=/runs/x=1/clusters.json+routing=table", 5, "/runs/x=1/clusters.json"),
+        ("toy/routing=table+table=../clusters.json", 5, "../clusters.json"),
+    ],
+)
+def test_a_table_of_the_users_is_a_variant_by_its_path(variant: str, tasks: int, path: str):
+    made = ABLATIONS["get_config"](variant)
+    assert (made.clustering.method, made.clustering.table, len(build.tasks(made))) == ("file", path, tasks)
+    assert made.router.mode == ("table" if "routing" in variant else "learned")
+    config.check(made)
 
 
 def test_the_command_refuses_a_variant_in_one_message(tmp_path):
@@ -184,6 +242,29 @@ def test_experts_out_of_balance_do_not_rest_and_a_first_selection_by_no_scores_i
     assert router.first_selection(alike, 1, "scores").tolist() == [[0]] * 4
 
 
+@pytest.mark.parametrize(("tasks", "active"), [(4, 1), (1, 1), (3, 2)])
+def test_experts_beyond_those_that_tasks_can_have_are_never_chosen(tasks: int, active: int):
+    """Why their number is idle where the selection rests, and where a table is made."""
+    rng = np.random.default_rng(tasks)
+    most = tasks * active
+    rules = Routing(tasks=tasks, experts=most + 5, active=active)
+
+    def chosen(scores):
+        first = router.first_selection(scores, active)
+        return first, router.select(rules, jnp.roll(scores, 1, axis=1), first, 9, jax.random.key(0))
+
+    first, later = quick(chosen)(rng.dirichlet(np.ones(most + 5), tasks).astype(np.float32))
+    assert len(np.unique(first)) == most  # a task's own each, whichever they are
+    np.testing.assert_array_equal(later, first)
+    vectors = rng.normal(size=(tasks, 7))
+    for method in ("agglomerative", "kmeans", "random", "identity"):
+        given = None if method in ("random", "identity") else vectors
+        made = lambda experts, given=given, method=method: clustering.expert_table(
+            given, tasks, experts, active, method, 5
+        )
+        np.testing.assert_array_equal(made(tasks + 4), made(max(tasks, active)))
+
+
 def test_the_papers_first_selection_is_of_the_highest_scores_alone():
     scores = jnp.array([[0.1, 0.2, 0.3, 0.4], [0.2, 0.1, 0.3, 0.4]])
     assert router.first_selection(scores, 2, "scores").tolist() == [[3, 2], [3, 2]]
@@ -222,6 +303,19 @@ def test_what_of_a_config_is_idle():
     assert not differs(first, **blind, router__active=3, router__experts=3)
     for change in (noise, {"optimizer.router_lr": 1.0}, {"router.tau_end": 2.0}):
         assert differs(change, **given) and not differs(change, **given, router__mode="table")
+    # Experts that no task ever has: 5 tasks with one each, or a group a task at most.
+    more, six, one = {"router.experts": 12}, dict(router__experts=6), dict(router__experts=6, router__active=1)
+    assert differs(more, **six) and not differs(more, **one) and not differs(more, **one, **blind)
+    for beside in (gated, dict(router__rest=False), dict(router__first="scores"), given, dict(train__init_from="run")):
+        assert differs(more, **one, **beside)
+    assert not differs(more, **six, **table) and differs({"router.experts": 3}, **six, **table)
+    assert not differs(more, **six, **table, router__active=6)
+    assert not differs({"router.experts": 3}, **six, **table, clustering__method="single")
+    assert not differs(more, **one, **table, **given) and differs(more, **six, **table, **given)
+    lot = dict(clustering__method="random")
+    assert not differs({"clustering.method": "shuffled"}, **lot)
+    for beside in (dict(clustering__clusters=3), table):
+        assert differs({"clustering.method": "shuffled"}, **lot, **beside)
     assert differs({"train.schedule_steps": 500}) and not differs({"train.schedule_steps": 500}, train__steps=500)
     assert differs({"loss.task": 0.0}) and not differs({"loss.task": 0.0}, tasks=1)
 

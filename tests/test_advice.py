@@ -65,6 +65,23 @@ def test_what_is_no_failure():
     assert heard(lambda n: healthy(n) | {"agent/entropy/a": -1.0, "episode/a/return": 0.0}) == []  # continuous actions
 
 
+def test_the_only_evaluation_counts_where_it_is_at_the_end_of_a_long_run():
+    blind = FAILURES["The model does not see what pays"](0)
+
+    def once(last: int, warmup: int = 0, seen: dict[str, float] = blind, **options: bool) -> list[str]:
+        """What a run hears that is evaluated in its last line alone."""
+        none = {"evaluation/a/reward_correlation": None}
+        line = lambda n: healthy(n) | (seen if n == last else none)
+        return heard(line, last + 1, warmup, **options)
+
+    (said,) = once(12, once=True)
+    assert said.endswith("(docs/failures.md: The model does not see what pays)")
+    assert once(12) == [], "another one is to come"
+    assert once(6, once=True) == [], "it has hardly learned"
+    assert once(18, warmup=15, once=True) == [], "most of it was the warm-up"
+    assert once(12, seen={"evaluation/a/reward_correlation": 0.4}, once=True) == []
+
+
 def test_lines_read_again_bring_it_to_where_it_was():
     """A resumed run reads its lines and says nothing again."""
     line = lambda n: healthy(n) | FAILURES["Returns explode"](n)

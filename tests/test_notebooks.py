@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -75,13 +76,27 @@ def test_the_stability_of_groups_is_told_for_every_method_and_reduction(monkeypa
 
 @pytest.mark.long
 def test_the_stability_command_warms_up_once_a_seed(tmp_path: Path):
-    env = environment() | {"NOTEBOOK_TINY": "1"}
+    (tmp_path / "places").mkdir()
+    env = environment() | {"NOTEBOOK_TINY": "1", "TMPDIR": str(tmp_path / "places")}
     script = ROOT / "experiments" / "notebooks" / "stability.py"
     words = [sys.executable, script, "--seeds=0,1", "--clusters=2", f"--out={tmp_path}"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("updates") == 2 and (tmp_path / "stability.md").read_text() in done.stdout
     assert len(json.loads((tmp_path / "stability.json").read_text())["groupings"]) == 11
+    assert not list((tmp_path / "places").glob("mow_jax_buffer_*")), "buffers go with the process"
+
+
+def test_a_studys_buffer_is_removed_with_the_next_one(tmp_path: Path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments" / "notebooks")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    study = importlib.import_module("study")
+    made = object.__new__(study.Study)  # without an experiment's agent
+    made._folder = None
+    for seed in range(3):
+        (Path(made._new_folder()) / f"chunk_{seed}").touch()
+        assert [path.name for path in tmp_path.glob("mow_jax_buffer_*/*")] == [f"chunk_{seed}"]
+    made._folder.cleanup()
 
 
 def test_a_run_is_used_again_only_where_nothing_was_changed(tmp_path: Path, monkeypatch):

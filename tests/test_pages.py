@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import re
 import shutil
@@ -303,6 +304,39 @@ def test_pictures_that_do_not_fit_are_named(tmp_path, monkeypatch):
     assert "l: in large.gif, too large for this page" in made
 
 
+def test_a_run_goes_on_while_a_process_trains_or_what_it_saved_is_not_evaluated(tmp_path):
+    make_run(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"train": {"steps": 700}}))
+    (tmp_path / "checkpoints" / "200.damaged").mkdir(parents=True)
+    over = lambda: data.is_over(data.read(str(tmp_path)))
+    assert over()
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not over(), "it was evaluated, and is resumed"
+    assert over()
+    (tmp_path / "checkpoints" / "300").mkdir()
+    assert not over(), "stopped again later"
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"train": {"steps": 200}}))
+    assert over()
+
+
+@pytest.mark.parametrize(("every", "said"), [(0, True), (900, False)])
+def test_a_page_gives_the_advice_of_an_only_evaluation(every, said, tmp_path):
+    make_run(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"evaluation": {"every": every}}))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    name = f"evaluation/{TASKS[1]}/reward_correlation"
+    lines = [{key: value for key, value in line.items() if not key.endswith("/reward_correlation")} for line in lines]
+    lines[-1][name] = -0.03
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = page._advice(data.read(str(tmp_path)))
+    assert (
+        any(f"Predicted rewards of {TASKS[1]} say nothing" in text for text in (found.notes if found else [])) == said
+    )
+
+
 def test_advice_stands_at_the_top_of_the_page(tmp_path):
     make_run(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -316,11 +350,14 @@ def test_advice_stands_at_the_top_of_the_page(tmp_path):
     )
 
 
-def test_a_run_that_is_followed_has_its_page_written_until_it_is_over(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("steps", [200, 900])
+def test_a_run_that_is_followed_has_its_page_written_until_it_is_over(steps, tmp_path, monkeypatch, capsys):
+    """At its end, or stopped at step 200 of more, as a sweep does after --minutes, and evaluated there."""
     make_run(tmp_path)
+    (tmp_path / "checkpoints" / "200").mkdir(parents=True)
     results = (tmp_path / "results.json").read_bytes()
     (tmp_path / "results.json").unlink()
-    config = {"seed": 0, "suite": {"name": "gymnasium"}, "train": {"steps": 200}}
+    config = {"seed": 0, "suite": {"name": "gymnasium"}, "train": {"steps": steps}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr("mow_jax.report.__main__.EVERY", 0.05)
     made = tmp_path / "report" / "index.html"

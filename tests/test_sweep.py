@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import ROOT, TINY, environment, refused
+from processes import ROOT, TINY, environment, refused, run
 
 from mow_jax import command, jobs, sweep, trial
 from mow_jax.jobs import Job
@@ -105,6 +106,19 @@ def test_what_cannot_be_swept_is_refused_and_nothing_written(options, parts, tmp
     assert sweep.main([*options, f"--workdir={tmp_path / 'new'}"]) == 2
     message = capsys.readouterr().err
     assert all(part in message for part in parts) and not (tmp_path / "new").exists()
+
+
+def test_tables_are_variants_of_a_sweep_in_folders_of_their_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    options = ["--config=experiments/ablations.py:toy", f"--workdir={tmp_path / 'new'}", "--count"]
+    several = "--variants=mow,table=by/hand.json,routing=table+table=/found/clusters.json"
+    assert sweep.main([several, *options]) == 0 and capsys.readouterr().out == "3\n"
+    jobs = sweep.plan("f.py:toy", ["table=by/hand.json"], [4], tmp_path, overrides=[], minutes=1.0)
+    assert jobs[0].directory == tmp_path / "table=by_hand.json" / "4"
+    assert jobs[0].command[1] == "--config=f.py:toy/table=by/hand.json"
+    alike = "--variants=table=by/hand.json,table=by_hand.json"
+    assert sweep.main([alike, *options]) == 2
+    assert f"would share {tmp_path / 'new' / 'table=by_hand.json'}" in capsys.readouterr().err
 
 
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch, capsys):
@@ -465,4 +479,9 @@ def test_a_killed_sweep_of_real_runs_goes_on_and_repeats_nothing(tmp_path: Path)
     assert (first / "results.json").stat().st_mtime_ns == result
     runs = json.loads((tmp_path / "sweep.json").read_text())
     assert [(run["variant"], run["seed"], run["step"]) for run in runs] == [("toy", 0, 48), ("toy", 1, 48)]
+    words = [word for word in shlex.split(runs[1]["command"])[3:] if not word.startswith("--workdir=")]
+    run("train", *words, f"--workdir={tmp_path / 'whole'}")  # never interrupted
+    whole = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert runs[1]["tasks"] == {name: task["normalised"] for name, task in whole["tasks"].items()}
+    assert runs[1]["returns"] == sweeps.returns(whole) and None not in runs[1]["tasks"].values()
     assert "--config.train.steps=48" in runs[1]["command"] and "| toy | 2 |" in (tmp_path / "table.md").read_text()

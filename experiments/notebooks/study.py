@@ -50,14 +50,14 @@ class Study:
         quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
         self._init = quick(lambda seed: algorithm.init(dataclasses.replace(self.agent, seed=seed)))
         self._gradients = {}  # compiled, by the reductions that are asked for
+        self._folder = None  # of the buffer
 
     def begin(self, seed):
         """New weights and a new buffer of random experience."""
         self.learner.load(jax.tree.map(np.asarray, self._init(seed)))
         each = dict(envs=self.config.train.envs, seed=seed)
-        folder = tempfile.mkdtemp(prefix="mow_jax_buffer_")
         self.replay = Replay(
-            folder, self.tasks, **each, image_size=self.config.suite.image_size, chunk_rows=256, capacity=0
+            self._new_folder(), self.tasks, **each, image_size=self.config.suite.image_size, chunk_rows=256, capacity=0
         )
         self.replay.restore({"rows": 0})
         settings = dict(self.config.actors.to_dict(), workers=0)
@@ -66,6 +66,13 @@ class Study:
             action = random_actions(generator(seed, "random", step), self.tasks, self.config.train.envs)
             self.replay.append(actors.step(action)[0])
         actors.close()
+
+    def _new_folder(self):
+        """An empty folder for a buffer; it is removed with the next one, or as the process ends."""
+        if self._folder:
+            self._folder.cleanup()
+        self._folder = tempfile.TemporaryDirectory(prefix="mow_jax_buffer_")
+        return self._folder.name
 
     def warm(self, updates):
         """World-model updates on the buffer."""

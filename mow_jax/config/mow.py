@@ -226,9 +226,13 @@ def effective(config: ConfigDict, tasks: int) -> dict[str, Any]:
     which it is equal make one and the same run."""
     router, method = config.router, config.clustering.method
     count = {"single": 1, "identity": tasks}.get(method, min(config.clustering.clusters, tasks))
-    idle = _idle_routing(config)
+    experts = _used_experts(config, tasks)
+    idle = _idle_routing(config, experts)
+    clusters_alone = router.mode == "learned" or experts == 1  # no experts are grouped by the same method
+    if method == "shuffled" and count == tasks - 1 and clusters_alone:
+        method = "random"  # one pair by lot and the others alone, by both
     by_gradients = method in ("agglomerative", "kmeans", "spectral", "shuffled")
-    one_way = count in (1, tasks) and (router.mode == "learned" or router.experts == 1) and method != "file"
+    one_way = count in (1, tasks) and clusters_alone and method != "file"
     if (one_way or config.clustering.table) and not config.train.init_from:
         idle += f" clustering.method {GRADIENTS}"
     elif not by_gradients:
@@ -239,22 +243,40 @@ def effective(config: ConfigDict, tasks: int) -> dict[str, Any]:
         idle += " agent.return_scale loss.task"
     if config.loss.harmony == "off":
         idle += " optimizer.harmony_lr"
-    return checks.flat(config) | {"clustering.clusters": count} | dict.fromkeys(idle.split())
+    own = {"clustering.clusters": count, "clustering.method": method, "router.experts": experts}
+    return checks.flat(config) | own | dict.fromkeys(idle.split())
 
 
-def _idle_routing(config: ConfigDict) -> str:
-    """Keys of the router that change nothing."""
+def _is_moved(config: ConfigDict) -> bool:
+    """Whether the router can change its first selection. From balanced experts that are left in peace nothing moves it,
+    and the balance loss pulls at none; those of a given table need not be balanced."""
     router = config.router
-    choice = router.mode == "learned" and router.active < router.experts
-    gated = router.gate != "none" and router.mode == "learned" and router.experts > 1 and config.model.embedding > 0
-    free = choice and config.model.embedding > 0
-    # From balanced experts that are left in peace nothing moves the selection, and the balance loss pulls at none.
-    # Those of a given table need not be balanced.
-    if free and (router.gate != "none" or router.first == "scores" or not router.rest or config.clustering.table):
+    free = router.mode == "learned" and router.active < router.experts and config.model.embedding > 0
+    speaks = router.gate != "none" or router.first == "scores" or not router.rest or bool(config.clustering.table)
+    return free and speaks
+
+
+def _used_experts(config: ConfigDict, tasks: int) -> int:
+    """N_e without experts that no task ever has: a selection that rests spreads tasks evenly, and a table has a group
+    a task at most, then the next free experts."""
+    router, clustering = config.router, config.clustering
+    if config.train.init_from or _is_moved(config) or (router.mode == "learned" and clustering.table):
+        return router.experts
+    groups = 1 if clustering.method == "single" else tasks
+    by_table = router.mode == "table" and not clustering.table
+    return min(router.experts, max(groups, router.active) if by_table else tasks * router.active)
+
+
+def _idle_routing(config: ConfigDict, experts: int) -> str:
+    """Keys of the router that change nothing where so many experts are used."""
+    router = config.router
+    if _is_moved(config):
         return ""
+    choice = router.mode == "learned" and router.active < experts
+    gated = router.gate != "none" and router.mode == "learned" and experts > 1 and config.model.embedding > 0
     idle = "router.margin router.noise router.rest loss.balance"
-    if free or not choice:  # with nothing to route by the first selection is the last
+    if not choice or config.model.embedding > 0:  # with nothing to route by the first selection is the last
         idle += " router.first"
     if not gated:  # gates reach the router until the freeze, and in table mode never
         idle += " router.gate router.freeze router.tau_start router.tau_end router.anneal optimizer.router_lr"
-    return idle + " router.mode" * (router.experts == 1)
+    return idle + " router.mode" * (experts == 1)

@@ -58,14 +58,13 @@ def _run(options: argparse.Namespace) -> None:
 def _report(workdir: str, follow: bool) -> None:
     from mow_jax.report import data, page, terminal  # here: --scores needs no matplotlib
 
-    run = data.read(workdir)
+    before, run = data.last_change(workdir), data.read(workdir)
     while follow and not data.is_over(run):
         directory = page.write(run, refresh=EVERY)
         print(f"report: {directory / 'index.html'}, written anew every {EVERY} s until the run is over", flush=True)
-        before = data.last_change(workdir)
-        while data.last_change(workdir) == before:
+        while data.last_change(workdir) == before and not data.is_over(run):
             time.sleep(EVERY)
-        run = data.read(workdir)
+        before, run = data.last_change(workdir), data.read(workdir)
     directory = page.write(run)
     terminal.show(run)
     print(f"report: {directory / 'index.html'}, one file (the same in {directory / 'report.md'})")

@@ -6,6 +6,7 @@ Called by python -m mow_jax.report.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import zipfile
 import zlib
@@ -133,9 +134,26 @@ def sizes(directory: Path) -> tuple[int | None, int | None]:
 
 
 def is_over(run: Run) -> bool:
-    """Whether a run has been evaluated at its last step."""
-    steps = (run.config or {}).get("train", {}).get("steps")
-    return run.results is not None and run.results["step"] == steps
+    """Whether a run has been evaluated at its last step: as it was told to have, or at which it was stopped."""
+    if run.results is None:
+        return False
+    step = run.results["step"]
+    if step == (run.config or {}).get("train", {}).get("steps"):
+        return True
+    saved = [int(path.name) for path in run.directory.glob("checkpoints/*") if path.name.isdecimal()]
+    return not _is_at_work(run.directory) and not any(step is None or later > step for later in saved)
+
+
+def _is_at_work(directory: Path) -> bool:
+    """Whether a process trains in a workdir, whose lock it holds."""
+    try:
+        with (directory / ".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def last_change(workdir: str) -> list[float]:

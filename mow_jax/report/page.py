@@ -107,8 +107,9 @@ def _advice(run: Run) -> Section | None:
     """What training said, or would have said, of failures that its metrics show."""
     if run.config is None or not run.lines:
         return None
-    train = run.config.get("train", {})
-    adviser = advice.Advice(run.tasks, run.config.get("warmup", {}).get("updates", 0), not train.get("init_from"))
+    of = lambda section, key: run.config.get(section, {}).get(key, 0)
+    seen = dict(fresh=not of("train", "init_from"), once=not of("evaluation", "every"))
+    adviser = advice.Advice(run.tasks, of("warmup", "updates"), **seen)
     said = [text for line in run.lines for text in adviser.look(line)]
     return Section("Advice", notes=[text[0].upper() + text[1:] for text in said]) if said else None
 
