@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from mow_jax import checks, config, evaluate
-from mow_jax.report import plotting, scores, strips, tables
+from mow_jax.report import data, figures, plotting, scores, strips, tables
+from mow_jax.report import page as pages
 from mow_jax.report.__main__ import main
 
 TASKS = ["Pong", "a:b/c|<i>$x$"]  # the second is what a Gymnasium id may look like, and worse
@@ -183,6 +184,46 @@ def test_report_of_a_whole_run(workdir, capsys):
     )
     for cell in cells:
         assert cell in page and cell in text and cell in printed
+
+
+def say_of_layers(workdir: Path, layers: int) -> None:
+    """Adds to a run what a mixture in each layer says, a dormant share and the cosines of an evaluation."""
+    entries = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for entry in entries:
+        entry |= {f"router/layers/{n}/{expert}": (n == expert) * 0.75 for n in range(layers) for expert in range(3)}
+        entry |= {"world/dormant": 0.25} | {f"world/latent_norm/{task}": 4.0 for task in TASKS}
+    entries[-1] |= {f"gradients/cosine/{task}": -0.125 for task in TASKS} | {"gradients/opposed": 1.0}
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+@pytest.mark.parametrize("layers", [1, 12])
+def test_experts_have_a_map_a_layer_where_there_are_several(layers: int, workdir):
+    say_of_layers(workdir, layers)
+    loads = figures._loads(data.read(str(workdir)).metrics)
+    named = [f"layer {n}: share of the tokens" for n in range(layers)] if layers > 1 else []
+    assert list(loads)[1:] == named and all(list(load) == [0, 1, 2] for load in loads.values())
+    for n, title in enumerate(named):
+        shares = [series.value[-1] for series in loads[title].values()]
+        assert shares == [0.75 * (n == expert) for expert in range(3)]
+
+
+def test_layers_make_the_figure_of_experts_longer(workdir):
+    say_of_layers(workdir, 2)
+    assert figures.expert_use(data.read(str(workdir)).metrics, workdir / "use.png")
+    with Image.open(workdir / "use.png") as picture:
+        assert picture.height > 0.75 * picture.width, "three maps"
+
+
+def test_curves_are_explained_where_a_run_has_them(workdir):
+    before = data.read(str(workdir))
+    say_of_layers(workdir, 1)
+    after = data.read(str(workdir))
+    assert pages._texts(before, "world") == pages._texts(before, "gradients") == pages._texts(after, "agent") == []
+    section = pages._losses(after, workdir, "gradients", "Gradients")
+    assert "1 the same way" in section.text[0] and (workdir / section.pictures[0].path).exists()
+    assert pages._texts(before, "router") == [] and "only their number" in pages._texts(after, "router")[0]
+    dormant, norm = pages._texts(after, "world")
+    assert "hardly react" in dormant and "where it begins" in norm
 
 
 def test_a_task_solved_on_the_way_has_its_score_then_beside_the_one_at_the_end():

@@ -6,6 +6,7 @@ draw. Called by page.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -102,17 +103,18 @@ def _membership(axes: Axes, used: np.ndarray, rows: int, borders: np.ndarray, ki
 
 
 def expert_use(metrics: dict[str, Series], path: Path) -> bool:
-    """Heat map of `router/load/<expert>` over updates, above the line of `router/switches`."""
-    load = {int(name.rsplit("/", 1)[1]): metrics[name] for name in metrics if _is_load(name)}
-    switches = metrics.get("router/switches")
-    if not load and switches is None:
+    """Heat map of `router/load/<expert>` over updates, one of each layer where `router/layers/<layer>/<expert>` tells
+    of several, above the line of `router/switches`."""
+    loads, switches = _loads(metrics), metrics.get("router/switches")
+    if not loads and switches is None:
         return False
-    heights = [max(1.6, 0.24 * len(load))] * bool(load) + [1.5] * (switches is not None)
+    heights = [max(1.6, 0.24 * len(load)) for load in loads.values()] + [1.5] * (switches is not None)
     with picture(path, 9.0, sum(heights) + 0.9) as figure:
         grid = list(figure.subplots(len(heights), 1, height_ratios=heights, sharex=True, squeeze=False)[:, 0])
         grid[-1].set_xlabel("updates")
-        if load:
-            _heat(figure, grid.pop(0), load)
+        most = max((series.value.max() for load in loads.values() for series in load.values()), default=1.0)
+        for title, load in loads.items():
+            _heat(figure, grid.pop(0), load, title, most)
         if switches is not None:
             grid[0].plot(switches.update, switches.value, line_style(switches), color=EVALUATION, linewidth=1.2)
             grid[0].set_title("switches of the selection")
@@ -122,23 +124,33 @@ def expert_use(metrics: dict[str, Series], path: Path) -> bool:
     return True
 
 
-def _is_load(name: str) -> bool:
-    return name.startswith("router/load/") and name.rsplit("/", 1)[1].isdigit()
+def _loads(metrics: dict[str, Series]) -> dict[str, dict[int, Series]]:
+    """Experts' loads by the titles of their heat maps: of all layers together, and of each where there are several."""
+    areas: dict[str, dict[int, Series]] = {}
+    for name, series in metrics.items():
+        area, _, expert = name.rpartition("/")
+        if re.fullmatch(r"router/(load|layers/\d+)", area) and expert.isdigit():
+            areas.setdefault(area, {})[int(expert)] = series
+    together = areas.pop("router/load", None)
+    layers = sorted(areas, key=lambda area: int(area.rpartition("/")[2])) if len(areas) > 1 else []
+    loads = {"share of the tasks, or tokens, that use each expert": together} if together else {}
+    return loads | {f"layer {area.rpartition('/')[2]}: share of the tokens": areas[area] for area in layers}
 
 
-def _heat(figure: Figure, axes: Axes, load: dict[int, Series]) -> None:
+def _heat(figure: Figure, axes: Axes, load: dict[int, Series], title: str, most: float) -> None:
+    """Colours end at `most`, the largest share of all maps."""
     updates = np.unique(np.concatenate([series.update for series in load.values()]))
     share = np.full((max(load) + 1, len(updates)), np.nan)
     for expert, series in load.items():
         share[expert, np.searchsorted(updates, series.update)] = series.value
     width = np.diff(updates, prepend=updates[0] - (updates[1] - updates[0] if len(updates) > 1 else 1.0))
     edges = np.concatenate([updates[:1] - width[:1], updates])
-    mesh = axes.pcolormesh(edges, np.arange(len(share) + 1) - 0.5, share, cmap="Blues", vmin=0)
+    mesh = axes.pcolormesh(edges, np.arange(len(share) + 1) - 0.5, share, cmap="Blues", vmin=0, vmax=max(most, 1e-6))
     axes.set_yticks(range(len(share)))
     axes.invert_yaxis()
     axes.grid(False)
     axes.set_ylabel("expert")
-    axes.set_title("share of the tasks, or tokens, that use each expert")
+    axes.set_title(title)
     axes.xaxis.set_major_formatter(FuncFormatter(compact))
     figure.colorbar(mesh, ax=axes, pad=0.01, aspect=15)
 

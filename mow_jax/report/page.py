@@ -32,7 +32,7 @@ ONLY_WITH = {
     "Harmonious weights": ("loss", "harmony"),
 }
 OF_PICTURES = ("What the world model knows", "What the world model sees")  # no sections of runs that saw vectors
-# Of areas of metrics, where the area's name is not enough: a title, and how to read its curves.
+# Of areas of metrics, where the area's name is not enough: a title, and how to read its curves, or some of them.
 TITLES = {
     "world": "World model",
     "time": "Speed and memory",
@@ -40,6 +40,18 @@ TITLES = {
     "fresh": "Rounds on fresh rows",
 }
 TEXTS = {
+    "world/dormant": "Dormant: the share of hidden units of the feed-forward layers that hardly react to any token. A "
+    "share that grows means that the model loses the means to learn anything new.",
+    "world/latent_norm": "Latent norm: the size of what the encoder makes of a frame, task by task; it should stay "
+    "where it begins.",
+    "gradients": "Cosine: how far a task's gradient of what all tasks share points where the others' do, at "
+    "evaluations: 1 the same way, 0 neither with nor against them, below 0 against them. Opposed: the share of pairs "
+    "of tasks whose gradients point apart.",
+    "stages": "Stage: what of the growing backbone learns: at 0 all of it, later the adapters of that number. Solved: "
+    "how many tasks have reached the target and left the loss. Steps, score: when each did, and with what normalised "
+    "score.",
+    "router/layers": "Experts of two layers have only their number in common: their mean may look even where each "
+    "layer has but one at work.",
     "acting": "Mean reward of a step in the newest rows, of environments that plan and of those that act by the bare "
     "policy. A planner that stays above shows what planning adds; where both meet, the policy has learned the plan.",
     "disagreement": "Model: the distance of the model-based from the model-free value of a step, in returns, before "
@@ -257,7 +269,8 @@ def _router(run: Run, directory: Path) -> Section | None:
         "its own, and how often a selection that lasts has changed. Few rows of strong colour mean that few experts do "
         "all the work; switches should fade out as the router cools."
     )
-    return Section("Use of the experts", [text], pictures=[Picture("expert_use.png", "Expert use over training")])
+    pictures = [Picture("expert_use.png", "Expert use over training")]
+    return Section("Use of the experts", [text, *_texts(run, "router")], pictures=pictures)
 
 
 def _harmony(run: Run, directory: Path) -> Section | None:
@@ -273,13 +286,14 @@ def _harmony(run: Run, directory: Path) -> Section | None:
 def _losses(run: Run, directory: Path, area: str, title: str) -> Section | None:
     if not figures.losses(run, area, directory / f"{area}.png"):
         return None
-    return Section(
-        title,
-        [TEXTS[area]] if area in TEXTS else [],
-        pictures=[
-            Picture(f"{area}.png", f"All metrics {area}/... over updates; of many tasks the thick line is the mean")
-        ],
-    )
+    caption = f"All metrics {area}/... over updates; of many tasks the thick line is the mean"
+    return Section(title, _texts(run, area), pictures=[Picture(f"{area}.png", caption)])
+
+
+def _texts(run: Run, area: str) -> list[str]:
+    """How to read an area's curves, as far as the run has those that are told of."""
+    begins = lambda name: any(f"{metric}/".startswith(f"{name}/") for metric in run.metrics)
+    return [text for name, text in TEXTS.items() if name.partition("/")[0] == area and begins(name)]
 
 
 def _protocol(run: Run) -> Section | None:

@@ -23,13 +23,14 @@ from mow_jax.types import Batch
 
 TASKS, ACTIONS, UNROLL, STEPS, ENVS, WINDOWS = 2, 3, 4, 2, 2, 3
 MASK = np.array([[True, True, True], [True, False, True]])
+THREE = MASK[[0, 1, 0]]  # a third task, where one is asked for
 
 
-def agent(count: int = 3, **changes) -> Agent:
+def agent(count: int = 3, tasks: int = TASKS, **changes) -> Agent:
     """A tiny one."""
     sizes = dict(context=2, width=8, layers=1, heads=2, experts=3, encoder="convolution", channels=4, dropout=0.0)
     return Agent(
-        world=WorldModel(8, TASKS, ACTIONS, UNROLL, **(sizes | changes)),
+        world=WorldModel(8, tasks, ACTIONS, UNROLL, **(sizes | changes)),
         search=Search(simulations=6, temperature=1.0),
         stages=Stages(count=count, rank=2, first=1000, target=0.9),
         seed=0,
@@ -46,32 +47,33 @@ def agent(count: int = 3, **changes) -> Agent:
     )
 
 
-def draws() -> tuple[Batch, np.ndarray]:
+def draws(tasks: int = TASKS) -> tuple[Batch, np.ndarray]:
     """Windows [K, B, H + n] and the policies stored with them."""
     rng = np.random.default_rng(6)
-    shape = (TASKS, WINDOWS, UNROLL + STEPS)
+    shape = (tasks, WINDOWS, UNROLL + STEPS)
     frames = rng.integers(0, 256, size=(*shape, 8, 8, 3)).astype(np.uint8)
     action = rng.integers(0, 2, size=shape).astype(np.int32) * 2
     reward = rng.normal(size=shape).astype(np.float32)
-    policy = rng.dirichlet(np.ones(ACTIONS), size=shape).astype(np.float32) * MASK[:, None, None]
+    policy = rng.dirichlet(np.ones(ACTIONS), size=shape).astype(np.float32) * THREE[:tasks, None, None]
     policy[:, 0] = 0  # a window of random rows
     return Batch(frames, action, reward, rng.random(shape) < 0.1, rng.random(shape) < 0.1), policy
 
 
 @functools.cache
-def started(count: int = 3) -> algorithm.State:
-    state = jax.eval_shape(lambda: algorithm.init(agent(count)))
-    params = parameters(lambda: algorithm.init(agent(count)).params)
+def started(count: int = 3, tasks: int = TASKS) -> algorithm.State:
+    state = jax.eval_shape(lambda: algorithm.init(agent(count, tasks)))
+    params = parameters(lambda: algorithm.init(agent(count, tasks)).params)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
     return zeros._replace(params=params, target=params)
 
 
 @functools.cache
-def updating(devices: int = 1, count: int = 3):
-    compiled = program(functools.partial(algorithm.update, agent(count)), devices, out_axes=(0, None))
+def updating(devices: int = 1, count: int = 3, tasks: int = TASKS):
+    compiled = program(functools.partial(algorithm.update, agent(count, tasks)), devices, out_axes=(0, None))
+    places = shard(THREE[:tasks], devices)
 
     def run(state, batch, policy):
-        state, metrics = compiled(same(state, devices), *dealt((batch, policy), devices), shard(MASK, devices))
+        state, metrics = compiled(same(state, devices), *dealt((batch, policy), devices), places)
         return first(state), jax.tree.map(np.asarray, metrics)
 
     return run
@@ -218,12 +220,14 @@ def test_gradients_of_two_tasks_are_compared_alike_on_one_device_and_two_and_equ
 
 
 @pytest.mark.slow
-def test_two_devices_do_what_one_does():
-    one, metrics = updating(1)(started(), *draws())
-    two, others = updating(2)(started(), *draws())
+@pytest.mark.parametrize(("tasks", "devices"), [(2, 3), pytest.param(3, 2, marks=pytest.mark.long)])
+def test_several_devices_do_what_one_does(tasks: int, devices: int):
+    """A copy of the first task fills up a place, alone on its device or beside another task: it counts nowhere."""
+    one, metrics = updating(1, tasks=tasks)(started(tasks=tasks), *draws(tasks))
+    several, others = updating(devices, tasks=tasks)(started(tasks=tasks), *draws(tasks))
     chex.assert_trees_all_close(metrics, others, atol=1e-4, rtol=1e-4)
     # A key's bias changes no output: its gradient is rounding, of which Adam's first step makes up to the rate.
-    for path, (a, b) in by_path(one.params, two.params).items():
+    for path, (a, b) in by_path(one.params, several.params).items():
         if not path.endswith("['key']['bias']"):
             np.testing.assert_allclose(a, b, atol=1e-5, err_msg=path)
 

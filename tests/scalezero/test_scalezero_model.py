@@ -36,7 +36,7 @@ def inputs() -> dict[str, jax.Array]:
 
 def ours(p: dict, active: int, gate_norm: str) -> jax.Array:
     weight, index = mixture.select(p["x"] @ p["gate"], active, gate_norm)
-    return mixture.mix(p["x"], weight, index, p["w1"], p["w2"], p["w3"])[0]
+    return mixture.mix(p["x"], weight, index, jnp.ones(TOKENS), p["w1"], p["w2"], p["w3"])[0]
 
 
 def oracle(p: dict, active: int, gate_norm: str) -> jax.Array:
@@ -85,13 +85,34 @@ def test_the_gate_learns_from_the_task_only_where_its_softmax_sees_more_than_one
     assert np.abs(gradient[1, "all"]).max() > 1e-3 and np.abs(gradient[2, "topk"]).max() > 1e-3
 
 
+def layer(kind: str, active: int = 1):
+    """A feed-forward layer, its parameters and four sequences for it."""
+    module = mixture.Mixture(3, active, 2, "topk") if kind == "mixture" else mixture.FeedForward(2)
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(4, 20, 10)).astype(np.float32)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x)["params"])
+    return module, jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes), x
+
+
+@pytest.mark.parametrize("kind", ["mixture", "dense"])
+def test_a_layer_s_own_words_are_of_the_tasks_that_count(kind: str):
+    module, params, x = layer(kind, active=2)
+
+    @compiled
+    def said(params, x):
+        say = lambda *given: module.apply({"params": params}, *given, mutable=["intermediates"])[1]["intermediates"]
+        return say(x, jnp.array([0.0, 1.0])), say(x[2:])
+
+    second, alone = said(params, x)
+    chex.assert_trees_all_close(second, alone, rtol=1e-4)
+    assert alone["activity"][-1].tokens.tolist() == [40]
+    assert kind == "dense" or alone["load"][0].sum() == 2 * 40
+
+
 @pytest.mark.parametrize("kind", ["mixture", "dense"])
 def test_hidden_units_that_say_nothing_are_dormant_each_by_its_own_tokens(kind: str):
     """Nine of ten are silenced; what an expert without tokens would say counts in neither."""
-    module = mixture.Mixture(3, 1, 2, "topk") if kind == "mixture" else mixture.FeedForward(2)
-    rng, x = np.random.default_rng(4), jax.random.normal(jax.random.key(3), (4, 20, 10))
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x)["params"])
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    module, params, x = layer(kind)
 
     @functools.partial(jax.jit, static_argnums=1)
     def share(params, kept):

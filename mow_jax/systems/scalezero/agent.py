@@ -170,7 +170,7 @@ def unroll(agent: Agent, params: Any, z, batch: Batch, shard: Shard, keys=None):
     mask = jnp.repeat(shard.mask, z.shape[1], axis=0)
     rows = world_model.task_heads(params, shard.ids)
     inputs = (fold(z), fold(batch.action), fold(batch.is_first), mask)
-    outputs, watched = world_model.unroll(agent.world, params, rows, *inputs, keys)
+    outputs, watched = world_model.unroll(agent.world, params, rows, *inputs, keys, shard.valid)
     return jax.tree.map(lambda x: x.reshape(*z.shape[:2], *x.shape[1:]), outputs), watched
 
 
@@ -185,7 +185,8 @@ def layer_metrics(watched: dict[str, Any]) -> dict[str, jax.Array]:
     metrics = {"world/dormant": jnp.stack(list(map(dormant, reacted))).mean()}
     loads = [layer["load"][0] for layer in layers if "load" in layer]
     if loads:
-        metrics["router/layers"] = jax.lax.pmean(jnp.stack(loads), "device")
+        load = jax.lax.psum(jnp.stack(loads), "device")  # in tokens: devices with few tasks have few
+        metrics["router/layers"] = load / load.sum(-1, keepdims=True)
         metrics["router/load"] = metrics["router/layers"].mean(0)
     return metrics
 

@@ -32,22 +32,33 @@ def select(logits: jax.Array, active: int, gate_norm: str) -> tuple[jax.Array, j
 class Activity(NamedTuple):
     """How strongly hidden units have reacted, of M experts with F units each."""
 
-    total: jax.Array  # [M, F] sums of |h| over an expert's tokens
-    tokens: jax.Array  # [M]
+    total: jax.Array  # [M, F] sums of |h| over an expert's tokens that count
+    tokens: jax.Array  # [M] how many of them
 
 
-def activity(hidden: jax.Array, owner: jax.Array, tokens: jax.Array) -> Activity:
-    """Of hidden units [N, B, F] of blocks whose experts are `owner` [N, M], one-hot; tokens [M], how many each has."""
-    size = jax.lax.stop_gradient(jnp.abs(hidden.astype(jnp.float32)).sum(1))
-    return Activity(jnp.matmul(owner.T.astype(jnp.float32), size, precision=EXACT), tokens)
+def counts(valid: jax.Array | None, tokens: int) -> jax.Array:
+    """Which of the tokens of tasks in order count [N], 1 or 0, by the tasks' valid [K']: not those of places that only
+    fill up a device. None: all."""
+    return jnp.ones(tokens) if valid is None else jnp.repeat(valid, tokens // len(valid))
 
 
-def mix(x: jax.Array, weight: jax.Array, index: jax.Array, w1: jax.Array, w2: jax.Array, w3: jax.Array):
-    """y[i] = sum_j weight[i, j] E_index[i, j](x[i]), E(x) = W2 (SiLU(W1 x) * W3 x), and the experts' Activity.
+def activity(hidden: jax.Array, counted: jax.Array, owner: jax.Array) -> Activity:
+    """Of hidden units [N, B, F] of blocks whose experts are `owner` [N, M], one-hot; counted [N, B]: 0 for tokens that
+    do not count and where a block has none."""
+    owner = owner.T.astype(jnp.float32)
+    size = jax.lax.stop_gradient((jnp.abs(hidden.astype(jnp.float32)) * counted[..., None]).sum(1))
+    return Activity(jnp.matmul(owner, size, precision=EXACT), (owner * counted.sum(1)).sum(1))
 
-    x [N, D]; weight, index [N, k]; w1, w3 [N_e, D, F]; w2 [N_e, F, D]. The N k pairs go in blocks of one expert each,
-    filled up with zeros: fewer than 3 N_e blocks, one batched product. (`lax.ragged_dot` multiplies all pairs with all
-    experts where no kernel of the device's own does better.)
+
+def mix(
+    x: jax.Array, weight: jax.Array, index: jax.Array, counted: jax.Array, w1: jax.Array, w2: jax.Array, w3: jax.Array
+):
+    """y[i] = sum_j weight[i, j] E_index[i, j](x[i]), E(x) = W2 (SiLU(W1 x) * W3 x), and the experts' Activity over the
+    counted.
+
+    x [N, D]; weight, index [N, k]; counted [N]; w1, w3 [N_e, D, F]; w2 [N_e, F, D]. The N k pairs go in blocks of one
+    expert each, filled up with zeros: fewer than 3 N_e blocks, one batched product. (`lax.ragged_dot` multiplies all
+    pairs with all experts where no kernel of the device's own does better.)
     """
     (count, active), experts = index.shape, len(w1)
     size = max(BLOCK, -(-count * active // (2 * experts)))
@@ -65,13 +76,16 @@ def mix(x: jax.Array, weight: jax.Array, index: jax.Array, w1: jax.Array, w2: ja
     hidden = nn.silu(rows @ of_block(w1)) * (rows @ of_block(w3))
     y = (hidden @ of_block(w2)).reshape(number * size, -1)
     y = y.at[place].get(unique_indices=True).reshape(count, active, -1)
-    return (y * weight[..., None].astype(y.dtype)).sum(1), activity(hidden, owner, tokens.astype(jnp.float32))
+    counted = jnp.zeros(number * size).at[place].set(jnp.repeat(counted, active), unique_indices=True)
+    reacted = activity(hidden, counted.reshape(number, size), owner)
+    return (y * weight[..., None].astype(y.dtype)).sum(1), reacted
 
 
 class Mixture(nn.Module):
     """Top-k of N_e SwiGLU experts a token plus an expert that is always on: [N, T, D] to [N, T, D].
 
-    Leaves in "intermediates" the share of tokens that each expert takes, [N_e], as "load", and every expert's Activity.
+    Leaves in "intermediates" how many tokens each expert takes, [N_e], as "load", and every expert's Activity; both of
+    the tokens that count by the tasks' valid [K'].
     """
 
     experts: int  # N_e
@@ -81,7 +95,7 @@ class Mixture(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
         width, hidden = x.shape[-1], 4 * x.shape[-1]
         gate = self.param("gate", XAVIER, (width, self.experts))
         stacked = nn.initializers.xavier_uniform(batch_axis=(0,))
@@ -90,22 +104,22 @@ class Mixture(nn.Module):
         flat = x.reshape(-1, width)
         # In float32: a rounding would send a token to another expert.
         weight, index = select(jnp.matmul(flat.astype(jnp.float32), gate, precision=EXACT), self.active, self.gate_norm)
-        self.sow("intermediates", "load", (index[..., None] == jnp.arange(self.experts)).mean((0, 1)))
         experts = {name: leaf.astype(self.dtype) for name, leaf in experts.items()}
-        y, reacted = mix(flat.astype(self.dtype), weight, index, **experts)
+        counted = counts(valid, len(flat))
+        y, reacted = mix(flat.astype(self.dtype), weight, index, counted, **experts)
+        self.sow("intermediates", "load", reacted.tokens)
         self.sow("intermediates", "activity", reacted)
         if not self.shared:
             return y.reshape(x.shape)
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=XAVIER, name=name)
         h = nn.gelu(dense(self.shared * hidden, "shared_in")(x), approximate=False)
-        self.sow("intermediates", "activity", _of_all(h))
+        self.sow("intermediates", "activity", _of_all(h, counted))
         return y.reshape(x.shape) + dense(width, "shared_out")(h)
 
 
-def _of_all(hidden: jax.Array) -> Activity:
-    """Of units [N, T, F] that every token goes through."""
-    flat = hidden.reshape(1, -1, hidden.shape[-1])
-    return activity(flat, jnp.ones((1, 1)), jnp.full(1, float(flat.shape[1])))
+def _of_all(hidden: jax.Array, counted: jax.Array) -> Activity:
+    """Of units [N, T, F] that every token goes through; counted [N T]."""
+    return activity(hidden.reshape(1, -1, hidden.shape[-1]), counted[None], jnp.ones((1, 1)))
 
 
 class FeedForward(nn.Module):
@@ -115,8 +129,8 @@ class FeedForward(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=XAVIER, name=name)
         h = nn.gelu(dense(self.shared * 4 * x.shape[-1], "in")(x), approximate=True)
-        self.sow("intermediates", "activity", _of_all(h))
+        self.sow("intermediates", "activity", _of_all(h, counts(valid, h[..., 0].size)))
         return dense(x.shape[-1], "out")(h)

@@ -57,7 +57,8 @@ class Transformer(nn.Module):
     """Blocks x + attention(norm x), x + feed-forward(norm x), and a last norm.
 
     Tokens x [N, T, D] without positions; mask [N, T, L + T], L the length of the cache (0 without one). Returns
-    [N, T, D] and the cache with these tokens in it. Dropout is on when one key a task [K'] is given.
+    [N, T, D] and the cache with these tokens in it. Dropout is on when one key a task [K'] is given; valid [K']: of
+    which tasks the layers' own words are.
     """
 
     layers: int
@@ -67,14 +68,14 @@ class Transformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, mask, cache: Cache | None = None, keys=None):
+    def __call__(self, x, mask, cache: Cache | None = None, keys=None, valid=None):
         norm = lambda name: LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
         x, new_cache = drop(x.astype(self.dtype), keys, self.dropout, self.path), []
         for i in range(self.layers):
             attention = Attention(self.heads, self.dropout, self.dtype, name=f"attention_{i}")
             y, seen = attention(norm(f"norm_{i}")(x), mask, None if cache is None else cache[i], keys)
             x, name = x + y, f"feed_forward_{i}"
-            y = self.feed_forward(dtype=self.dtype, name=name)(norm(f"second_norm_{i}")(x))
+            y = self.feed_forward(dtype=self.dtype, name=name)(norm(f"second_norm_{i}")(x), valid)
             x = x + drop(y, keys, self.dropout, (*self.path, name))
             new_cache.append(seen)
         return norm("last_norm")(x), tuple(new_cache)

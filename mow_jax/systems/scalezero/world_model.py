@@ -133,8 +133,9 @@ def with_actions(model: WorldModel, params: Any, z: jax.Array, action: jax.Array
     return jnp.stack([z.astype(model.dtype), embedded], axis=-2).reshape(len(z), -1, model.width)
 
 
-def run(model: WorldModel, params: Any, tokens, mask, cache: Cache | None = None, keys=None):
-    """Hidden states [N, T, D] of tokens under mask [N, T, L + T], the new cache, and what the layers say of themselves.
+def run(model: WorldModel, params: Any, tokens, mask, cache: Cache | None = None, keys=None, valid=None):
+    """Hidden states [N, T, D] of tokens under mask [N, T, L + T], the new cache, and what the layers say of themselves
+    over the tokens of valid tasks [K'].
 
     A token's position is the number of tokens that it sees before it, so that training, search and acting agree
     wherever a window or an episode begins.
@@ -142,7 +143,7 @@ def run(model: WorldModel, params: Any, tokens, mask, cache: Cache | None = None
     position = jax.nn.one_hot(mask.sum(-1) - 1, 2 * model.unroll, dtype=model.dtype)
     x = tokens + position @ params["tokens"]["positions"].astype(model.dtype)
     apply = functools.partial(model.backbone.apply, mutable=["intermediates"])
-    (hidden, cache), watched = apply({"params": params["backbone"]}, x, mask, cache, keys)
+    (hidden, cache), watched = apply({"params": params["backbone"]}, x, mask, cache, keys, valid)
     return hidden, cache, watched["intermediates"]
 
 
@@ -178,12 +179,14 @@ class Outputs(NamedTuple):
     continuation: jax.Array | None = None  # [N, T] logits
 
 
-def unroll(model: WorldModel, params: Any, rows: Any, z, action, is_first, mask, keys=None) -> tuple[Outputs, Any]:
+def unroll(
+    model: WorldModel, params: Any, rows: Any, z, action, is_first, mask, keys=None, valid=None
+) -> tuple[Outputs, Any]:
     """Outputs of windows: latents [N, T, D], actions and is_first [N, T], mask [N, A]; and the layers' own words."""
     segment = jnp.repeat(jnp.cumsum(is_first, axis=-1), 2, axis=-1)
     time = jnp.arange(segment.shape[-1])
     visible = (time[:, None] >= time) & (segment[:, :, None] == segment[:, None, :])
-    hidden, _, watched = run(model, params, with_actions(model, params, z, action), visible, keys=keys)
+    hidden, _, watched = run(model, params, with_actions(model, params, z, action), visible, None, keys, valid)
     after_latent, after_action = hidden[:, ::2], hidden[:, 1::2]
     reward, latent = (head(model, rows, name, after_action) for name in ("reward", "latent"))
     on = head(model, rows, "continuation", after_action)[..., 0] if model.continuation else None
