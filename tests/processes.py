@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def finished(config: str = TINY) -> Path:
     printed; who writes into it takes a copy."""
     runs = Path(os.environ["MOW_JAX_TEST_CACHE"]) / "runs"
     runs.mkdir(exist_ok=True)
-    place = runs / config.replace("/", "_").replace(":", "_")
+    place = runs / re.sub(r"\W", "_", config)  # without a suffix, so that every config has its own files beside it
     with place.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the first to ask makes it, the others wait
         if not place.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,21 @@ from mow_jax import load, play
 
 pytestmark = pytest.mark.slow
 CONFIG = f"{TINY}:scalezero"
+ROW = np.dtype(
+    [("pixels", np.void, 16 * 16 * 3), ("action", "i4"), ("reward", "f4"), ("flags", "u1", 2), ("policy", "f4", 5)]
+)
+
+
+def searched(workdir: Path) -> bool:
+    """Whether a search has acted: only then a policy is stored. Files may be new, and not yet of their size."""
+    chunks = [content[: len(content) // ROW.itemsize * ROW.itemsize] for content in replay_files(workdir).values()]
+    return any(np.frombuffer(chunk, ROW)["policy"].any() for chunk in chunks)
+
+
 MOMENTS = {
     "collection": lambda w: any((w / "replay").rglob("*.rows")),
     "a save": lambda w: any((w / "checkpoints").glob("temporary-*")),
+    "a search": searched,
     "training": lambda w: any(line["update"] > 5 for line in metrics(w)),
     "the second stage": lambda w: any(line.get("stages/stage") == 1 for line in metrics(w)),
 }
@@ -43,11 +56,9 @@ def test_a_run_leaves_what_its_users_expect(whole):
 
 
 def test_searched_policies_lie_beside_the_rows_that_were_acted(whole):
-    record = np.dtype([("pixels", np.void, 16 * 16 * 3), ("action", "i4"), ("reward", "f4"), ("flags", "u1", 2)])
-    record = np.dtype([*record.descr, ("policy", "f4", 5)])
     streams: dict[str, list[np.ndarray]] = {}
     for name, content in replay_files(whole).items():
-        streams.setdefault(name.rpartition("/")[0], []).append(np.frombuffer(content, record))
+        streams.setdefault(name.rpartition("/")[0], []).append(np.frombuffer(content, ROW))
     assert len(streams) == 4
     for name, parts in streams.items():
         rows = np.concatenate(parts)[:32]
