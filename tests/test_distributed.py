@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -28,10 +29,12 @@ SHORT = ("--config.train.steps=424", "--config.log.every=20", "--config.evaluati
 
 
 @contextlib.contextmanager
-def job(workdir: Path, *arguments: str, count: int = 2, devices: int = 4) -> Iterator[subprocess.Popen]:
+def job(
+    workdir: Path, *arguments: str, config: str = TINY, count: int = 2, devices: int = 4
+) -> Iterator[subprocess.Popen]:
     """A run of `count` processes, begun; all of it is killed at the end."""
     variables = {"PYTHON": sys.executable, "DEVICES": str(devices)}
-    command = ["launch/local.sh", str(count), f"--config={TINY}", f"--workdir={workdir}", *arguments]
+    command = ["launch/local.sh", str(count), f"--config={config}", f"--workdir={workdir}", *arguments]
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment() | variables, stdout=pipe, stderr=subprocess.STDOUT, text=True,
@@ -45,9 +48,9 @@ def job(workdir: Path, *arguments: str, count: int = 2, devices: int = 4) -> Ite
         process.wait()
 
 
-def finish(workdir: Path, *arguments: str, code: int = 0, **sizes: int) -> str:
+def finish(workdir: Path, *arguments: str, config: str = TINY, code: int = 0, **sizes: int) -> str:
     """Such a run to its end; the launcher's output and the second process's log."""
-    with job(workdir, *arguments, **sizes) as process:
+    with job(workdir, *arguments, config=config, **sizes) as process:
         output, _ = process.communicate(timeout=400)
     log = workdir.with_name(workdir.name + ".process-1.log")
     output += log.read_text() if log.exists() else ""
@@ -75,16 +78,23 @@ def learners(process: subprocess.Popen) -> list[int]:
     return [found[number] for number in sorted(found)]
 
 
-def rows_stored(workdir: Path) -> dict[str, int]:
-    """Rows of every stream that hold an action's outcome."""
+def stored(workdir: Path) -> dict[str, np.ndarray]:
+    """The records of every stream that hold an action's outcome, with the fields that the replay says it has."""
     meta = json.loads((workdir / "replay" / "meta.json").read_text())
-    record = 16 * 16 * 3 + 4 + 4 + 1 + 1
-    counts = {}
+    seen = 4 * meta["numbers"] if "numbers" in meta else 3 * meta["image_size"] ** 2
+    record = np.dtype([("seen", np.void, seen), *ast.literal_eval(meta["record"])])
+    rows = {}
     for task in meta["tasks"]:
         for stream in sorted((workdir / "replay" / task).iterdir()):
-            rows = np.concatenate([np.fromfile(p, np.uint8).reshape(-1, record) for p in sorted(stream.glob("*.rows"))])
-            counts[f"{task}/{stream.name}"] = int(rows.any(axis=1).sum())
-    return counts
+            held = np.concatenate([np.fromfile(path, np.uint8) for path in sorted(stream.glob("*.rows"))])
+            held = held.reshape(-1, record.itemsize)
+            rows[f"{task}/{stream.name}"] = held[held.any(axis=1)].view(record)[:, 0]
+    return rows
+
+
+def rows_stored(workdir: Path) -> dict[str, int]:
+    """How many those are."""
+    return {stream: len(rows) for stream, rows in stored(workdir).items()}
 
 
 @pytest.fixture(scope="module")
@@ -95,31 +105,75 @@ def two(tmp_path_factory) -> Path:
     return workdir
 
 
-@pytest.mark.parametrize("steps", [pytest.param(64, marks=pytest.mark.slow), pytest.param(424, marks=pytest.mark.long)])
-def test_each_budget_is_spent_once_with_one_stream_and_one_table(steps, request, tmp_path):
+# What a run of two processes has, by its config: tasks, films, and metrics of each task or of all.
+SYSTEMS = {
+    TINY: (["catch", "grid"], ["episode/0", "episode/1", "real/1", "imagined/0"], ["agent/return", "harmony"], []),
+    f"{TINY}:scalezero": (
+        ["catch", "grid"],
+        ["episode/0", "episode/1"],
+        ["world/policy", "gradients/cosine"],
+        ["router/layers/0/1", "world/dormant", "gradients/opposed"],
+    ),
+    f"{TINY}:m3po": (
+        ["slide", "slide_swap"],
+        [],
+        ["world/consistency", "fresh/value", "acting/planner", "acting/policy"],
+        ["fresh/step", "bonus/weight"],
+    ),
+}
+# Evaluations on the way: stages ask for them, and the cosines of gradients are taken at them.
+OFTEN = ("--config.evaluation.every=40",)
+MORE = {TINY: (), f"{TINY}:scalezero": (*OFTEN, "--config.log.gradients=True"), f"{TINY}:m3po": OFTEN}
+
+
+@pytest.mark.parametrize(
+    ("steps", "config"),
+    [
+        pytest.param(64, TINY, marks=pytest.mark.slow),
+        pytest.param(64, f"{TINY}:scalezero", marks=pytest.mark.long),
+        pytest.param(64, f"{TINY}:m3po", marks=pytest.mark.long),
+        pytest.param(424, TINY, marks=pytest.mark.long),
+    ],
+)
+def test_each_budget_is_spent_once_with_one_stream_and_one_table(steps, config, request, tmp_path):
     if steps == 424:
         two = request.getfixturevalue("two")
     else:
-        two = tmp_path / "run"
-        finish(two, *SHORT, f"--config.train.steps={steps}", "--config.log.every=2", devices=2)
+        two, short = tmp_path / "run", (f"--config.train.steps={steps}", "--config.log.every=2")
+        finish(two, *SHORT, *short, *MORE[config], config=config, devices=2)
+    tasks, films, of_tasks, of_all = SYSTEMS[config]
     assert set(rows_stored(two).values()) == {steps // 2}  # of two environments
     lines = metrics(two)
     assert [line["update"] for line in lines] == sorted(line["update"] for line in lines)
     assert lines[-1]["step"] == steps
-    assert any("episode/catch/return" in line for line in lines) and any(
-        "episode/grid/return" in line for line in lines
-    )
+    named = [f"{name}/{task}" for name in of_tasks for task in tasks] + [f"episode/{task}/return" for task in tasks]
+    assert {*named, *of_all} <= {name for line in lines for name in line}
+    assert all(np.isfinite(value) for line in lines for value in line.values())
     results = json.loads((two / "results.json").read_text())
-    assert list(results["tasks"]) == ["catch", "grid"]
+    assert list(results["tasks"]) == tasks
     assert all(len(task["returns"]) == 2 for task in results["tasks"].values())
     assert len(list(two.rglob("metrics.jsonl"))) == len(list(two.rglob("results.json"))) == 1
-    with np.load(two / "frames.npz") as frames:
-        assert {"episode/0", "episode/1", "real/1", "imagined/0"} <= set(frames)
+    assert (two / "frames.npz").exists() == bool(films)
+    if films:
+        with np.load(two / "frames.npz") as frames:
+            assert set(films) <= set(frames)
+    report = (two / "report" / "report.md").read_text()
+    assert ("## Gradients" in report) == ("gradients/cosine" in of_tasks)
     assert (two / "report" / "index.html").exists()
     assert sorted(path.name for path in (two / "checkpoints" / str(steps)).glob("host-*.json")) == [
         "host-0.json",
         "host-1.json",
     ]
+    assert_beside_rows(stored(two), random=12)
+
+
+def assert_beside_rows(streams: dict[str, np.ndarray], random: int) -> None:
+    """What acting stores beside a row comes from every process: of each task, and none of the first rows, at random."""
+    for name in {name for rows in streams.values() for name in rows.dtype.names if name.startswith("extra_")}:
+        for task in {stream.partition("/")[0] for stream in streams}:
+            rows = [rows[name] for stream, rows in streams.items() if stream.startswith(f"{task}/")]
+            assert not any(extra[:random].any() for extra in rows), (name, task)
+            assert any(extra[random:].any() for extra in rows), (name, task)
 
 
 @pytest.mark.long
