@@ -157,7 +157,8 @@ def curves(runs: dict[str, list[Run]], looks: Looks, path: Path, kind: str = "re
                 of = [series for run in group if (series := _series(run, task, kind)) is not None]
                 if of and (band := _lines(axes, of, looks[variant], short(variant), evaluated)):
                     bands.append((band, looks[variant]["color"]))
-            axes.set_ylim(axes.get_ylim())  # by what runs did, not by how wide an interval is
+            # By what runs did, not by how wide an interval is.
+            axes.set_ylim((-0.05, 1.05) if kind == "success" else axes.get_ylim())
             for band, colour in bands:
                 axes.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
         figure.supxlabel("agent steps", fontsize=9.5)
