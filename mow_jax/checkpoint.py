@@ -8,7 +8,6 @@ evaluate and load_agent. Only the holder of `lock` may save or recover; anybody 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -19,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from logging import getLogger
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -165,28 +164,6 @@ class Checkpoints:
     def _set_aside(self, step: int) -> Path:
         asides = (self._directory / f"damaged-{step}-{count}" for count in itertools.count(1))
         return self._path(step).rename(next(path for path in asides if not path.exists()))
-
-
-def lock(workdir: str | os.PathLike) -> IO[str]:
-    """Takes the one lock of a workdir, until the returned file is closed or the process ends.
-
-    Raises BadInput where another process holds it or the workdir cannot be used.
-    """
-    path = Path(workdir) / ".lock"
-    file = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if file is not None:
-            file.close()
-        if isinstance(error, BlockingIOError):
-            message = f"workdir {workdir} is in use by another run; wait for it, stop it, or choose another --workdir"
-        else:
-            message = f"cannot use workdir {workdir}: {error.strerror}; choose another --workdir"
-        raise BadInput(message) from error
-    return file
 
 
 def _write_arrays(directory: Path, arrays: Any) -> dict[str, np.ndarray]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -18,6 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from mow_jax import locks
 
 LONGEST_LINE = 1 << 18  # bytes of a line of metrics.jsonl
 PAUSE = 0.2  # seconds between looks at what runs
@@ -215,22 +216,10 @@ def _fault(one: Open, stop: bool) -> str:
 def _next(waiting: list[Job]) -> Job | None:
     """Takes the next run out of those that wait: none that is finished, nor one that another process is at."""
     waiting[:] = [job for job in waiting if finished(job) is None]
-    found = next((job for job in waiting if not is_locked(job)), None)
+    found = next((job for job in waiting if not locks.taken(job.directory)), None)
     if found:
         waiting.remove(found)
     return found
-
-
-def is_locked(job: Job) -> bool:
-    """Whether a process is at work in the run's folder."""
-    try:
-        with (job.directory / ".lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _start(job: Job, slot: int, at_once: int) -> Open:

@@ -23,9 +23,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mow_jax import checks, command, config, origin
+from mow_jax import checks, command, config, locks, origin
 from mow_jax.envs import suites
-from mow_jax.jobs import TRAIN, Job, commits, finished, is_locked, lines, run, seconds
+from mow_jax.jobs import TRAIN, Job, commits, finished, lines, run, seconds
 from mow_jax.report import data, reproduce, sweeps
 from mow_jax.types import BadInput
 
@@ -85,7 +85,7 @@ def refused(jobs: list[Job], mine: list[Job]) -> int:
     """The exit code of a trial of the variants that have nothing yet in this sweep's part of the runs: not 0 once one
     has said why it could not begin. Where a run is at work already there is no trial, which would want its devices."""
     fresh = [job for job in mine if not (job.directory / "config.json").exists()]
-    if not fresh or any(map(is_locked, jobs)):
+    if not fresh or any(locks.taken(job.directory) for job in jobs):
         return 0
     each = {job.variant: [str(job.directory), _words(job)] for job in reversed(fresh)}
     words, asked = [sys.executable, "-m", "mow_jax.trial"], json.dumps(list(each.values()))

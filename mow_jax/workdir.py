@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mow_jax import checkpoint, processes
+from mow_jax import locks, processes
 from mow_jax.checks import flat
 from mow_jax.config import check_keys, default, of_saved, of_system
 from mow_jax.types import BadInput
@@ -75,7 +75,7 @@ def claim(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Iterat
     with processes.first_alone("workdir claimed"):
         if not processes.index():
             _refuse_foreign(workdir)  # before the lock's file lies in it
-            lock = checkpoint.lock(workdir)
+            lock = locks.take(workdir)
             config = agree(workdir, config, allowed)  # again: only now no other run can write a config.json
     if processes.count() > 1:
         config = from_saved(processes.from_first(config.to_dict()), workdir / "config.json")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from absl import logging
 
-from mow_jax import checkpoint
-from mow_jax.checkpoint import Checkpoints, lock
+from mow_jax import checkpoint, locks
+from mow_jax.checkpoint import Checkpoints
 from mow_jax.types import BadInput
 
 
@@ -248,16 +248,19 @@ def test_unusable_directory_is_bad_input(tmp_path):
     with pytest.raises(BadInput, match="Not a directory"):
         Checkpoints(tmp_path / "file" / "checkpoints", keep=1).save(1, make_state(1), {})
     with pytest.raises(BadInput, match="cannot use workdir"):
-        lock(tmp_path / "file")
+        locks.take(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_one_lock_a_workdir(tmp_path):
-    with lock(tmp_path / "work"):
-        program = "import sys; from mow_jax.checkpoint import lock; lock(sys.argv[1])"
+    assert not locks.taken(tmp_path / "work") and not (tmp_path / "work").exists()
+    with locks.take(tmp_path / "work"):
+        assert locks.taken(tmp_path / "work")
+        program = "import sys; from mow_jax.locks import take; take(sys.argv[1])"
         command = [sys.executable, "-c", program, str(tmp_path / "work")]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
         assert done.returncode == 1 and "in use by another run" in done.stderr
         with pytest.raises(BadInput, match="in use by another run"):
-            lock(tmp_path / "work")
-    lock(tmp_path / "work").close()
+            locks.take(tmp_path / "work")
+    assert not locks.taken(tmp_path / "work")
+    locks.take(tmp_path / "work").close()

@@ -6,7 +6,6 @@ Called by python -m mow_jax.report.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import zipfile
 import zlib
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mow_jax import locks
 from mow_jax.report.scores import is_number
 from mow_jax.types import BadInput
 
@@ -141,19 +141,7 @@ def is_over(run: Run) -> bool:
     if step == (run.config or {}).get("train", {}).get("steps"):
         return True
     saved = [int(path.name) for path in run.directory.glob("checkpoints/*") if path.name.isdecimal()]
-    return not _is_at_work(run.directory) and not any(step is None or later > step for later in saved)
-
-
-def _is_at_work(directory: Path) -> bool:
-    """Whether a process trains in a workdir, whose lock it holds."""
-    try:
-        with (directory / ".lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return not locks.taken(run.directory) and not any(step is None or later > step for later in saved)
 
 
 def last_change(workdir: str) -> list[float]:

@@ -1,0 +1,48 @@
+"""One process at a time writes into a workdir: the lock it takes, and whether one is taken. Used by workdir, jobs and
+report.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+from mow_jax.types import BadInput
+
+NAME = ".lock"
+
+
+def take(workdir: str | os.PathLike) -> IO[str]:
+    """Takes the one lock of a workdir, until the returned file is closed or the process ends.
+
+    Raises BadInput where another process holds it or the workdir cannot be used.
+    """
+    path = Path(workdir) / NAME
+    file = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if file is not None:
+            file.close()
+        if isinstance(error, BlockingIOError):
+            message = f"workdir {workdir} is in use by another run; wait for it, stop it, or choose another --workdir"
+        else:
+            message = f"cannot use workdir {workdir}: {error.strerror}; choose another --workdir"
+        raise BadInput(message) from error
+    return file
+
+
+def taken(workdir: str | os.PathLike) -> bool:
+    """Whether a process is at work in a workdir. Asking leaves nothing behind."""
+    try:
+        with (Path(workdir) / NAME).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
