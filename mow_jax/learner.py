@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mow_jax import flops, processes
+from mow_jax import flops, processes, xla
 from mow_jax.types import Batch, Shard, System, Task
 
 
@@ -60,8 +60,7 @@ class Learner:
     def initialise(self) -> None:
         """The state of a new run."""
         # Random numbers take XLA's CPU compiler half a minute to optimise, for nothing: this runs once.
-        options = {"xla_backend_optimization_level": 0} if self._on_cpu else None
-        self.load(jax.jit(self.system.init, compiler_options=options)())
+        self.load(jax.jit(self.system.init, compiler_options=xla.options(self._platform, often=False))())
 
     def load(self, state: Any) -> None:
         """Takes a single-copy state, e.g. a checkpoint's."""
@@ -121,7 +120,7 @@ class Learner:
     def measure(self, function: Callable) -> Callable[..., Any]:
         """`function(state, batch, *numbers, shard)` of one device as a function of a batch [K, B, ...] and numbers, its
         results [K, ...] on the host; of this process's tasks alone."""
-        compute = self.program(function, alone=True)
+        compute = self.program(function, alone=True, often=False)
 
         def measured(batch: Batch, *numbers: int) -> Any:
             places = (self.same(np.int32(number)) for number in numbers)
@@ -132,18 +131,18 @@ class Learner:
     # Layout
 
     @property
-    def _on_cpu(self) -> bool:
-        return self.devices[0].platform == "cpu"
+    def _platform(self) -> str:
+        return self.devices[0].platform
 
-    def program(self, function: Callable, out_axes: Any = 0, donate: int | tuple = (), alone: bool = False) -> Callable:
+    def program(
+        self, function: Callable, out_axes: Any = 0, donate: int | tuple = (), alone: bool = False, often: bool = True
+    ) -> Callable:
         """A function of one device's arrays as one program over all, argument `donate` overwritten in place; `alone`:
-        over this process's devices, so that no other process has to take part."""
+        over this process's devices, so that no other process has to take part; `often`: see xla.options."""
         if processes.count() > 1 and not alone:
             return processes.over_devices(function, out_axes=out_axes, donate_argnums=donate)
         mapped = processes.over_devices(function, self.devices, out_axes=out_axes)
-        # On CPUs level 1 compiles in half the time of the default and runs as fast.
-        options = {"xla_backend_optimization_level": 1} if self._on_cpu else None
-        return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
+        return jax.jit(mapped, donate_argnums=donate, compiler_options=xla.options(self._platform, often))
 
     def deal(self, tree: Any) -> Any:
         """Arrays [K, ...] dealt out to the devices as [devices, K', ...]. Nobody may change them from then on: devices

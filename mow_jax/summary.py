@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mow_jax
-from mow_jax import build, logs, processes, replay
+from mow_jax import build, logs, processes, replay, xla
 from mow_jax.envs.suites import MEMORY, MEMORY_OF_OTHERS, MEMORY_OF_VECTORS
 from mow_jax.origin import commit
 from mow_jax.types import BadInput, Shard, System, Task
@@ -129,7 +129,7 @@ def compiled_memory(config: ConfigDict, system: System, tasks: list[Task]) -> st
     program = processes.over_devices(training.function, jax.local_devices()[:1])
     update = jax.jit(program, donate_argnums=0)
     # How well the code is optimised changes nothing of the memory, and a lot of the time to compile.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    options = xla.options(jax.default_backend(), often=False)
     state = jax.eval_shape(system.init)
     compiled = update.lower(lead(state), *map(lead, windows), lead(shard)).compile(options)
     memory = compiled.memory_analysis()

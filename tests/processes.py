@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 import mow_jax
+from mow_jax import xla
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "tests/configs/tiny.py"
@@ -25,10 +25,8 @@ TINY = "tests/configs/tiny.py"
 def environment() -> dict[str, str]:
     """The tests' environment with the one CPU device that users have."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
-    if int(metadata.version("jaxlib").split(".")[1]) < 12:
-        # What is compiled for a few updates is not worth optimising: without this generator of code XLA takes half the
-        # time for a program, which is slower by some percent. Later versions have no other, and do not know the flag.
-        flags.append("--xla_cpu_use_fusion_emitters=false")
+    # What is compiled for a few updates is not worth optimising.
+    flags += [f"--{name}={str(value).lower()}" for name, value in xla.OLDER_GENERATOR.items()]
     return {**os.environ, "XLA_FLAGS": " ".join(flags), "PYTHONPATH": str(ROOT)}
 
 

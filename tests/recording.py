@@ -6,11 +6,9 @@ import functools
 import os
 from pathlib import Path
 
-import jax
 import numpy as np
 
 FIXTURES = Path(__file__).parent / "fixtures"
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # each runs once
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from compiled import OPTIONS
 
 from mow_jax import processes
 from mow_jax.types import Shard
@@ -14,7 +15,7 @@ from mow_jax.types import Shard
 def program(function, devices: int, **options):
     """A function of one device's arrays, mapped over `devices` and compiled in haste."""
     mapped = processes.over_devices(function, jax.devices()[:devices], **options)
-    return jax.jit(mapped, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(mapped, compiler_options=OPTIONS)
 
 
 def dealt(tree: Any, devices: int) -> Any:

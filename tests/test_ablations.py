@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import quick
 from ml_collections import ConfigDict
 from processes import ROOT, TINY, refused, run
 
@@ -30,7 +31,6 @@ from mow_jax.types import BadInput, Batch, Shard
 
 FILE = ROOT / "experiments" / "ablations.py"
 ABLATIONS = runpy.run_path(str(FILE))
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.cache

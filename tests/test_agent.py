@@ -6,12 +6,12 @@ import dataclasses
 import functools
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import hastily, quick
 from ml_collections import ConfigDict
 
 from mow_jax import build, config
@@ -32,9 +32,6 @@ from mow_jax.types import Batch, Shard, Task
 # Nobody uses cluster 3 and expert 4.
 TABLE = Table(np.array([0, 0, 1, 2, 1], np.int32), np.array([[0, 1], [1, 0], [2, 3], [3, 2], [0, 3]], np.int32))
 TASKS, NOBODYS_CLUSTER, NOBODYS_EXPERT = 5, 3, 4
-
-# What runs once or twice is not worth optimising.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def tiny_settings(suite_tasks: tuple[str, ...] = ("toy5",)) -> ConfigDict:
@@ -450,11 +447,13 @@ def test_gates_send_no_gradient_to_the_router_once_it_is_frozen(state):
 
         return on_one_device(lambda update: jax.grad(loss)(state.params["shared"], update))
 
-    gated, plain = program("straight_through"), program("none")
+    gated, plain, norm = program("straight_through"), program("none"), np.linalg.norm
     for update, alike in ((8, False), (9, True), (10, True)):
         one, other = gated(np.int32(update)), plain(np.int32(update))
-        assert np.array_equal(one["embedding"], other["embedding"]) == alike, update
-        assert equal(one["router"], other["router"]) == alike, update
+        for part in ("embedding", "router"):
+            pairs = list(zip(jax.tree.leaves(one[part]), jax.tree.leaves(other[part]), strict=True))
+            apart = max(norm(x - y) / norm(y) for x, y in pairs)  # two programs round differently
+            assert apart < 1e-5 if alike else apart > 1e-3, (update, part, apart)
     assert gated._cache_size() == 1
 
 
@@ -463,7 +462,7 @@ def test_gates_send_no_gradient_to_the_router_once_it_is_frozen(state):
 
 def quick_learner(devices: list, agent: Agent = AGENT, tasks: list[Task] = TASK_LIST) -> Learner:
     """A learner whose programs are compiled without optimisation."""
-    with mock.patch("jax.jit", lambda function, compiler_options, **options: quick(function, **options)):
+    with hastily():
         return Learner(mow.record(tiny_settings(), tasks, agent), tasks, devices)
 
 

@@ -9,8 +9,10 @@ import re
 import jax
 import numpy as np
 import pytest
+from compiled import hastily
 from test_agent import quick_learner, random_batch, tiny_agent
 
+from mow_jax.learner import Learner
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.systems.mow import clustering, inspection
 from mow_jax.systems.mow.types import TrainState
@@ -32,16 +34,32 @@ def batch_of(tasks: int, seed: int, *sizes: int) -> Batch:
     return random_batch(seed, *sizes, tasks=tasks)
 
 
+def windows_of(tasks: int, seed: int) -> tuple[Batch, Batch]:
+    """What an update learns from: windows, and contexts of imagination."""
+    return batch_of(tasks, seed), batch_of(tasks, seed + 50, 3, 3)
+
+
+@functools.cache
+def compiled(tasks: int, devices: int) -> Learner:
+    """A learner whose update is an executable: tests that run it and that read it compile it once."""
+    learner = quick_learner(jax.devices()[:devices], *agent_of(tasks))
+    learner.load(first_state(tasks))
+    windows = map(learner.deal, windows_of(tasks, 0))
+    update = learner._updates["training"].lower(learner.state, *windows, learner._shard)
+    learner._updates["training"] = update.compile()
+    return learner
+
+
 def trained(tasks: int, devices: int) -> tuple[TrainState, clustering.Clusters]:
     """The state after a few updates, and the clusters that its gradients give."""
-    agent, task_list = agent_of(tasks)
-    learner = quick_learner(jax.devices()[:devices], agent, task_list)
+    agent, learner = agent_of(tasks)[0], compiled(tasks, devices)
     learner.load(first_state(tasks))
     for seed in range(UPDATES):
-        windows = batch_of(tasks, seed), batch_of(tasks, seed + 50, 3, 3)
-        learner.update("training", *map(learner.deal, windows))
+        learner.update("training", *map(learner.deal, windows_of(tasks, seed)))
     gradients = functools.partial(inspection.task_gradients, agent, vector="layer_mean", size=0)
-    layers = learner.measure(gradients)(batch_of(tasks, 99), 0)
+    with hastily():
+        measured = learner.measure(gradients)
+    layers = measured(batch_of(tasks, 99), 0)
     names = [str(k) for k in range(tasks)]
     sizes = dict(clusters=agent.world.clusters, experts=agent.world.routing.experts, active=agent.world.routing.active)
     return learner.snapshot(), clustering.cluster_tasks(names, layers, method="agglomerative", seed=0, **sizes)
@@ -87,11 +105,7 @@ def test_any_number_of_devices_learns_what_one_learns(tasks, devices):
 
 @pytest.mark.slow
 def test_an_update_sends_one_gradient_an_optimiser_and_never_calls_the_host():
-    agent, task_list = agent_of(5)
-    learner = quick_learner(jax.devices()[:4], agent, task_list)
-    learner.load(first_state(5))
-    windows = learner.deal(batch_of(5, 0)), learner.deal(batch_of(5, 50, 3, 3))
-    text = learner._updates["training"].lower(learner.state, *windows, learner._shard).compile().as_text()
+    text = compiled(5, 4)._updates["training"].as_text()
     sent = [
         math.prod(int(size) for size in shape.split(",") if size)
         for results in re.findall(r"= (.*?) all-reduce(?:-start)?\(", text)

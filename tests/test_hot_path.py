@@ -9,6 +9,7 @@ import jax
 import jax.monitoring
 import numpy as np
 import pytest
+from compiled import hastily
 from processes import ROOT, TINY
 
 from mow_jax import logs, train
@@ -70,7 +71,8 @@ def test_a_run_compiles_sends_and_reads_nothing_between_its_updates(tmp_path, mo
     monkeypatch.setattr(logs.Window, "_fold", read)
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
-        assert train.train(config, tmp_path / "run") == 0
+        with hastily():
+            assert train.train(config, tmp_path / "run") == 0
     finally:
         jax.config.update("jax_transfer_guard_host_to_device", "allow")
         jax.monitoring.clear_event_listeners()

@@ -22,11 +22,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops": {"types"},
     "processes": {"types"},
     "locks": {"types"},
+    "xla": set(),
     "advice": set(),
     "origin": set(),
     "flops": set(),
     "meter": {"types"},
-    "learner": {"flops", "processes", "types"},
+    "learner": {"flops", "processes", "types", "xla"},
     "diagnostics": {"learner", "processes", "types"},
     "systems": {"types"},
     "build": {"config", "envs", "systems", "types"},
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command": {"types"},
     "trial": {"command", "preflight", "processes", "summary", "workdir"},
     "workdir": {"checks", "config", "locks", "processes", "types"},
-    "summary": {"", "build", "envs", "logs", "origin", "processes", "replay", "types"},  # "": for its version
+    "summary": {"", "build", "envs", "logs", "origin", "processes", "replay", "types", "xla"},  # "": for its version
     "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},
     "preflight": {"build", "config", "envs", "logs", "meter", "processes", "transfer", "types"},
     "mirror": {"learner", "replay", "types"},

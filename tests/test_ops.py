@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import quick
 
 from mow_jax.ops import convolution, distributions, returns, routing, twohot
 from mow_jax.ops.convolution import downsample, upsample
@@ -17,8 +16,6 @@ from mow_jax.ops.norm import LayerNorm
 from mow_jax.types import Shard
 
 LOGITS = np.linspace(-1, 1, twohot.BINS, dtype=np.float32)
-# What runs once is not worth optimising.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

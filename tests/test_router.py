@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import quick
 
 from mow_jax.systems.mow import router
 from mow_jax.systems.mow.router import Routing
 
 RULES = Routing(tasks=26, experts=12, active=2, anneal_updates=20_795)  # the defaults on 26 games
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 reselect = quick(functools.partial(router.reselect, margin=0.05))
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import storm_fixture
+from compiled import quick
 from storm_fixture import Recording
 
 from mow_jax import build, config
@@ -212,9 +213,7 @@ def unstacked(tree: Any) -> Any:
 
 def on_one_device(function, *args):
     """A function that reduces over the axis "device", compiled and run on one of them."""
-    # It runs once: compiling takes longer, and most of that goes into optimising.
-    compiled = jax.jit(jax.vmap(function, axis_name="device"), compiler_options={"xla_backend_optimization_level": 0})
-    outputs = compiled(*stacked(args))
+    outputs = quick(jax.vmap(function, axis_name="device"))(*stacked(args))
     return jax.tree.map(np.asarray, unstacked(outputs))
 
 

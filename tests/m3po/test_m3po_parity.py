@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import recording
-from recording import compiled
+from compiled import quick
 
 from mow_jax.ops import twohot
 from mow_jax.systems.m3po import networks, planner, world_model
@@ -86,7 +86,7 @@ def test_normed_layers_and_their_gradients(name: str):
             return networks.mish(networks.norm(params[0], networks.linear(params[0], x, jnp.float32)))
         return networks.mlp(params, x, jnp.float32, 8)
 
-    @compiled
+    @quick
     def values(params, x, r):
         y, back = jax.vjp(run, params, x)
         return y, back(r)
@@ -99,7 +99,7 @@ def test_normed_layers_and_their_gradients(name: str):
 
 def test_scalars_over_bins():
     x, logits = (recorded()[f"twohot/{what}"] for what in ("x", "logits"))
-    loss, back = compiled(lambda x, y: (twohot.cross_entropy(y, x, LIMIT), twohot.decode(y, LIMIT)))(x[:, 0], logits)
+    loss, back = quick(lambda x, y: (twohot.cross_entropy(y, x, LIMIT), twohot.decode(y, LIMIT)))(x[:, 0], logits)
     np.testing.assert_allclose(loss, recorded()["twohot/loss"][:, 0], **TOLERANCE)
     np.testing.assert_allclose(back, recorded()["twohot/back"][:, 0], **TOLERANCE)
 
@@ -137,7 +137,7 @@ def update(name: str):
         )
         return loss, said
 
-    @compiled
+    @quick
     def values(params, e):
         gradient, (terms, z, known) = jax.grad(of_model, argnums=(0, 1), has_aux=True)(params, e)
         found = world_model.value_range(made, params["q"], params["policy"], e, mask, z[:, 0], draws)
@@ -188,7 +188,7 @@ def test_the_plan_on_given_noise(name: str, iterations: int):
     given = Noise(np.stack(policy), samples, last, pair[:, :2], np.zeros(6, np.float32), np.zeros(3, np.float32))
     settings = Planner(TIME, iterations, 24, 4, 6, 0.5, 0.05, 2.0)
 
-    @compiled
+    @quick
     def run(params, obs, before):
         z = world_model.encode(made, params, e, obs)
         dream = world_model.dream(made, params, e, mask)

@@ -241,8 +241,11 @@ def test_the_first_stage_learns_what_an_agent_without_stages_learns():
         alone, _ = updating(1, 1)(alone, *draws())
         staged, _ = updating()(staged, *draws())
     parts = {name: part for name, part in staged.params.items() if name != "adapters"}
-    # Three steps move by up to 9e-3; where a gradient is nothing but rounding (a key's bias), Adam makes much of it.
-    chex.assert_trees_all_close(alone.params, parts, atol=5e-4)
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+    for name, part in parts.items():
+        # Of a part, not of a leaf: where a gradient is nothing but rounding (a key's bias), Adam makes much of it.
+        moved = np.linalg.norm(flat(alone.params[name]) - flat(plain.params[name]))
+        assert np.linalg.norm(flat(alone.params[name]) - flat(part)) < 0.05 * moved, name
     chex.assert_trees_all_equal(staged.params["adapters"], started().params["adapters"])
 
 

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import quick
 from drawing import parameters as drawn
 
 from mow_jax.systems.scalezero import agent as algorithm
 from mow_jax.systems.scalezero import mixture, targets, world_model
 from mow_jax.systems.scalezero.world_model import WorldModel
-
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # each runs once
 
 # --- The mixture ------------------------------------------------------------------------------------------------------
 
@@ -55,7 +54,7 @@ def oracle(p: dict, active: int, gate_norm: str) -> jax.Array:
 def mixed(active: int, gate_norm: str):
     """Values and gradients of ours and the oracle's."""
 
-    @compiled
+    @quick
     def both(p, r):
         made = {}
         for name, function in (("ours", ours), ("oracle", oracle)):
@@ -98,7 +97,7 @@ def layer(kind: str, active: int = 1):
 def test_a_layer_s_own_words_are_of_the_tasks_that_count(kind: str):
     module, params, x = layer(kind, active=2)
 
-    @compiled
+    @quick
     def said(params, x):
         say = lambda *given: module.apply({"params": params}, *given, mutable=["intermediates"])[1]["intermediates"]
         return say(x, jnp.array([0.0, 1.0])), say(x[2:])
@@ -150,7 +149,7 @@ def test_n_step_targets_are_those_of_a_loop_over_rows():
             expected[window, t] += gamma**i * reward[window, row]
             if termination[window, row]:
                 break
-    run = compiled(functools.partial(targets.n_step, gamma=gamma, steps=steps))
+    run = quick(functools.partial(targets.n_step, gamma=gamma, steps=steps))
     target, weight = run(*(np.float32(x) for x in (reward, value[:, steps:])), termination, is_first)
     np.testing.assert_array_equal(weight, weights)
     assert 0.5 < weights.mean() < 1
@@ -159,7 +158,7 @@ def test_n_step_targets_are_those_of_a_loop_over_rows():
 
 def test_scalars_survive_their_categories():
     x = np.array([0, 1, -1, 0.37, 1000, -2000, 123.4], np.float32)
-    coded, back = compiled(lambda x: ((c := targets.categories(x, 101)), targets.scalar(jnp.log(c + 1e-12))))(x)
+    coded, back = quick(lambda x: ((c := targets.categories(x, 101)), targets.scalar(jnp.log(c + 1e-12))))(x)
     np.testing.assert_allclose(coded.sum(-1), 1, rtol=1e-6)
     assert ((coded > 0).sum(-1) <= 2).all()
     np.testing.assert_allclose(back, x, rtol=1e-3, atol=1e-3)
@@ -188,12 +187,12 @@ def whole(params, z, action, is_first):
 def test_a_walk_through_the_tree_is_the_window_read_at_once():
     z, action, is_first = windows()
 
-    @compiled
+    @quick
     def start(params, first):
         rows = world_model.task_heads(params, jnp.arange(2))
         return world_model.start(MODEL, params, rows, world_model.empty_context(MODEL, 2), first, MASK)
 
-    @compiled
+    @quick
     def follow(params, node, action):
         return world_model.follow(MODEL, params, world_model.task_heads(params, jnp.arange(2)), node, action, MASK)
 
@@ -204,10 +203,10 @@ def test_a_walk_through_the_tree_is_the_window_read_at_once():
         rewards, latents, seen, ons = [*rewards, reward], [*latents, node.latent], [*seen, prediction], [*ons, on]
     stack = lambda parts: jax.tree.map(lambda *x: np.stack(x, 1), *parts)
     seen, rewards, latents, ons = stack(seen), stack(rewards), stack(latents), stack(ons)
-    outputs = compiled(whole)(PARAMETERS, latents, action, is_first)
+    outputs = quick(whole)(PARAMETERS, latents, action, is_first)
     chex.assert_trees_all_close(seen, outputs.prediction, atol=1e-5)
     np.testing.assert_allclose(latents[:, 1:], outputs.latent[:, :-1], atol=1e-5)
-    np.testing.assert_allclose(rewards, compiled(targets.scalar)(outputs.reward[:, :-1]), atol=1e-4)
+    np.testing.assert_allclose(rewards, quick(targets.scalar)(outputs.reward[:, :-1]), atol=1e-4)
     np.testing.assert_allclose(ons, jax.nn.sigmoid(outputs.continuation[:, :-1]), atol=1e-5)
     assert np.ptp(ons) > 0.01
     assert np.abs(np.diff(seen.value, axis=1)).min(-1).max() > 1e-6, "steps must differ to say anything"
@@ -217,7 +216,7 @@ def test_no_output_depends_on_later_steps_other_episodes_or_other_tasks():
     z, action, is_first = windows()
     is_first[0, 2] = True  # a new episode in the first task's window
 
-    @compiled
+    @quick
     def influence(params, z):
         """[t, N, T]: how much the outputs of the first window at t depend on each latent."""
         said = lambda z: [

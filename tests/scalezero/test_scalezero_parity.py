@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import recording
-from recording import compiled
+from compiled import quick
 
 from mow_jax.systems.scalezero import stages, targets, world_model
 from mow_jax.systems.scalezero.encoder import VisionTransformer
@@ -133,7 +133,7 @@ def test_output_and_gradients_are_the_reference_s(name: str):
     translate, run = PARTS[name]
     params, x = translate(part(name, "weight")), recorded()[f"{name}/x"]
 
-    @compiled
+    @quick
     def values(params, x, r):
         y, back = jax.vjp(run, params, x)
         return y, back(r)
@@ -149,7 +149,7 @@ def test_output_and_gradients_are_the_reference_s(name: str):
 def test_a_cache_says_what_the_whole_sequence_says():
     module = Transformer(2, 2, experts)
 
-    @compiled
+    @quick
     def run(params, x):
         cache, said = None, []
         for start, end in ((0, 7), (7, 8), (8, 10)):
@@ -165,7 +165,7 @@ def test_a_cache_says_what_the_whole_sequence_says():
 RULES = Stages(count=3, rank=4, alpha=2.0)
 
 
-@compiled
+@quick
 def adapted(params, x, r, stage):
     """Output and gradients of a linear map with adapters."""
 
@@ -208,7 +208,7 @@ def test_a_linear_map_with_adapters_at_each_stage(stage: int):
 def test_scalars_and_their_categories():
     theirs = {key.removeprefix("scalar/"): value for key, value in recorded().items() if key.startswith("scalar/")}
 
-    @compiled
+    @quick
     def values(x, logits):
         coded = {"categories": targets.categories(x, 101), "smoothed": targets.categories(x, 101, 0.1)}
         return coded | {"squashed": targets.squash(x), "back": targets.scalar(logits)}
@@ -230,7 +230,7 @@ def test_loss_terms_of_a_task():
     is_first[..., -1] = True  # theirs has no row behind the window
     latent = one(np.concatenate([target["latent"][:, 1:], target["latent"][:, :1]], axis=1))
     values = (one(target["reward"]), one(target["value"]), np.ones((1, batch, time)), one(target["policy"]))
-    terms = compiled(functools.partial(world_model.losses, smoothing=0.1))(
+    terms = quick(functools.partial(world_model.losses, smoothing=0.1))(
         outputs, latent, *values, is_first, np.zeros((1, batch, time), bool)
     )
     for name, value in terms.items():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mow_jax import xla
 from mow_jax.systems.scalezero import search
 from mow_jax.systems.scalezero.search import Noise, Search
 
@@ -52,7 +53,7 @@ def searching(method: str):
     """One program for all tests."""
     setup = Search(simulations=SIMULATIONS[method], method=method, gamma=GAMMA, considered=ACTIONS)
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+    @functools.partial(jax.jit, compiler_options=xla.options("cpu", often=True))
     def run(states, mask, noise, logits, values):
         def follow(action, node):
             reward = jnp.where(mask[jnp.arange(len(mask)), action], jnp.array(REWARD)[node, action], FORBIDDEN)
@@ -160,7 +161,7 @@ def test_with_few_simulations_gumbel_tries_what_puct_never_sees():
                 node * 0,
             )
 
-        @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+        @functools.partial(jax.jit, compiler_options=xla.options("cpu", often=True))
         def run():
             return search.search(setup, follow, zeros(actions), zeros(), zeros() - 1, mask, extra)
 

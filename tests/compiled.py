@@ -1,0 +1,18 @@
+"""Compiles what runs a few times and is not worth optimising."""
+
+from __future__ import annotations
+
+import functools
+from unittest import mock
+
+import jax
+
+from mow_jax import xla
+
+OPTIONS = xla.options("cpu", often=False)
+quick = functools.partial(jax.jit, compiler_options=OPTIONS)
+
+
+def hastily():
+    """A context in which learners take all their programs for such."""
+    return mock.patch.object(xla, "options", return_value=OPTIONS)
