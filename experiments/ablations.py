@@ -194,6 +194,9 @@ def _experiment(name):
 def _changed(base, changed):
     config = base.copy_and_resolve_references()
     config.update_from_flattened_dict(changed)
+    if changed.get("agent.act_on") == "prior":  # imagines one token more of a window than acting on the posterior does
+        agent = config.agent
+        agent.horizon = min(agent.horizon, config.batch.length - 1 - agent.context)
     return config
 
 

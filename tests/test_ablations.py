@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from processes import ROOT, TINY, refused, run
 
 from mow_jax import build, config, summary
+from mow_jax.checks import flat
 from mow_jax.learner import abstract_state
 from mow_jax.report import data
 from mow_jax.systems.mow import actor_critic, clustering, router, world_model
@@ -100,6 +101,54 @@ def test_every_variant_is_a_run_of_its_own_or_is_refused(experiment: str, count:
         config.check(settings)
     effects = [json.dumps(config.effective(settings, count), default=list) for settings in kept.values()]
     assert len(set(effects)) == len(effects) >= 30
+
+
+@pytest.mark.parametrize("experiment", ["metaworld_mt10", "metaworld_mt50", "metaworld_quickstart", "metaworld_reach"])
+def test_variants_of_robots_can_be_run(experiment: str):
+    """As those of toys and games above; a blind policy's horizon has room in the window."""
+    for name in ("act_on=prior", "storm_embedding", "literal_router", "literal_harmony", "no_harmony"):
+        config.check(ABLATIONS["get_config"](f"{experiment}/{name}"))
+
+
+@pytest.mark.parametrize(
+    ("variant", "meant"),
+    [
+        ("no_expert_transformers", {"model.layers": 0}),
+        ("no_shared_transformer", {"model.shared_layers": 0}),
+        ("no_task_loss", {"loss.task": 0.0}),
+        ("no_harmony", {"loss.harmony": "off"}),
+        ("literal_harmony", {"loss.harmony": "zero"}),
+        ("act_on=prior", {"agent.act_on": "prior"}),
+        ("norm=batch", {"model.norm": "batch"}),
+        ("return_scale=shared", {"agent.return_scale": "shared"}),
+        ("warmup=77", {"warmup.updates": 77}),
+        ("clusters=6", {"clustering.clusters": 6}),
+        ("clusters=each", {"clustering.method": "identity"}),
+        ("grouping=spectral", {"clustering.method": "spectral"}),
+        ("vector=projection", {"clustering.vector": "projection"}),
+        ("experts=3", {"router.experts": 3}),
+        ("active=1", {"router.active": 1}),
+        ("routing=table", {"router.mode": "table"}),
+    ],
+)
+def test_a_variant_changes_what_it_is_named_for(variant: str, meant: dict[str, Any]):
+    """And nothing else but what goes with it."""
+    with_it = {
+        "no_harmony": {"optimizer.world_eps", "optimizer.world_clip"},
+        "act_on=prior": {"loss.mask_boundaries"},
+    }
+    before = flat(ABLATIONS["get_config"]("toy13/mow"))
+    after = flat(ABLATIONS["get_config"](f"toy13/{variant}"))
+    changed = {key for key in before if before[key] != after[key]}
+    assert {key: after[key] for key in meant} == meant
+    assert changed - with_it.get(variant, set()) == set(meant)
+
+
+def test_storm_with_an_embedding_is_storm_but_for_the_embedding():
+    storm = flat(runpy.run_path(str(ROOT / "experiments" / "storm.py"))["get_config"]())
+    for key, value in ABLATIONS["changes"]("storm_embedding", "toy13").items():
+        assert storm[key] == value, key
+    assert ABLATIONS["get_config"]("toy13/storm_embedding").model.embedding > storm["model.embedding"] == 0
 
 
 def test_of_one_task_with_one_expert_no_number_of_experts_or_clusters_makes_another_run():

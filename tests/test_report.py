@@ -357,7 +357,7 @@ def test_the_commands_that_make_a_run_again(workdir, tmp_path, capsys, monkeypat
         "python -m mow_jax.train --workdir=again",
     ):
         assert re.search(f"^{line}$", script, re.MULTILINE), script
-    assert "# Files differed" in script and "other commits, so that it cannot be made again exactly: 4567def" in script
+    assert "# Files differed" in script and "Not exactly this run: it was resumed at other commits, 4567def" in script
     place = tmp_path / "elsewhere"
     place.mkdir()
     monkeypatch.chdir(place)
@@ -367,6 +367,45 @@ def test_the_commands_that_make_a_run_again(workdir, tmp_path, capsys, monkeypat
     assert checks.flat(config.of_saved({**saved, "suite": {**saved["suite"], "tasks": ("Boxing", "Pong")}})) | {
         "checkpoint.milestones": []
     } == checks.flat(settings) | {"checkpoint.milestones": []}
+
+
+def test_the_commands_say_where_they_do_not_make_the_same_run(workdir, tmp_path, capsys, monkeypatch):
+    """Another's weights, an end before the end, other packages, changed settings; a table that is gone is put back."""
+    settings = config.default()
+    changed = {"clustering.method": "file", "clustering.table": "by hand/own.json", "train.steps": 50_000}
+    settings.update_from_flattened_dict(changed | {"train.init_from": "runs/parent"})
+    (workdir / "config.json").write_text(json.dumps(settings.to_dict(), default=list))
+    results = json.loads((workdir / "results.json").read_text()) | {"step": 1_200}
+    (workdir / "results.json").write_text(json.dumps(results))
+    start = {
+        "commit": "0123abc",
+        "python": "3.11.7",
+        "versions": {"jax": "0.10.2"},
+        "machine": "m",
+        "command": "train.py",
+    }
+    again = start | {"versions": {"jax": "0.12.0"}, "command": "train.py --allow_config_change=agent.entropy"}
+    (workdir / "origin.json").write_text(json.dumps([start, again]))
+    assert main([f"--reproduce={workdir}"]) == 0
+    script = capsys.readouterr().out
+    for why in (
+        "other versions of packages",
+        "config.json has the last ones",
+        "weights of runs/parent",
+        "1,200 of 50,000",
+    ):
+        assert re.search(f"^# Not exactly this run: .*{why}", script, re.MULTILINE), script
+    monkeypatch.chdir(tmp_path)
+    line = next(line for line in script.splitlines() if line.startswith("test -e"))
+    for left in (None, "edited since"):  # what lies there is not overwritten
+        if left:
+            Path("by hand/own.json").write_text(left)
+        subprocess.run(["bash", "-ec", line], check=True)
+        assert Path("by hand/own.json").read_text() == (left or (workdir / "clusters.json").read_text())
+    (workdir / "origin.json").write_text(json.dumps([start]))
+    (workdir / "config.json").write_text(json.dumps(config.default().to_dict(), default=list))
+    (workdir / "results.json").unlink()
+    assert main([f"--reproduce={workdir}"]) == 0 and "Not exactly" not in capsys.readouterr().out
 
 
 def test_a_run_that_does_not_say_what_it_came_from_is_refused(workdir, capsys):

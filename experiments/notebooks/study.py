@@ -104,6 +104,18 @@ class Study:
         return jax.tree.map(lambda *parts: np.mean(parts, axis=0), *found)
 
 
+def inside_episodes(replay, count, length, drawn=400):
+    """Windows [K, count, length], of so many drawn those that stay in one episode longest; and which of their rows do,
+    [K, count, length] bool."""
+    windows = replay.sample(drawn, length, 0, "films")
+    ended = np.array(windows.is_first)
+    ended[:, :, 0] = False
+    inside = np.cumsum(ended, axis=2) == 0
+    longest = np.argsort(-inside.sum(2), axis=1, kind="stable")[:, :count]
+    kept = jax.tree.map(lambda rows: np.stack([own[best] for own, best in zip(rows, longest, strict=True)]), windows)
+    return kept, np.stack([own[best] for own, best in zip(inside, longest, strict=True)])
+
+
 def train(name, *changes, file=TOYS):
     """The workdir of a run of the experiment, trained here if it has not been: `changes` are "key=value"."""
     directory = RUNS / f"{'tiny_' * TINY}{name}_{_mark(file, changes)}"

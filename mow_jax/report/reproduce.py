@@ -19,15 +19,53 @@ def commands(workdir: str) -> str:
             f"{workdir!r} is no workdir: it has no config.json; give the --workdir of python -m mow_jax.train"
         )
     start, *later = _starts(folder)
-    others = sorted({other["commit"] for other in later} - {start["commit"]})
+    config = _read(folder / "config.json")
     notes = [f"# Started as: {start['command']}", f"# on {start['machine']}, Python {start['python']}."]
-    notes += [f"# Resumed at other commits, so that it cannot be made again exactly: {', '.join(others)}."] * bool(
-        others
-    )
+    notes += [f"# Not exactly this run: {why}." for why in _departures(folder, config, start, later)]
     # A folder with nothing but config.json is a run at its beginning: all settings are in it.
     train = ["mkdir -p again", f"cp {shlex.quote(str(folder / 'config.json'))} again/"]
+    train += _groups(folder, config.get("clustering", {}).get("table", ""))
     train.append("python -m mow_jax.train --workdir=again")
     return "\n".join([*notes, *install(start["commit"], start["versions"]), *train]) + "\n"
+
+
+def _departures(folder: Path, config: dict, start: dict, later: list[dict]) -> list[str]:
+    """What the commands leave out or do otherwise."""
+    commits = sorted({other["commit"] for other in later} - {start["commit"]})
+    found = [f"it was resumed at other commits, {', '.join(commits)}"] * bool(commits)
+    found += ["it was resumed with other versions of packages, see origin.json"] * any(
+        other["versions"] != start["versions"] for other in later
+    )
+    if any("--allow_config_change" in other["command"] for other in later):
+        found.append("settings were changed on the way, and config.json has the last ones")
+    settings = config.get("train", {})
+    if parent := settings.get("init_from"):
+        found.append(f"it began with the weights of {parent} (train.init_from), which must still be there")
+    if (folder / "results.json").is_file():
+        step = _read(folder / "results.json").get("step")
+        if step is not None and step < settings.get("steps", step):
+            found.append(f"it ended at step {step:,} of {settings['steps']:,}, to which the commands train")
+    return found
+
+
+def _groups(folder: Path, table: str) -> list[str]:
+    """Lines that put back a clusters.json of the user's that is gone: a run's own says what it took from it."""
+    kept = folder / "clusters.json"
+    if not table or not kept.is_file():
+        return []
+    there, folder_of = shlex.quote(table), shlex.quote(str(Path(table).parent))
+    back = f"mkdir -p {folder_of} && cp {shlex.quote(str(kept))} {there}"
+    return [f"# What the run took from {table} lies in {kept}.", f"test -e {there} || {{ {back}; }}"]
+
+
+def _read(path: Path) -> dict:
+    try:
+        held = json.loads(path.read_text())
+    except (OSError, ValueError) as problem:
+        raise BadInput(f"{path} cannot be read: {problem}; restore it") from None
+    if not isinstance(held, dict):
+        raise BadInput(f"{path} is none of mow_jax's: restore it")
+    return held
 
 
 def install(commit: str, versions: dict[str, str]) -> list[str]:
