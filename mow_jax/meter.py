@@ -61,7 +61,7 @@ def traced(text: str, updates: int) -> tuple[int, int]:
     if not (first.isdecimal() and count.isdecimal() and len(text) < 40 and int(count)):
         raise BadInput(f"--profile={text} is not understood: give START:COUNT, as in --profile=100:5")
     last = int(first) + int(count)
-    if last >= updates:
+    if last > updates:
         raise BadInput(f"--profile={text} ends at update {last}, and the run has {updates}: start earlier")
     return int(first), last
 
@@ -76,8 +76,11 @@ class Trace:
 
     def at(self, update: int, state: object) -> None:
         """Before each update: begins, or ends once the last one traced has been computed into `state`."""
+        if 0 <= self._first < update:
+            print(f"nothing is traced: update {self._first} lies before {update}, where the run goes on", flush=True)
+            self._first = -1
         if update == self._first:
-            self._on = True
+            self._on, self._first = True, -1
             jax.profiler.start_trace(str(self._directory), create_perfetto_trace=True)
         elif self._on and update >= self._last:
             jax.block_until_ready(state)

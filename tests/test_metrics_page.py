@@ -84,7 +84,7 @@ def test_every_timing_has_its_entry_and_rates_are_of_the_time_between():
         ("5", "START:COUNT"),
         ("5:0", "START:COUNT"),
         ("a:1", "START:COUNT"),
-        ("98:2", "the run has 100"),
+        ("98:3", "the run has 100"),
         (":3", "START"),
     ],
 )
@@ -101,6 +101,17 @@ def test_a_profile_leaves_a_trace_of_its_updates(tmp_path):
         trace.at(update, state)
         assert trace._on == (update in (2, 3))
         state = step(state)
+    assert trace.at(2, state) is None and not trace._on, "once is enough"
     assert list((tmp_path / "profile").rglob("perfetto_trace.json.gz")) and list(
         (tmp_path / "profile").rglob("*.xplane.pb")
     )
+
+
+def test_the_last_updates_can_be_traced_and_those_before_a_resumed_position_are_told_to_be_gone(tmp_path, capsys):
+    assert meter.traced("98:2", 100) == (98, 100)
+    trace = meter.Trace("3:2", tmp_path / "profile", 10)
+    for update in (4, 5, 6):  # went on from update 4
+        trace.at(update, np.zeros(1))
+    trace.close()
+    assert not (tmp_path / "profile").exists()
+    assert capsys.readouterr().out == "nothing is traced: update 3 lies before 4, where the run goes on\n"
