@@ -111,8 +111,6 @@ def test_a_run_that_goes_wrong_in_many_ways_is_told_so(tmp_path):
     assert len(set(said)) == len(said)
     assert set(FAILURES) - {"Returns explode"} <= set(said), output
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        assert line["time/updates_per_second"] >= 0 and line["time/memory_gb"] > 0.05 and line["time/cores_busy"] > 0
     learned = [line for line in lines if "world/gradient_norm" in line]
     for before, line in itertools.pairwise(learned):
         if line["update"] - before["update"] == 3 and line["time/updates_per_second"]:

@@ -59,6 +59,10 @@ def test_a_run_leaves_what_its_users_expect(finished):
         and {f"evaluation/grid/{name}" for name in ("termination_error", "reconstruction_ratio")} <= names
     )
     assert all(value is not None and np.isfinite(value) for line in metrics(finished) for value in line.values())
+    for line in map(json.loads, (finished / "metrics.jsonl").read_text().splitlines()):
+        cost = {f"time/{name}" for name in ("updates_per_second", "steps_per_second", "cores_busy", "memory_gb")}
+        assert cost <= line.keys() and line["time/memory_gb"] > 0.05, line
+        assert line.get("time/flop_per_second", 0) > 0 or "world/gradient_norm" not in line, line
     assert (finished / "report" / "index.html").exists() and list((finished / "report").rglob("*.gif"))
 
 
