@@ -206,7 +206,7 @@ def test_a_newcomer_reads_the_loop_the_algorithm_its_model_and_an_experiment():
     "path",
     [
         ("scalezero_quickstart", "scalezero/agent", "scalezero/world_model", "scalezero/search"),
-        ("toy_slide", "m3po/agent", "m3po/world_model"),
+        ("toy_slide", "m3po/agent", "m3po/world_model", "m3po/planner"),
     ],
     ids=lambda path: path[1].partition("/")[0],
 )

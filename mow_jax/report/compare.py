@@ -173,7 +173,7 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
         _figure(
             "Success while training",
             "Share of training episodes that succeeded, drawn as the returns are. Who acts in them is each system's"
-            " own: some of M3PO's are the bare policy's.",
+            " own, and need not act as scores are measured.",
             comparing.curves(groups, looks, directory / "success.png", "success"),
             Picture("success.png", "Success of training episodes of each task"),
         ),

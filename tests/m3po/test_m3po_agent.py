@@ -89,12 +89,13 @@ def learned(function, made: Agent, state: State, batch: Batch, devices: int = 1)
 
 
 @functools.cache
-def acting(made: Agent, explore: bool):
-    compiled = program(functools.partial(algorithm.act, made, explore=explore), 1)
+def acting(made: Agent, explore: bool, devices: int = 1):
+    compiled = program(functools.partial(algorithm.act, made, explore=explore), devices)
 
     def run(state, context, seen, is_first, step):
-        context, seen, is_first = dealt((context, seen, is_first), 1)
-        return first(compiled(same(state, 1), context, seen, is_first, same(np.int32(step), 1), shard(MASK, 1)))
+        rows = dealt((context, seen, is_first), devices)
+        found = compiled(same(state, devices), *rows, same(np.int32(step), devices), shard(MASK, devices))
+        return jax.tree.map(lambda x: np.reshape(x, (-1, *np.shape(x)[2:]))[:TASKS], found)
 
     return run
 
@@ -157,6 +158,39 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count():
     state, metrics = learned(algorithm.on_policy, made, started(made), newest)
     chex.assert_trees_all_equal(state.params, started(made).params)
     assert metrics["fresh/skipped"] == 1
+
+
+@pytest.mark.slow
+def test_values_are_learned_from_the_moving_average_by_the_task_s_own_discount():
+    """Another discount of task 1 moves its loss alone; another moving average moves both, and nothing else."""
+    made, batch = agent(), rows(WINDOWS, HORIZON + 1)
+    start, longer = started(made), dataclasses.replace(made, gammas=(0.9, 0.5))
+    moved = start._replace(target=jax.tree.map(lambda leaf: 2 * leaf, start.target))
+    (_, own), (_, other), (_, late) = (
+        learned(algorithm.update, made, start, batch),
+        learned(algorithm.update, longer, start, batch),
+        learned(algorithm.update, made, moved, batch),
+    )
+    assert other["world/value"][0] == pytest.approx(own["world/value"][0], rel=1e-5)
+    assert abs(other["world/value"][1] - own["world/value"][1]) > 1e-3
+    assert np.all(np.abs(late["world/value"] - own["world/value"]) > 1e-3)
+    for name in ("consistency", "reward", "termination"):
+        np.testing.assert_array_equal(late[f"world/{name}"], own[f"world/{name}"])
+
+
+@pytest.mark.slow
+def test_the_encoder_learns_at_its_share_of_the_rate_and_embeddings_stay_short():
+    made, batch = agent(), rows(WINDOWS, HORIZON + 1)
+    start = started(made)
+    start = start._replace(params=start.params | {"embedding": 20 * start.params["embedding"]})
+    state, _ = learned(algorithm.update, made, start, batch)
+    whole, _ = learned(algorithm.update, dataclasses.replace(made, encoder_rate=1.0), start, batch)
+    for old, slow, fast in zip(*(jax.tree.leaves(s.params["encoder"]) for s in (start, state, whole)), strict=True):
+        np.testing.assert_allclose(slow - old, 0.3 * (fast - old), atol=2e-6)
+        assert np.any(fast != old)
+    chex.assert_trees_all_close(state.params["dynamics"], whole.params["dynamics"], atol=1e-6)
+    assert np.all(np.linalg.norm(start.params["embedding"], axis=-1) > 1)
+    assert np.all(np.linalg.norm(state.params["embedding"], axis=-1) <= 1 + 1e-5)
 
 
 def test_a_time_limit_bootstraps_by_the_model_and_an_end_does_not():
@@ -227,6 +261,12 @@ def test_plans_are_kept_within_an_episode_and_forgotten_at_its_start():
     )
     np.testing.assert_array_equal(anew[0], again[0])
     assert np.any(kept[0] != anew[0])
+    # A step later: the first action of the plan has been taken, the second one is the first.
+    past, future = far.mean.copy(), far.mean.copy()
+    past[:, :, 0], future[:, :, 1] = -0.9, -0.9
+    moved = [act(started(made), ActState(start), seen, never > 0, 0)[0] for start in (past, future)]
+    np.testing.assert_array_equal(moved[0], kept[0])
+    assert np.any(moved[1] != kept[0])
     np.testing.assert_array_equal(anew[0], anew[2].mean[:, :, 0])  # to be scored: the best guess
 
 
@@ -361,6 +401,14 @@ def test_four_devices_do_what_one_does():
         four, others = learned(function, made, started(made), data, 4)
         chex.assert_trees_all_close(metrics, others, atol=1e-4, rtol=1e-4)
         chex.assert_trees_all_close(one.params, four.params, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_four_devices_act_as_one_does():
+    made = agent()
+    seen = np.random.default_rng(9).normal(size=(TASKS, ENVS, NUMBERS)).astype(np.float32)
+    given = started(made), no_plans(), seen, np.ones((TASKS, ENVS), bool), 3
+    chex.assert_trees_all_close(acting(made, True)(*given), acting(made, True, 4)(*given), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -135,6 +135,8 @@ def test_the_warm_up_learns_as_all_else_does_and_compiles_nothing_of_its_own():
 def test_discounts_follow_the_tasks_lengths():
     found = [build.discount(length, 5.0, 0.95, 0.995) for length in (10, 200, 500, 100_000)]
     assert found == [0.95, pytest.approx(0.975), pytest.approx(0.99), 0.995]
+    made = agent(settings(), tasks(1, length=10) + tasks(1, length=500))
+    assert made.gammas == (0.95, pytest.approx(0.99)), "of each task its own"
 
 
 def test_weights_are_carried_over_but_for_embeddings():
