@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mow_jax import build
+from mow_jax import build, xla
 from mow_jax.actors import Actors, random_actions
 from mow_jax.learner import Learner
 from mow_jax.replay import Replay
@@ -47,7 +47,7 @@ class Study:
         self.agent = mow.agent(self.config, self.tasks, build.plan(self.config))
         self.learner = Learner(mow.record(self.config, self.tasks, self.agent), self.tasks, jax.local_devices()[:1])
         # Random numbers take XLA's CPU compiler half a minute to optimise, for nothing.
-        quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+        quick = functools.partial(jax.jit, compiler_options=xla.options(jax.default_backend(), often=False))
         self._init = quick(lambda seed: algorithm.init(dataclasses.replace(self.agent, seed=seed)))
         self._gradients = {}  # compiled, by the reductions that are asked for
         self._folder = None  # of the buffer
