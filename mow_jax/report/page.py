@@ -77,7 +77,7 @@ def write(run: Run, refresh: int = 0) -> Path:
         sections = _sections(run, directory)
         kind = "An agent's evaluation in" if only_evaluated(run) else "Run"
         title, subtitle = f"{kind} {run.directory.resolve().name}", _subtitle(run)
-        (directory / "report.md").write_text(render.markdown(title, subtitle, sections), encoding="utf-8")
+        render.put(directory / "report.md", render.markdown(title, subtitle, sections))
         render.put(directory / "index.html", render.page(title, subtitle, sections, directory, refresh))
     except OSError as problem:
         raise BadInput(
