@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from mow_jax import advice
-from mow_jax.report import curves, figures, knowledge, render, strips, tables
+from mow_jax.report import costs, curves, figures, knowledge, render, strips, tables
 from mow_jax.report.data import Frames, Run, has, only_evaluated, pictured
 from mow_jax.report.render import Picture, Section
 from mow_jax.types import BadInput
@@ -106,6 +106,7 @@ def _sections(run: Run, directory: Path) -> list[Section]:
         _router(run, directory),
         _harmony(run, directory),
         *(_losses(run, directory, area, TITLES.get(area, area.capitalize())) for area in _areas(run)),
+        costs.section({run.directory.resolve().name: [run]}, of="run"),
         _protocol(run),
     ]
     made = {section.title: section for section in sections if section is not None}
@@ -155,7 +156,7 @@ def _scores(run: Run) -> Section | None:
         "policy and 1 for the reference (a human for Atari, the best known score for toy tasks, the reward threshold "
         "for Gymnasium; for Meta-World it is the success rate). Mean and median are over the tasks' means, the "
         "interquartile mean (IQM) is over all episodes, where published ones are over the means of runs; its interval "
-        "is a stratified bootstrap."
+        "is a stratified bootstrap. At the reference: tasks whose score is 1 or more, for Atari games at human level."
     )
     if any(entry.get("stages") for entry in run.results["tasks"].values()):
         text += (
