@@ -229,6 +229,17 @@ def test_curves_are_explained_where_a_run_has_them(workdir):
     assert "hardly react" in dormant and "where it begins" in norm
 
 
+def test_searches_have_a_section_that_says_how_to_read_them(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    named = {f"search/{name}/{task}": 0.5 for name in ("entropy", "kl", "agreement", "share") for task in TASKS}
+    assert "search" not in pages._areas(data.read(str(workdir)))
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line | named) + "\n" for line in lines))
+    run = data.read(str(workdir))
+    assert "search" in pages._areas(run)
+    (text,) = pages._texts(run, "search")
+    assert "near 0 the search is sure" in text and "likeliest action is the same" in text
+
+
 def test_what_a_run_cost_by_hand(workdir):
     """Two cores were busy for five seconds, then one for five more."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

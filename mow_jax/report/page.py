@@ -47,6 +47,10 @@ TEXTS = {
     "gradients": "Cosine: how far a task's gradient of what all tasks share points where the others' do, at "
     "evaluations: 1 the same way, 0 neither with nor against them, below 0 against them. Opposed: the share of pairs "
     "of tasks whose gradients point apart.",
+    "search": "Of learned rows whose action was searched, which the weights of that time did; 0 before there are any. "
+    "Entropy: of the searched policy, in nats; near 0 the search is sure, at the logarithm of the number of actions it "
+    "says nothing. KL: what the policy head has still to learn from the searches. Agreement: the share of rows whose "
+    "likeliest action is the same by search and head. Share: of the rows, those that were searched.",
     "stages": "Stage: what of the growing backbone learns: at 0 all of it, later the adapters of that number. Solved: "
     "how many tasks have reached the target and left the loss. Steps, score: when each did, and with what normalised "
     "score.",
