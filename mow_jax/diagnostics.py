@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mow_jax import processes
+from mow_jax import files, processes
 from mow_jax.learner import Learner
 from mow_jax.types import Batch, Task
 
@@ -232,15 +232,23 @@ def _fit(x: np.ndarray, length: int) -> np.ndarray:
 
 
 def write_frames(directory: Path, frames: dict[str, np.ndarray], tasks: list[Task]) -> None:
-    """Writes frames.npz, every process its part and process 0 the whole."""
-    part = lambda index: directory / f"frames-{index}.npz"
-    np.savez(part(processes.index()), **frames)  # type: ignore[arg-type]
-    processes.wait("frames written")
-    if processes.index():
-        return
+    """Writes frames.npz, whole or not at all: every process its part, and process 0 what they make together. Raises
+    OSError, in all processes where one of them cannot write its part."""
+    parts = [directory / f"frames-{index}.npz" for index in range(processes.count())]
+    fault = None
+    try:
+        np.savez(parts[processes.index()], **frames)  # type: ignore[arg-type]
+    except OSError as error:
+        fault = [error.errno, error.strerror]
+    faults = [fault for fault in processes.gather(fault) if fault]  # when all parts are there
     whole: dict[str, np.ndarray] = {"names": np.array([task.name for task in tasks])}
-    for path in map(part, range(processes.count())):
-        with np.load(path) as file:
-            whole |= dict(file)
-        path.unlink()
-    np.savez_compressed(directory / "frames.npz", **whole)  # type: ignore[arg-type]
+    for path in () if processes.index() else parts:
+        if not faults:
+            with np.load(path) as file:
+                whole |= dict(file)
+        path.unlink(missing_ok=True)
+    if faults:
+        raise OSError(*faults[0])
+    if not processes.index():
+        with files.whole(directory / "frames.npz") as temporary:
+            np.savez_compressed(temporary, **whole)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from mow_jax import build, command, diagnostics, load, logs, processes, summary, workdir
+from mow_jax import build, command, diagnostics, files, load, logs, processes, summary, workdir
 from mow_jax.actors import Actors, Episode, random_actions
 from mow_jax.learner import Learner
 from mow_jax.report import scores, tables
@@ -84,27 +84,27 @@ def together(own: dict[str, Any], tasks: list[Task]) -> dict[str, Any]:
 
 
 def write(results: dict[str, Any], films: dict[str, np.ndarray], step: int, tasks: list[Task], directory: Path) -> None:
-    """Prints the tables, then writes results.json, whole or not at all, and frames.npz (process 0 what is global).
+    """Prints the tables, then writes frames.npz and, last of all, results.json, each whole or not at all (process 0
+    what is global): who finds results finds everything that belongs to them.
 
-    Raises BadInput where that fails; results that cannot be written are printed, so that no score is lost.
+    Raises BadInput where that fails; the results are then printed, so that no score is lost.
     """
+    content, path = json.dumps({"step": step} | results, indent=1) + "\n", directory / "results.json"
     if not processes.index():
         print_table(results, step)
-        content, path = json.dumps({"step": step} | results, indent=1) + "\n", directory / "results.json"
-        try:
-            path.with_suffix(".tmp").write_text(content)
-            path.with_suffix(".tmp").replace(path)
-        except OSError as error:
-            print(content, flush=True)
-            raise BadInput(
-                f"cannot write {path}: {error.strerror}; what it should hold is printed above. Free space or make the"
-                " folder writable, then give the same command again"
-            ) from None
     try:
         if films:
             diagnostics.write_frames(directory, films, tasks)
+        if not processes.index():
+            with files.whole(path) as temporary:
+                temporary.write_text(content)
     except OSError as error:
-        raise BadInput(f"cannot write {directory}/frames.npz: {error.strerror}; the scores are written") from None
+        if not processes.index():
+            print(content, flush=True)
+        raise BadInput(
+            f"cannot write {path} and what lies beside it: {error.strerror}; what it should hold is printed above. Free"
+            " space or make the folder writable, then give the same command again"
+        ) from None
 
 
 # --- Playing ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ cluster: launch/sweep.sbatch.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import itertools
 import json
@@ -23,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mow_jax import checks, command, config, locks, origin
+from mow_jax import checks, command, config, files, locks, origin
 from mow_jax.envs import suites
 from mow_jax.jobs import TRAIN, Job, commits, finished, lines, run, seconds
 from mow_jax.report import data, reproduce, sweeps
@@ -160,13 +159,10 @@ def draw(directory: Path) -> None:
 
 def _put(path: Path, text: str) -> None:
     """A file whole or not at all: jobs of an array write the same ones. Raises BadInput where it cannot be written."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        temporary.write_text(text)
-        temporary.replace(path)
+        with files.whole(path) as temporary:
+            temporary.write_text(text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise BadInput(
             f"cannot write {path}: {error.strerror}; free space, make it writable, or give another --workdir"
         ) from None

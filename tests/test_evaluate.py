@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import subprocess
@@ -10,12 +12,14 @@ import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from processes import ROOT, environment
 
-from mow_jax import build, config, evaluate, logs
+from mow_jax import build, config, diagnostics, evaluate, logs, processes
 from mow_jax.episodes import Episode
-from mow_jax.report import tables
+from mow_jax.report import data, tables
+from mow_jax.types import BadInput
 
 
 def acting() -> dict:
@@ -152,3 +156,90 @@ def test_a_folder_that_is_read_only_is_refused_first_and_evaluated_into_another(
     assert answer.returncode == 0 and "evaluation at step 32" in answer.stdout, answer
     assert sorted(os.listdir(tmp_path / "out")) == ["frames.npz", "results.json"]
     assert before == {path: path.read_bytes() for path in sealed.rglob("*") if path.is_file()}
+
+
+# --- A crash on the way -----------------------------------------------------------------------------------------------
+
+RESULTS = {"tasks": {"catch": {"returns": [0.5], "normalised": None}}, "diagnostics": {}, "aggregate": None}
+
+
+def write(directory: Path, step: int) -> None:
+    """What an evaluation after `step` steps leaves: every pixel of its film tells the step."""
+    settings = config.default()
+    settings.suite.update(name="toy", tasks=("catch",))
+    films = {"imagined_from": np.array(0), "episode/0": np.full((2, 8, 8, 3), step, np.uint8)}
+    evaluate.write(RESULTS, films, step, build.tasks(settings), directory)
+
+
+def found(directory: Path) -> tuple[int | None, int | None]:
+    """The steps that results and frames are of, as a report reads them; None where there are none yet."""
+    if not any((directory / name).exists() for name in data.SOURCES):
+        return None, None
+    run = data.read(str(directory))
+    film = run.frames and run.frames.get("episode", "catch")
+    return run.results and run.results["step"], None if film is None else int(film[-1, -1, -1, -1])
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    monkeypatch.setattr(evaluate, "print_table", lambda *_: None)
+
+
+def test_results_are_the_last_that_is_written_whenever_a_run_is_killed(quiet, tmp_path, monkeypatch):
+    """What lies on the disk at every moment: after half of each array file, and around every renaming."""
+    seen, renamed, packed = [], Path.replace, np.savez_compressed
+    look = lambda: seen.append(found(tmp_path))
+
+    def replace(path, target):
+        look()
+        renamed(path, target)
+        look()
+
+    def pack(path, **arrays):
+        Path(path).write_bytes(b"PK, and no more")
+        look()
+        packed(path, **arrays)
+        look()
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(np, "savez_compressed", pack)
+    write(tmp_path, 4)
+    write(tmp_path, 9)
+    assert seen == [
+        *[(None, None)] * 3,  # packing
+        *[(None, 4)] * 2,
+        *[(4, 4)] * 4,
+        *[(4, 9)] * 2,
+        (9, 9),
+    ]
+    assert sorted(os.listdir(tmp_path)) == ["frames.npz", "results.json"]
+
+
+@pytest.mark.parametrize("broken", ["savez", "savez_compressed"])
+def test_frames_that_cannot_be_written_leave_the_evaluation_undone_and_its_scores_printed(
+    broken, quiet, tmp_path, monkeypatch, capsys
+):
+    write(tmp_path, 4)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patched:
+
+        def full(path, **_):
+            Path(path).write_bytes(b"PK, and no more")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patched.setattr(np, broken, full)
+        with pytest.raises(BadInput, match=r"results\.json and .*: No space left on device; .*[Ff]ree"):
+            write(tmp_path, 7)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert json.loads(capsys.readouterr().out) == {"step": 7} | RESULTS
+    (tmp_path / "frames-0.npz").write_bytes(b"of a killed start")
+    write(tmp_path, 7)
+    assert found(tmp_path) == (7, 7) and sorted(os.listdir(tmp_path)) == ["frames.npz", "results.json"]
+
+
+def test_a_part_that_another_process_cannot_write_ends_all_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "gather", lambda fault: [fault, [errno.EDQUOT, "Disk quota exceeded"]])
+    with pytest.raises(OSError, match="Disk quota exceeded"):
+        diagnostics.write_frames(tmp_path, {"episode/0": np.zeros((1, 1, 1, 3), np.uint8)}, [])
+    assert not list(tmp_path.iterdir())

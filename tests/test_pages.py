@@ -253,6 +253,17 @@ def test_tasks_that_not_every_run_has_a_score_of_are_named(tmp_path: Path, monke
     assert whole is not None and len(whole.text) == 1
 
 
+def test_the_performance_profile_by_hand():
+    """The share of runs and tasks strictly above 0, 0.01, ..., 1.2."""
+    above = comparing._above(np.array([[0.25, 1.0], [0.75, 1.5], [-0.5, 0.75]]))
+    assert dict(zip(comparing.THRESHOLDS.round(2), above, strict=True)) == pytest.approx(
+        {
+            place: (5 if place < 0.25 else 4 if place < 0.75 else 2 if place < 1 else 1) / 6
+            for place in comparing.THRESHOLDS.round(2)
+        }
+    )
+
+
 def test_the_probability_of_improvement_by_hand():
     better, base = np.array([[1.0, 0.0], [1.0, 2.0]]), np.array([[0.5, 0.0], [0.5, 1.0]])
     value, low, high = comparing.beats(better, base)  # task 0: 1; task 1: (1/2 + 0 + 1 + 1) / 4

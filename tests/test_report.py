@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mow_jax import checks, config, evaluate
-from mow_jax.report import data, figures, plotting, scores, strips, tables
+from mow_jax.report import costs, data, figures, plotting, scores, strips, tables
 from mow_jax.report import page as pages
 from mow_jax.report.__main__ import main
 
@@ -170,6 +171,8 @@ def test_report_of_a_whole_run(workdir, capsys):
         with Image.open(workdir / "report" / name) as picture:
             assert min(picture.size) > 100 and len(set(picture.convert("L").getextrema())) == 2
     assert "<i>" not in page and "a:b/c|&lt;i&gt;$x$" in page
+    assert f"| {workdir.name} | 200 | 20 | {10 / 3600:.3f} |" in text.replace("\\", "") and "0 of 1 |" in text
+    assert "Core-hours and memory" in text and "Means over runs" not in text
     cells = (
         "0.750",
         "0.250",
@@ -224,6 +227,56 @@ def test_curves_are_explained_where_a_run_has_them(workdir):
     assert pages._texts(before, "router") == [] and "only their number" in pages._texts(after, "router")[0]
     dormant, norm = pages._texts(after, "world")
     assert "hardly react" in dormant and "where it begins" in norm
+
+
+def test_searches_have_a_section_that_says_how_to_read_them(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    named = {f"search/{name}/{task}": 0.5 for name in ("entropy", "kl", "agreement", "share") for task in TASKS}
+    assert "search" not in pages._areas(data.read(str(workdir)))
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line | named) + "\n" for line in lines))
+    run = data.read(str(workdir))
+    assert "search" in pages._areas(run)
+    (text,) = pages._texts(run, "search")
+    assert "near 0 the search is sure" in text and "likeliest action is the same" in text
+
+
+def test_what_a_run_cost_by_hand(workdir):
+    """Two cores were busy for five seconds, then one for five more."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {"time/cores_busy": 2.0 if line["seconds"] <= 5 else 1.0, "time/memory_gb": line["update"] / 8}
+        line["time/updates_per_second"] = 2.0
+    run = data.read(str(workdir))._replace(lines=lines)
+    speed = {name: data.Series(*[np.array([line[name] for line in lines])] * 3) for name in lines[0] if "time/" in name}
+    (table,) = costs.section({"mine": [run._replace(metrics=speed)]}, of="run").tables
+    cells = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (cells["run"], cells["agent steps a task"], cells["updates"]) == ("mine", "200", "20")
+    assert cells["core-hours"] == f"{15 / 3600:.3f}" and cells["hours"] == f"{10 / 3600:.3f}"
+    assert (cells["GB of memory"], cells["updates a second"]) == ("2.50", "2.00")
+
+
+@pytest.mark.parametrize(("scores", "said"), [([1.0, 0.999, 2.5, None], "2 of 3"), ([None], "–"), ([-0.5], "0 of 1")])
+def test_tasks_at_human_level_are_counted_among_those_that_have_a_score(scores: list, said: str):
+    tasks = {str(number): {"normalised": score, "success": []} for number, score in enumerate(scores)}
+    table = tables.aggregate({"tasks": tasks, "aggregate": {"mean": 1.0, "median": 1.0, "iqm": 1.0}})
+    assert dict(zip(table.columns, table.rows[0], strict=True))["at the reference"] == said
+
+
+def test_nothing_of_a_report_is_written_in_place(workdir, tmp_path):
+    """Whoever has a file of the report open, another writer of it or a browser, goes on reading what it opened."""
+    names = ["index.html", "report.md", "learning_curves.png", "learning_curves.dark.png"]
+    names += ["strips/00-Pong.png", "strips/00-Pong.gif", "episodes/00-Pong.gif"]
+    (tmp_path / "held").mkdir()
+    for number, name in enumerate(names):
+        path = workdir / "report" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("old")
+        os.link(path, tmp_path / "held" / str(number))
+    run = data.read(str(workdir))
+    few = {name: series for name, series in run.metrics.items() if name.startswith("episode")}
+    pages.write(run._replace(clusters=None, metrics=few))
+    assert {path.read_text() for path in (tmp_path / "held").iterdir()} == {"old"}
+    assert not list((workdir / "report").rglob("*.tmp*"))
 
 
 def test_a_task_solved_on_the_way_has_its_score_then_beside_the_one_at_the_end():

@@ -334,7 +334,7 @@ def test_files_that_cannot_be_written_end_a_sweep_before_its_runs(name, jobs, tm
     (tmp_path / name).mkdir()
     message = told(capsys, f"--jobs={jobs}", f"--workdir={tmp_path}")
     assert f"cannot write {tmp_path / name}: Is a directory" in message and "another --workdir" in message
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.tmp*"))
 
 
 def test_a_full_disk_or_a_folder_that_takes_no_files_ends_a_sweep(tmp_path, monkeypatch, capsys):
@@ -440,7 +440,7 @@ def test_jobs_of_an_array_make_the_same_table(tmp_path: Path):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0 and "| toy | 3 |" in output and "not finished" not in output
     assert all((tmp_path / "toy" / str(seed) / "done.txt").read_text().split()[-1] == str(STEPS) for seed in range(3))
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.tmp*"))
 
 
 @pytest.mark.long

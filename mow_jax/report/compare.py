@@ -16,10 +16,10 @@ import numpy as np
 from scipy.special import comb
 
 from mow_jax import checks
-from mow_jax.report import comparing, data, inference, plotting, render, reproduce, scores, sweeps
+from mow_jax.report import comparing, costs, data, inference, plotting, render, reproduce, scores, sweeps
 from mow_jax.report.data import Run
 from mow_jax.report.render import Picture, Section
-from mow_jax.report.tables import NONE, Table, number, ratio
+from mow_jax.report.tables import NONE, Table, mean, ratio
 from mow_jax.types import BadInput
 
 Groups = dict[str, list[Run]]  # variant -> its runs
@@ -187,7 +187,7 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
         _knowledge(groups),
         _clusters(groups, directory),
         _differences(groups),
-        _costs(groups),
+        costs.section(groups, of="variant"),
         _commands(groups),
     ]
 
@@ -244,7 +244,7 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
             ratio(float(np.median(by_task))),
             scores.iqm_text({"iqm": iqm, "interval": around}),
             *[cells_of.get(name, NONE)] * bool(others),
-            f"{(by_task >= 1).sum()} of {len(tasks)}",
+            scores.at_reference(by_task),
         ]
         rows.append([name, str(len(values)), *cells, f"{tasks[lowest]} {by_task[lowest]:.2f}"])
     columns = ["variant", "runs", *["actions"] * bool(apart_by), "steps", "mean [95%]", "median"]
@@ -271,16 +271,11 @@ def _knowledge(groups: Groups) -> Section | None:
     rows = []
     for name, runs in groups.items():
         known = [entry for run in runs if run.results for entry in run.results["diagnostics"].values()]
-        means = [_mean([entry[key] for entry in known]) for key in ("reward_correlation", "ratio", "termination_error")]
+        means = [mean([entry[key] for entry in known]) for key in ("reward_correlation", "ratio", "termination_error")]
         if known:
             rows.append([name, *map(ratio, means)])
     columns = ["variant", "reward correlation", "reconstruction ratio", "calibration error of ends"]
     return Section("What the world models know", tables=[Table(columns, rows)]) if rows else None
-
-
-def _mean(values: list[float | None]) -> float | None:
-    found = [value for value in values if value is not None]
-    return float(np.mean(found)) if found else None
 
 
 def _clusters(groups: Groups, directory: Path) -> Section | None:
@@ -310,7 +305,7 @@ def agreement(runs: list[Run]) -> float | None:
     """The mean adjusted Rand index of all pairs of runs' groupings; None without a pair that could differ."""
     found = [run.clusters for run in runs if run.clusters is not None]
     pairs = [rand_index(a.cluster, b.cluster) for a, b in itertools.combinations(found, 2) if a.tasks == b.tasks]
-    return _mean(pairs)
+    return mean(pairs)
 
 
 def rand_index(one: np.ndarray, other: np.ndarray) -> float | None:
@@ -340,36 +335,6 @@ def _differences(groups: Groups) -> Section | None:
 
 def _plain(value: Any) -> str:
     return NONE if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _costs(groups: Groups) -> Section | None:
-    """Steps, time and memory, a row a variant: means over its runs."""
-    rows = []
-    for name, runs in groups.items():
-        held = [_cost(run) for run in runs if run.lines]
-        if held:
-            steps, updates, hours, core_hours, rate, memory = (
-                _mean(list(column)) for column in zip(*held, strict=True)
-            )
-            cells = [f"{steps:,.0f}", f"{updates:,.0f}", ratio(hours), ratio(core_hours), number(rate), number(memory)]
-            rows.append([name, *cells, *map(sweeps.count, data.sizes(runs[0].directory))])
-    columns = ["variant", "agent steps a task", "updates", "hours", "core-hours", "updates a second", "GB of memory"]
-    columns += ["parameters", "of them for a task"]
-    text = (
-        "Means over runs. Core-hours and memory are those of the process that learns, without its environments'"
-        " workers; an evaluation counts at the rate of the line before it."
-    )
-    return Section("What it cost", [text], [Table(columns, rows)]) if rows else None
-
-
-def _cost(run: Run) -> tuple:
-    """(steps, updates, hours, core-hours, median of updates a second, most memory) of a run; None where unknown."""
-    last, hours = run.lines[-1], max(line.get("seconds") or 0.0 for line in run.lines) / 3600
-    series = lambda name: run.metrics[name].value if name in run.metrics else None
-    rates, memory = series("time/updates_per_second"), series("time/memory_gb")
-    core_hours = data.core_seconds(run.lines) / 3600 if memory is not None else None
-    rate, most = None if rates is None else float(np.median(rates)), None if memory is None else float(memory.max())
-    return last["step"], last["update"], hours, core_hours, rate, most
 
 
 def _commands(groups: Groups) -> Section | None:

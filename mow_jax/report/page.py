@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from mow_jax import advice
-from mow_jax.report import curves, figures, knowledge, render, strips, tables
+from mow_jax.report import costs, curves, figures, knowledge, render, strips, tables
 from mow_jax.report.data import Frames, Run, has, only_evaluated, pictured
 from mow_jax.report.render import Picture, Section
 from mow_jax.types import BadInput
@@ -47,6 +47,10 @@ TEXTS = {
     "gradients": "Cosine: how far a task's gradient of what all tasks share points where the others' do, at "
     "evaluations: 1 the same way, 0 neither with nor against them, below 0 against them. Opposed: the share of pairs "
     "of tasks whose gradients point apart.",
+    "search": "Of learned rows whose action was searched, which the weights of that time did; 0 before there are any. "
+    "Entropy: of the searched policy, in nats; near 0 the search is sure, at the logarithm of the number of actions it "
+    "says nothing. KL: what the policy head has still to learn from the searches. Agreement: the share of rows whose "
+    "likeliest action is the same by search and head. Share: of the rows, those that were searched.",
     "stages": "Stage: what of the growing backbone learns: at 0 all of it, later the adapters of that number. Solved: "
     "how many tasks have reached the target and left the loss. Steps, score: when each did, and with what normalised "
     "score.",
@@ -77,7 +81,7 @@ def write(run: Run, refresh: int = 0) -> Path:
         sections = _sections(run, directory)
         kind = "An agent's evaluation in" if only_evaluated(run) else "Run"
         title, subtitle = f"{kind} {run.directory.resolve().name}", _subtitle(run)
-        (directory / "report.md").write_text(render.markdown(title, subtitle, sections), encoding="utf-8")
+        render.put(directory / "report.md", render.markdown(title, subtitle, sections))
         render.put(directory / "index.html", render.page(title, subtitle, sections, directory, refresh))
     except OSError as problem:
         raise BadInput(
@@ -106,6 +110,7 @@ def _sections(run: Run, directory: Path) -> list[Section]:
         _router(run, directory),
         _harmony(run, directory),
         *(_losses(run, directory, area, TITLES.get(area, area.capitalize())) for area in _areas(run)),
+        costs.section({run.directory.resolve().name: [run]}, of="run"),
         _protocol(run),
     ]
     made = {section.title: section for section in sections if section is not None}
@@ -155,7 +160,7 @@ def _scores(run: Run) -> Section | None:
         "policy and 1 for the reference (a human for Atari, the best known score for toy tasks, the reward threshold "
         "for Gymnasium; for Meta-World it is the success rate). Mean and median are over the tasks' means, the "
         "interquartile mean (IQM) is over all episodes, where published ones are over the means of runs; its interval "
-        "is a stratified bootstrap."
+        "is a stratified bootstrap. At the reference: tasks whose score is 1 or more, for Atari games at human level."
     )
     if any(entry.get("stages") for entry in run.results["tasks"].values()):
         text += (

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
+from mow_jax import files
 from mow_jax.report.data import Series
 
 INK, FAINT, TRAINING, EVALUATION = "#222b36", "#8a94a0", "#2f6fb7", "#d9651f"
@@ -65,10 +66,16 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        figure.savefig(path, dpi=DPI)
+        _save(figure, path)
         figure.set_layout_engine("none")  # everything has its place
         _darken(figure)
-        figure.savefig(dark(path), dpi=DPI)
+        _save(figure, dark(path))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Whole at once: a follower and the end of training may write the same report, and read its figures."""
+    with files.whole(path) as temporary:
+        figure.savefig(temporary, dpi=DPI)
 
 
 def dark(path: Path) -> Path:

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from mow_jax import files
 from mow_jax.report.tables import Table
 
 CSS = """
@@ -110,9 +111,8 @@ def page(title: str, subtitle: str, sections: list[Section], directory: Path, re
 
 def put(path: Path, text: str) -> None:
     """Writes a file whole, as a browser may be reading it."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with files.whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _embedded(sections: list[Section], directory: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,11 @@ def success_interval(successes: list) -> list[float]:
     """The 95% Wilson interval of a success rate, from the successes of independent episodes."""
     interval = binomtest(sum(successes), len(successes)).proportion_ci(method="wilson")
     return [float(interval.low), float(interval.high)]
+
+
+def at_reference(means: Sequence[float] | np.ndarray) -> str:
+    """How many of tasks' normalised scores reach the reference, in Atari human level: "9 of 26"; a dash of none."""
+    return f"{sum(score >= 1 for score in means)} of {len(means)}" if len(means) else "–"
 
 
 def iqm_text(total: dict, digits: int = 3) -> str:

@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
+from mow_jax import files
+
 QUIET, ACCENT = (122, 133, 146), (217, 101, 31)  # both can be read on white and on black
 BAR, LIGHT, WARM = (38, 44, 52), (228, 232, 237), (240, 137, 74)  # above films, which cannot be transparent
 COLUMNS = 8  # frames in a PNG
@@ -56,7 +58,8 @@ def strip(frames: dict[str, np.ndarray], start: int, path: Path) -> None:
     if 0 < first < len(moments):
         left = LABEL + first * (width + GAP) - GAP
         draw.rectangle((left, HEADER + 2 * (height + GAP), left + GAP - 1, sheet.height - GAP), ACCENT)
-    sheet.save(path)
+    with files.whole(path) as temporary:
+        sheet.save(temporary)
 
 
 def _moment(moment: int, start: int) -> str:
@@ -91,4 +94,5 @@ def episode_gif(frames: np.ndarray, path: Path) -> int:
 
 
 def _save(pictures: list[Image.Image], milliseconds: int, path: Path) -> None:
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+    with files.whole(path) as temporary:
+        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mow_jax.report.data import Clusters
-from mow_jax.report.scores import success_text
+from mow_jax.report.scores import at_reference, success_text
 
 NONE = "–"
 
@@ -32,6 +32,12 @@ def number(value: float | None) -> str:
 def ratio(value: float | None) -> str:
     """A normalised score or a ratio: always three decimals."""
     return NONE if value is None else f"{value:.3f}"
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Of those that are known."""
+    found = [value for value in values if value is not None]
+    return float(np.mean(found)) if found else None
 
 
 def scores(results: dict) -> Table:
@@ -62,15 +68,16 @@ def _score(entry: dict, succeeds: bool) -> list[str]:
 
 
 def aggregate(results: dict) -> Table:
-    """One row: mean, median, IQM over episodes with its interval, over the tasks that have a normalised score."""
+    """One row: mean, median, IQM over episodes with its interval, and how many reach the reference, of the tasks that
+    have a normalised score."""
     given = results["aggregate"]
     interval = given.get("interval")
     between = " to ".join(map(ratio, interval)) if interval else NONE
     success = [np.mean(entry["success"]) for entry in results["tasks"].values() if entry["success"]]
-    cells = [ratio(given["mean"]), ratio(given["median"]), ratio(given["iqm"]), between]
-    columns = ["over all tasks", "mean", "median", "IQM over episodes", "its 95% interval"] + ["success"] * bool(
-        success
-    )
+    known = [entry["normalised"] for entry in results["tasks"].values() if entry["normalised"] is not None]
+    cells = [ratio(given["mean"]), ratio(given["median"]), ratio(given["iqm"]), between, at_reference(known)]
+    columns = ["over all tasks", "mean", "median", "IQM over episodes", "its 95% interval", "at the reference"]
+    columns += ["success"] * bool(success)
     return Table(columns, [["normalised score", *cells, *([f"{np.mean(success):.1%}"] if success else [])]])
 
 

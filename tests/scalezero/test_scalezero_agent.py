@@ -105,6 +105,37 @@ def test_a_loss_falls_and_every_part_learns():
     assert metrics["router/load"].sum() == pytest.approx(1, abs=1e-5) and 0 <= metrics["world/dormant"] <= 1
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_searches_are_set_beside_the_policy_head_row_by_row(seed: int):
+    """Five rows a task, of which some were searched: by numpy."""
+    rng = np.random.default_rng(seed)
+    logits, policy = rng.normal(size=(3, 1, 5, 4)).astype(np.float32), rng.dirichlet(np.ones(4), size=(3, 1, 5))
+    policy = policy.astype(np.float32)
+    policy[0, 0, 1] = policy[0, 0, 4] = policy[2] = 0  # two random rows; a task that has nothing else
+    policy[1, 0, 2] = [0, 0, 1, 0]
+    logits[1, 0, 0] = np.log(policy[1, 0, 0])
+    told = jax.tree.map(np.asarray, algorithm.search_metrics(jnp.asarray(logits), jnp.asarray(policy)))
+    for task, rows in {0: [0, 2, 3], 1: range(5)}.items():
+        p, z = policy[task, 0, list(rows)].astype(np.float64), logits[task, 0, list(rows)].astype(np.float64)
+        q = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+        terms = lambda x, p=p: (p * np.log(np.where(p > 0, x, 1.0))).sum(-1)
+        assert told["entropy"][task] == pytest.approx(-terms(p).mean(), abs=1e-5)
+        assert told["kl"][task] == pytest.approx((terms(p) - terms(q)).mean(), abs=1e-5)
+        assert told["agreement"][task] == pytest.approx((p.argmax(-1) == q.argmax(-1)).mean())
+        assert told["share"][task] == pytest.approx(len(p) / 5)
+    assert [float(told[name][2]) for name in told] == [0, 0, 0, 0]
+
+
+def test_an_update_tells_of_the_searches_it_learns_from():
+    batch, policy = draws()
+    _, metrics = updating()(started(), batch, policy)
+    first = policy[:, 1:, :UNROLL]  # the first window is of random rows; what lies behind H is not learned
+    entropy = -(first * np.log(np.where(first > 0, first, 1.0))).sum(-1).mean((1, 2))
+    np.testing.assert_allclose(metrics["search/entropy"], entropy, rtol=1e-4)
+    np.testing.assert_allclose(metrics["search/share"], np.full(TASKS, 2 / 3), rtol=1e-5)
+    assert np.all(metrics["search/kl"] > 0)
+
+
 def by_path(*trees) -> dict:
     flat = [jax.tree_util.tree_leaves_with_path(tree) for tree in trees]
     return {jax.tree_util.keystr(row[0][0]): tuple(leaf for _, leaf in row) for row in zip(*flat, strict=True)}

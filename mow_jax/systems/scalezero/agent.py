@@ -160,6 +160,8 @@ def loss(agent: Agent, params: Any, state: State, batch: Batch, policy, shard: S
 
     spread = functools.partial(routing.everywhere, shard=shard, tasks=model.tasks)
     metrics = {f"world/{name}": spread(x) for name, x in (terms | {"total": total}).items()}
+    told = search_metrics(outputs.prediction.policy, window(policy))
+    metrics |= {f"search/{name}": spread(x) for name, x in told.items()}
     metrics["world/latent_norm"] = spread(jnp.linalg.norm(z.astype(jnp.float32), axis=-1).mean((1, 2)))
     return (total * shard.valid * ~state.solved[shard.ids]).sum(), metrics | layer_metrics(watched)
 
@@ -189,6 +191,20 @@ def layer_metrics(watched: dict[str, Any]) -> dict[str, jax.Array]:
         metrics["router/layers"] = load / load.sum(-1, keepdims=True)
         metrics["router/load"] = metrics["router/layers"].mean(0)
     return metrics
+
+
+def search_metrics(logits: jax.Array, policy: jax.Array) -> dict[str, jax.Array]:
+    """What the searched policies [K', B, H, A], all zero where none was stored, say beside the head's logits: means
+    [K'] over the rows that have one, 0 without such rows, and "share", that of such rows."""
+    searched = policy.any(-1).astype(jnp.float32)
+    mean = lambda x: (x * searched).sum((1, 2)) / jnp.maximum(searched.sum((1, 2)), 1.0)
+    entropy = jax.scipy.special.entr(policy).sum(-1)
+    return {
+        "entropy": mean(entropy),
+        "kl": mean(targets.cross_entropy(logits, policy) - entropy),
+        "agreement": mean(logits.argmax(-1) == policy.argmax(-1)),
+        "share": searched.mean((1, 2)),
+    }
 
 
 def dormant(parts: Sequence[Activity]) -> jax.Array:

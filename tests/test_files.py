@@ -1,0 +1,45 @@
+"""Files that appear whole or not at all: a name of the writer's own, nothing left behind, and one message."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mow_jax import files
+
+
+def test_a_file_takes_its_place_only_when_it_is_whole(tmp_path: Path):
+    path = tmp_path / "a.b" / "film.long.gif"
+    path.parent.mkdir()
+    path.write_text("old")
+    with files.whole(path) as temporary:
+        temporary.write_text("ne")
+        assert path.read_text() == "old" and temporary.parent == path.parent
+        assert temporary.suffix == ".gif" and str(os.getpid()) in temporary.name  # another process has another one
+        temporary.write_text("new")
+    assert [(found.name, found.read_text()) for found in path.parent.iterdir()] == [("film.long.gif", "new")]
+
+
+@pytest.mark.parametrize("error", [ValueError("5"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_error_leaves_what_was_there(error: BaseException, tmp_path: Path):
+    (tmp_path / "x").write_text("old")
+
+    def write() -> None:
+        with files.whole(tmp_path / "x") as temporary:
+            temporary.write_text("ha")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("x", "old")]
+
+
+@pytest.mark.parametrize("place", ["taken", "nowhere/figure.png"])
+def test_what_cannot_be_written_is_told_by_its_own_name(place: str, tmp_path: Path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError) as raised, files.whole(tmp_path / place) as temporary:
+        temporary.write_text("x")
+    assert raised.value.filename == str(tmp_path / place)
+    assert [found.name for found in tmp_path.iterdir()] == ["taken"]
