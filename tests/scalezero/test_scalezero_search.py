@@ -140,7 +140,6 @@ def test_a_lost_life_is_worth_what_it_gives_and_not_the_fresh_life_behind_it(met
         np.testing.assert_allclose(found.q[0, dying], 0.5, rtol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["puct", "gumbel"])
 def test_share_of_noise_temperature_and_exploration_are_puct_s_alone(method: str):
     """So that gumbel's actions are drawn when they are scored by samples as they are in training."""
