@@ -21,7 +21,7 @@ SMALL = {
         {"search": "12 simulations an action (puct)", "experts": "2 a layer, 1 active", "stages": "no adapters"},
     ),
     "toy_slide.py:m3po": (
-        "batch.windows=3 batch.horizon=2 model.latent=16 model.encoder=8 model.hidden=8",
+        "batch.windows=999 batch.horizon=2 model.latent=16 model.encoder=8 model.hidden=8",
         2 + 1,
         {"planner": " sequences of ", "trust region": "slices of 32 rows", "sees": "vectors of "},
     ),
@@ -51,7 +51,7 @@ def test_a_dry_run_says_its_parameters_and_its_cost_and_starts_nothing(file: str
         r"(\S+) (\w+) of state and batches, (\S+) (\w+) of scratch memory on cpu", said["compiled update"]
     )
     assert cost, said["compiled update"]
-    batch = len(tasks) * 3 * length * summary.row_bytes(config, system, tasks)
+    batch = len(tasks) * config.batch.windows * length * summary.row_bytes(config, system, tasks)
     assert float(cost[1]) * UNITS[cost[2]] == pytest.approx(held + batch, rel=0.01)
     assert float(cost[3]) * UNITS[cost[4]] > count  # gradients, for one
 
