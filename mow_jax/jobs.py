@@ -43,20 +43,34 @@ class Job(NamedTuple):
     directory: Path
     command: list[str]
     minutes: float = math.inf  # of learning, as metrics.jsonl counts them
+    actions: str = ""  # by which it is scored; "": as it is configured
 
 
 def finished(job: Job) -> dict[str, Any] | None:
-    """The results of a run that has come to its end or to its minutes, else None."""
-    results = _json(job.directory / "results.json")
-    if results is None:
+    """The results of a run that has come to its end or to its minutes, by the job's kind of actions, else None."""
+    results = _json(scored(job) / "results.json")
+    if results is None or (job.actions and _kind(results) != job.actions):
         return None
     over = results["step"] == _steps(job) or (is_over(job) and results["step"] == newest(job))
     return results if over else None
 
 
+def _kind(results: dict[str, Any]) -> str | None:
+    """By which actions results are, as far as they say it."""
+    return results.get("protocol", {}).get("evaluation", {}).get("actions")
+
+
+def scored(job: Job) -> Path:
+    """The folder of the results by the job's kind of actions: the run's, or one in it where it is configured to be
+    scored by others."""
+    config = _json(job.directory / "config.json") or {}
+    own = config.get("evaluation", {}).get("actions")
+    return job.directory if job.actions in ("", own) else job.directory / job.actions
+
+
 def commits(job: Job) -> list[str]:
     """The commits that a run was started, resumed and evaluated at."""
-    starts, results = _json(job.directory / "origin.json"), _json(job.directory / "results.json")
+    starts, results = _json(job.directory / "origin.json"), _json(scored(job) / "results.json")
     found = [start.get("commit") for start in [*(starts or []), results or {}] if isinstance(start, dict)]
     return list(dict.fromkeys(filter(None, found)))
 
@@ -205,7 +219,7 @@ def _fault(one: Open, stop: bool) -> str:
         return ""
     place = one.job.directory  # started again it would do the same
     if one.evaluates:
-        found = (_json(place / "results.json") or {}).get("step")
+        found = (_json(scored(one.job) / "results.json") or {}).get("step")
         return (
             f"evaluated at step {found}, not at its newest checkpoint, {newest(one.job)}, which may be damaged: python"
             f" -m mow_jax.train --workdir={place} goes on from the last whole one"
@@ -228,7 +242,7 @@ def _start(job: Job, slot: int, at_once: int) -> Open:
     cores = sorted(os.sched_getaffinity(0))
     mine = cores[slot % len(cores) :: at_once] or cores
     evaluates, saved = is_over(job) or is_trained(job), newest(job)
-    words = [EVALUATE, f"--workdir={job.directory}"] if evaluates else job.command
+    words = _evaluation(job) if evaluates else job.command
     job.directory.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{job.directory}.log", "a") as log:
         process = subprocess.Popen(
@@ -239,6 +253,13 @@ def _start(job: Job, slot: int, at_once: int) -> Open:
             start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
         )
     return Open(job, process, evaluates, saved)
+
+
+def _evaluation(job: Job) -> list[str]:
+    """The words that score a run by the job's kind of actions."""
+    place = scored(job)
+    apart = [f"--actions={job.actions}", f"--out={place}"] if place != job.directory else []
+    return [EVALUATE, f"--workdir={job.directory}", *apart]
 
 
 def _last_line(job: Job) -> str:

@@ -4,8 +4,8 @@
 
 A run is `python -m mow_jax.train` in DIR/VARIANT/SEED; given again, the command goes on from checkpoints, at the same
 commit only, and leaves finished runs alone. Overrides (--config.key=value) go to every run; of --config=FILE:NAME,
-NAME/ goes before every variant. Writes DIR/sweep.json (runs, scores), table.md, figure.png and commands.sh. On a
-cluster: launch/sweep.sbatch.
+NAME/ goes before every variant. Writes DIR/sweep.json (runs, scores), table.md, figure.png and commands.sh; with
+--actions=KIND into DIR/KIND, of scores by this kind of actions. On a cluster: launch/sweep.sbatch.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ def plan(config: str, variants: list[str], seeds: list[int], directory: Path, **
     return [_job(config, variant, seed, directory, **options) for seed in seeds for variant in variants]
 
 
-def _job(file: str, variant: str, seed: int, directory: Path, overrides: list[str], minutes: float) -> Job:
+def _job(
+    file: str, variant: str, seed: int, directory: Path, overrides: list[str], minutes: float, actions: str = ""
+) -> Job:
     place = directory / (variant.replace("/", "_") or "default") / str(seed)
     name, _, before = file.partition(":")
     called = "/".join(filter(None, (before, variant)))
     experiment = f"--config={name}:{called}" if called else f"--config={name}"
     words = [TRAIN, experiment, f"--config.seed={seed}", f"--workdir={place}", *overrides]
-    return Job(variant or "default", seed, place, words, minutes)
+    return Job(variant or "default", seed, place, words, minutes, actions)
 
 
 def check(jobs: list[Job]) -> None:
@@ -202,6 +204,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once; 0: none, only the table of what is finished")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end a run once it has learned for so long")
     parser.add_argument(
+        "--actions",
+        choices=("sampled", "best"),
+        default="",
+        help="score all runs by these, whatever each is configured for: the table is in DIR/ACTIONS, results of others"
+        " than a run's own kind in RUN/ACTIONS",
+    )
+    parser.add_argument(
         "--only", type=int, metavar="I", help="of all runs, in order, only the I-th from 0: a job array's"
     )
     parser.add_argument("--count", action="store_true", help="print how many runs there are, and do nothing")
@@ -219,17 +228,18 @@ def _sweep(arguments: list[str], options: argparse.Namespace, overrides: list[st
     mine = jobs if options.only is None else [jobs[options.only]]
     if options.jobs and (code := refused(jobs, mine)):
         return code
-    options.workdir.mkdir(parents=True, exist_ok=True)
+    place = options.workdir / options.actions
+    place.mkdir(parents=True, exist_ok=True)
     # What makes the table again makes all runs.
     words = _without(arguments, "--only", "--preempted_exit_code", *["--jobs"] * (not options.jobs))
-    record = functools.partial(write, jobs, options.workdir, words)
+    record = functools.partial(write, jobs, place, words)
     begun = origin.commit()
     unchanged = lambda: options.allow_other_commit or origin.commit() == begun
     record()  # what cannot be written then could not be after hours
     failed, stopped = run(mine, options.jobs, record, unchanged) if options.jobs else ([], False)
     record()
-    print((options.workdir / "table.md").read_text(), flush=True)
-    draw(options.workdir)
+    print((place / "table.md").read_text(), flush=True)
+    draw(place)
     left = sum(finished(job) is None for job in mine)
     if left:
         print(f"{left} of {len(mine)} runs are not finished: the same command goes on", flush=True)
@@ -270,7 +280,7 @@ def _checked(options: argparse.Namespace, overrides: list[str]) -> list[Job]:
     variants = options.variants.split(",")
     if len(set(seeds)) < len(seeds) or len(set(variants)) < len(variants):
         raise BadInput(f"--variants={options.variants} or --seeds={options.seeds} names one twice: name each once")
-    each = dict(overrides=overrides, minutes=options.minutes)
+    each = dict(overrides=overrides, minutes=options.minutes, actions=options.actions)
     jobs = plan(options.config, variants, seeds, options.workdir, **each)
     if options.only is not None and not 0 <= options.only < len(jobs):
         raise BadInput(f"--only={options.only} is none of the {len(jobs)} runs: use 0 to {len(jobs) - 1}")

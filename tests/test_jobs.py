@@ -125,3 +125,49 @@ def test_a_signal_reaches_the_process_that_is_just_being_started(monkeypatch):
     began = time.monotonic()
     assert jobs.run([job(), job(seed=6)], 1, lambda: None) == ([], True)
     assert time.monotonic() - began < 50
+
+
+# Scores a run as mow_jax.evaluate does: by the actions that it is told, into the folder that it is told.
+JUDGE = """
+import json, sys
+given = dict(word[2:].split("=") for word in sys.argv[1:])
+kind = given.get("actions", "sampled")
+results = {{"step": {}, "protocol": {{"evaluation": {{"actions": kind}}}}}}
+json.dump(results, open(given.get("out", given["workdir"]) + "/results.json", "w"))
+"""
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_run_of_one_kind_of_actions_is_scored_by_the_other_beside_its_own_results(trained: bool):
+    own = {"step": STEPS, "protocol": {"evaluation": {"actions": "sampled"}}}
+    run_at_its_end(evaluated=trained, checkpoints=(24, STEPS) if trained else (24,))
+    Path("x/5/config.json").write_text(
+        json.dumps({"train": {"steps": STEPS}, "evaluation": own["protocol"]["evaluation"]})
+    )
+    Path("x/5/best").mkdir()  # evaluate makes it
+    if trained:
+        Path("x/5/results.json").write_text(json.dumps(own))
+    train = f"""
+    import json, os
+    os.mkdir("x/5/checkpoints/{STEPS}")
+    open("x/5/results.json", "w").write(json.dumps({own}))
+    with open("x/5/metrics.jsonl", "a") as lines:
+        lines.write('{{"step": {STEPS}, "evaluation/a/return": 1.0}}\\n')
+    """
+    programs(train=train, evaluate=JUDGE.format(STEPS))
+    best, sampled = job(actions="best"), job(actions="sampled")
+    assert jobs.run([best, sampled], 1, lambda: None) == ([], False)
+    assert told() == ["train"] * (not trained) + ["evaluate"]
+    assert jobs.finished(sampled) == jobs.finished(job()) == own
+    assert jobs.finished(best)["protocol"]["evaluation"]["actions"] == "best"
+
+
+def test_own_results_that_were_replaced_by_the_other_kind_s_are_made_anew():
+    run_at_its_end()
+    other = {"step": STEPS, "protocol": {"evaluation": {"actions": "best"}}}
+    Path("x/5/config.json").write_text(json.dumps({"train": {"steps": STEPS}, "evaluation": {"actions": "sampled"}}))
+    Path("x/5/results.json").write_text(json.dumps(other))
+    programs(evaluate=JUDGE.format(STEPS))
+    assert jobs.finished(job()) == other and jobs.finished(job(actions="sampled")) is None
+    assert jobs.run([job(actions="sampled")], 1, lambda: None) == ([], False) and told() == ["evaluate"]
+    assert jobs.finished(job(actions="sampled")) == jobs.finished(job()) != other

@@ -88,6 +88,30 @@ def test_a_comparison_says_who_is_better_where_and_at_what_cost(sweep: Path, tmp
     assert "without its environments' workers; an evaluation counts at the rate of the line before it" in text
 
 
+def test_runs_are_compared_by_one_kind_of_actions(tmp_path: Path, monkeypatch, capsys):
+    """Two runs scored by samples, of which one has been scored by the best actions, too."""
+    for variant, score in (("mow", 0.875), ("one", None)):
+        place = put(tmp_path / variant / "0")
+        results = json.loads((place / "results.json").read_text())
+        kind = lambda name, results=results: results | {"protocol": {"evaluation": {"actions": name}}}
+        (place / "results.json").write_text(json.dumps(kind("sampled")))
+        if score:
+            results["tasks"]["Pong"]["normalised"] = score
+            (place / "best").mkdir()
+            (place / "best" / "results.json").write_text(json.dumps(kind("best")))
+    shown: dict = {}
+    monkeypatch.setattr(comparison, "_sections", lambda groups, place: shown.update({place: groups}) or [])
+    for more in ([], ["--actions=sampled"], ["--actions=best"]):
+        assert main([f"--compare={tmp_path}", *more]) == 0
+    own, sampled, best = (shown[tmp_path / place / "comparison"] for place in ("", "sampled", "best"))
+    found = lambda groups: {e["variant"]: (e["actions"], e["tasks"]["Pong"]) for e in comparison.entries(groups)}
+    assert found(own) == found(sampled) == {"mow": ("sampled", 0.75), "one": ("sampled", 0.75)}
+    assert found(best) == {"mow": ("best", 0.875)}
+    where = tmp_path / "one" / "0"
+    assert f"--workdir={where} --actions=best --out={where / 'best'}" in best["one"][0].missing[-1]
+    assert main([f"--workdir={where}", "--actions=best"]) == 2 and "--compare" in capsys.readouterr().err
+
+
 def put(place: Path, seed: int = 0, **config: Any) -> Path:
     """A finished run in a folder, with such settings."""
     place.mkdir(parents=True)

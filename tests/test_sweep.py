@@ -169,6 +169,33 @@ def test_the_commands_of_a_table_make_its_runs_as_they_were(tmp_path, monkeypatc
     assert "--jobs=2" in made("--seeds=3", "--jobs=2")
 
 
+def test_a_table_of_all_runs_by_one_kind_of_actions_lies_beside_that_of_their_own(tmp_path, monkeypatch, capsys):
+    """Two runs configured for "sampled", of which one has been scored by "best", too."""
+    monkeypatch.chdir(ROOT)
+    drawn = []
+    monkeypatch.setattr(sweep, "draw", drawn.append)
+
+    def score(seed: int, kind: str, score: float, where: str = "") -> None:
+        place = tmp_path / "toy" / str(seed)
+        own = {"protocol": {"evaluation": {"actions": kind}}, "tasks": {"a": {"normalised": score}}}
+        results = json.loads((place / "results.json").read_text()) | own
+        (place / where).mkdir(exist_ok=True)
+        (place / where / "results.json").write_text(json.dumps(results))
+
+    for seed in (6, 8):
+        put(tmp_path, seed, "0a1b2c", jax="0.10.7")
+        score(seed, "sampled", 0.25)
+    score(8, "best", 0.75, "best")
+    options = [f"--config={TINY}", "--variants=toy", "--seeds=6,8", "--jobs=0", f"--workdir={tmp_path}"]
+    table = lambda *more: (sweep.main([*options, *more]), (tmp_path / drawn[-1] / "table.md").read_text())[1]
+    assert "| toy | 2 | 0.25 |" in table() and drawn == [tmp_path]
+    assert "| toy | 2 | 0.25 |" in table("--actions=sampled") and drawn[1:] == [tmp_path / "sampled"]
+    assert "not finished" not in capsys.readouterr().out
+    assert "| toy | 1 | 0.75 |" in table("--actions=best") and "1 of 2 runs are not finished" in capsys.readouterr().out
+    assert "--actions=best" in (tmp_path / "best" / "commands.sh").read_text()
+    assert "| toy | 2 | 0.25 |" in (tmp_path / "table.md").read_text(), "as it was"
+
+
 def test_a_sweep_goes_on_at_its_own_commit_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sweep, "draw", lambda directory: None)

@@ -21,7 +21,7 @@ def add(config: ConfigDict) -> None:
         overlap=False,
     )
     config.warmup.update(steps=160, updates=0)
-    config.evaluation.actions = "best"  # of a search without noise; "sampled": drawn by its visits, as in training
+    config.evaluation.actions = "best"  # of a search without noise; "sampled": drawn as docs/protocol.md says
     config.log.gradients = False  # cosines of the tasks' gradients at evaluations: an update's time and a compilation
     config.batch = ConfigDict(
         dict(
@@ -37,6 +37,7 @@ def add(config: ConfigDict) -> None:
             context=4,  # L, steps before the newest frame that acting and search attend to; less than batch.unroll
             method="puct",  # or "gumbel": learns from few simulations
             gamma=0.997,
+            # c1 to temperature_updates are of "puct" alone: "gumbel" draws by noise at the root, at no temperature.
             c1=1.25,
             c2=19652.0,
             value_range=0.01,  # smaller ranges of Q in a tree count as this one

@@ -36,18 +36,26 @@ def main(arguments: list[str] | None = None) -> int:
         help='{"Game": [score of each seed, ...], ...}; without a file, the published STORM seeds',
     )
     parser.add_argument("--out", metavar="DIR", help="where --compare writes")
+    parser.add_argument(
+        "--actions",
+        choices=("sampled", "best"),
+        default="",
+        help="with --compare: the scores by these, in RUN/ACTIONS where a run's own are by others, as a sweep leaves"
+        " them; writes DIR/ACTIONS/comparison/",
+    )
     parser.add_argument("--follow", action="store_true", help="with --workdir: write it anew until the run is over")
     options = parser.parse_args(arguments)
     return command.guarded(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:
-    if (options.out and not options.compare) or (options.follow and options.workdir is None):
-        raise BadInput("--out goes with --compare, --follow with --workdir")
+    apart = options.out or options.actions
+    if (apart and not options.compare) or (options.follow and options.workdir is None):
+        raise BadInput("--out and --actions go with --compare, --follow with --workdir")
     if options.workdir is not None:
         _report(options.workdir, options.follow)
     elif options.compare is not None:
-        _compare(options.compare.split(","), options.out)
+        _compare(options.compare.split(","), options.out, options.actions)
     elif options.reproduce is not None:
         print(reproduce.commands(options.reproduce), end="")
     else:
@@ -70,10 +78,10 @@ def _report(workdir: str, follow: bool) -> None:
     print(f"report: {directory / 'index.html'}, one file (the same in {directory / 'report.md'})")
 
 
-def _compare(places: list[str], out: str | None) -> None:
+def _compare(places: list[str], out: str | None, actions: str) -> None:
     from mow_jax.report import compare
 
-    print(f"comparison: {compare.write(places, out) / 'index.html'}, one file")
+    print(f"comparison: {compare.write(places, out, actions) / 'index.html'}, one file")
 
 
 if __name__ == "__main__":

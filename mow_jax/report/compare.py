@@ -26,12 +26,15 @@ Groups = dict[str, list[Run]]  # variant -> its runs
 HIDDEN = ("seed", "checkpoint", "log", "actors")  # of the settings: not what a variant is
 
 
-def write(places: list[str], out: str | None) -> Path:
-    """Compares and returns the folder of the page. Raises BadInput where there is nothing to compare or to write to."""
+def write(places: list[str], out: str | None, actions: str = "") -> Path:
+    """Compares, by the scores of this kind of actions or else as each run was scored, and returns the folder of the
+    page. Raises BadInput where there is nothing to compare or to write to."""
     groups = read(places)
+    if actions:
+        groups = {name: [sweeps.by_actions(run, actions) for run in runs] for name, runs in groups.items()}
     if out is None and len(places) > 1:
         raise BadInput(f"--compare of {len(places)} folders needs --out=DIR, where its page is to lie")
-    directory = Path(out or Path(places[0]) / "comparison")
+    directory = Path(out or Path(places[0], actions, "comparison"))
     runs = sum(map(len, groups.values()))
     title = f"{len(groups)} variants" if len(groups) > 1 else f"Variant {next(iter(groups))}"
     subtitle = f"{runs} run{'s' * (runs != 1)}: {', '.join(groups)}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mow_jax.report import inference, scores
+from mow_jax.report import data, inference, scores
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -74,8 +74,8 @@ def _pair(runs: list[dict[str, Any]], variant: str, first: str) -> tuple[np.ndar
 
 
 DIFFERENT = (
-    "Not all were scored by the same kind of actions: python -m mow_jax.evaluate --actions=sampled or --actions=best,"
-    " with --out=DIR, scores a run by the other."
+    "Not all were scored by the same kind of actions: the sweep's command with --actions=sampled or --actions=best"
+    " scores all by one, and report --compare with the same option sets these side by side."
 )
 
 
@@ -83,6 +83,19 @@ def actions(results: dict[str, Any]) -> str:
     """By which actions results were scored, as far as they say it."""
     settings = (results.get("protocol") or {}).get("evaluation")
     return str(settings.get("actions", "–")) if isinstance(settings, dict) else "–"
+
+
+def by_actions(run: data.Run, kind: str) -> data.Run:
+    """The run with its results by this kind of actions (RUN/KIND where its own are of another); without, if none are
+    there, which `missing` then says."""
+    if run.results is not None and actions(run.results) == kind:
+        return run
+    place = run.directory / kind
+    found = data.read(str(place)).results if (place / "results.json").is_file() else None
+    if found is not None and actions(found) == kind:
+        return run._replace(results=found)
+    how = f"python -m mow_jax.evaluate --workdir={run.directory} --actions={kind} --out={place}"
+    return run._replace(results=None, missing=[*run.missing, f"results by {kind} actions: run {how}"])
 
 
 def scored_by(runs: list[dict[str, Any]]) -> dict[str, str]:

@@ -24,3 +24,10 @@ def parameters(init: Callable[[], Any], seed: int = 0) -> Any:
         return x * np.float32(leaf.shape[-2] ** -0.5)
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init))
+
+
+def grown(params: Any, seed: int = 0) -> Any:
+    """The parameters with adapters that have learned: none of them is zero, and they count beside what they add to."""
+    rng = np.random.default_rng(seed)
+    adapters = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params["adapters"])
+    return params | {"adapters": adapters}

@@ -179,6 +179,13 @@ def test_a_solved_task_leaves_the_loss_stays_solved_and_its_heads_rest():
     assert np.any(old != leaf)
 
 
+def test_the_target_moves_by_its_rate_towards_the_parameters_that_the_step_has_made():
+    target = parameters(lambda: algorithm.init(agent()).params, seed=1)
+    new, _ = updating()(started()._replace(target=target), *draws())
+    expected = jax.tree.map(lambda old, p: 0.95 * old + 0.05 * p, target, new.params)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), new.target, expected)
+
+
 def test_a_gradient_that_is_not_finite_changes_nothing_but_the_count():
     batch, policy = draws()
     broken = batch._replace(reward=np.full_like(batch.reward, np.nan))

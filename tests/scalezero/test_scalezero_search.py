@@ -140,6 +140,21 @@ def test_a_lost_life_is_worth_what_it_gives_and_not_the_fresh_life_behind_it(met
         np.testing.assert_allclose(found.q[0, dying], 0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["puct", "gumbel"])
+def test_share_of_noise_temperature_and_exploration_are_puct_s_alone(method: str):
+    """So that gumbel's actions are drawn when they are scored by samples as they are in training."""
+    follow = lambda action, node: (action * 1.0, node, node[:, None] + jnp.zeros(3), node, node)
+
+    def program(warmth: float, **keys: float) -> str:
+        setup = Search(simulations=2, method=method, **keys)  # type: ignore[arg-type]
+        noise = Noise(*jnp.ones((3, 1, 3)))
+        start = jnp.zeros((1, 3)), jnp.zeros(1), jnp.ones(1)
+        return str(jax.make_jaxpr(lambda: search.search(setup, follow, *start, MASK[:1], noise, warmth))())
+
+    other = dict(fraction=0.0, c1=0.5, c2=0.5, value_range=0.5, alpha=0.5)
+    assert (program(1.0) == program(0.25, **other)) == (method == "gumbel")
+
+
 @pytest.mark.slow
 def test_with_few_simulations_gumbel_tries_what_puct_never_sees():
     """18 actions, no prior, 12 simulations, rewards of one step that deviate by 0.1: figures of docs/scalezero.md."""

@@ -43,7 +43,7 @@ class Agent:
     decay: float  # of matrices, decoupled from the gradient
     clip: float
     target_rate: float  # of the target parameters' moving average
-    sampled: bool = False  # whether actions are drawn by visits when they are scored, too
+    sampled: bool = False  # whether actions are drawn when they are scored, too
 
     @functools.cached_property
     def optimizer(self) -> optax.GradientTransformation:
@@ -230,7 +230,7 @@ def act(
 ) -> tuple[jax.Array, dict[str, jax.Array], ActState]:
     """Actions [K', E] for frames [K', E, S, S, 3] at joint step `step`, the policies [K', E, A] to store with the rows,
     and the new contexts. Without `explore` the search is of the plain policy; the best action is taken, or, if such are
-    to be scored, one drawn by visits as in training.
+    to be scored, one drawn: by visits, or for "gumbel" by the noise at the root, which is that search's only draw.
     """
     model, envs = agent.world, observation.shape[1]
     params = stages.merge(agent.stages, state.params, state.stage)

@@ -80,8 +80,8 @@ def search(
     """Searches from N roots with policy logits [N, A], values [N] and `node` (a pytree with leaves [N, ...]).
 
     `follow`(action [N], node) gives reward [N], the probability [N] that the task goes on, logits [N, A], value [N] and
-    the node reached. mask [N, A] bool of the actions that exist. With noise actions are drawn at temperature `warmth`,
-    without it the best is taken.
+    the node reached. mask [N, A] bool of the actions that exist. With noise actions are drawn ("puct": by visits at
+    temperature `warmth`), without it the best is taken.
     """
     quiet = Noise(jnp.zeros_like(logits), jnp.zeros_like(logits), jnp.zeros_like(logits))
     extra = noise or quiet
