@@ -52,7 +52,8 @@ def test_a_dry_run_says_its_parameters_and_its_cost_and_starts_nothing(file: str
     )
     assert cost, said["compiled update"]
     batch = len(tasks) * config.batch.windows * length * summary.row_bytes(config, system, tasks)
-    assert float(cost[1]) * UNITS[cost[2]] == pytest.approx(held + batch, rel=0.01)
+    # An update need not read all of a row: M3PO's from replay leaves what acting stored beside it.
+    assert held + 0.6 * batch < float(cost[1]) * UNITS[cost[2]] < 1.01 * (held + batch)
     assert float(cost[3]) * UNITS[cost[4]] > count  # gradients, for one
 
     joint = config.train.steps // config.train.envs
