@@ -20,6 +20,7 @@ from mow_jax.systems.scalezero.stages import Stages
 from mow_jax.systems.scalezero.world_model import TERMS, WorldModel
 from mow_jax.types import Batch
 
+pytestmark = pytest.mark.slow
 TASKS, WINDOWS, UNROLL, STEPS, ACTIONS, GAMMA, STAGE = 2, 3, 5, 3, 3, 0.9, 1
 MASK = np.array([[True, True, True], [True, False, True]])
 SIZES = dict(context=2, width=8, layers=1, heads=2, experts=3, encoder="convolution", channels=4, dropout=0.0, bins=21)
