@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shutil
 import zipfile
@@ -13,6 +14,7 @@ import numpy as np
 import processes
 import pytest
 from processes import ROOT, TINY, acted, assert_same_run, digests, metrics, run, train
+from test_metrics_page import documented
 
 import mow_jax
 from mow_jax import train as loop
@@ -53,6 +55,7 @@ def test_a_run_leaves_what_its_users_expect(finished):
     names = {name for line in metrics(finished) for name in line}
     wanted = {"world/reconstruction", "harmony/catch", "router/load/0", "router/switches", "agent/return/grid"}
     assert wanted | {"episode/catch/return", "evaluation/grid/return"} <= names
+    assert {re.sub(r"/(catch|grid|\d+)(?=/|$)", "", name) for name in names} <= documented() | {"step", "update"}
     looked = [line["step"] for line in metrics(finished) if "evaluation/catch/reward_precision" in line]
     assert (
         looked == [40, 64]
