@@ -33,6 +33,9 @@ RUNS = Path(os.environ.get("NOTEBOOK_RUNS", tempfile.gettempdir() + "/mow_jax_no
 # What a run has compiled, a notebook that looks into it need not compile again.
 COMPILED = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(RUNS / "compiled"))
 jax.config.update("jax_compilation_cache_dir", COMPILED)
+# Here and in the runs: of what learns for a minute, compiling is the longer part.
+FLAGS = (f"--{name}={str(value).lower()}" for name, value in xla.OLDER_GENERATOR.items())
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 
 
 class Study:
