@@ -145,6 +145,22 @@ def test_variants_of_several_sweeps_are_one_where_their_settings_are(tmp_path: P
     assert len(shown) == 8 and {"p/other, 3", "same, p/same/4", "same, s/same/4", "same, 5"} <= shown.keys()
 
 
+def test_runs_without_normalised_scores_are_compared_by_their_returns(tmp_path: Path):
+    for variant, returns in (("few", [-150.0, -130.0]), ("many", [-170.0, -210.0])):
+        for seed in (0, 1):
+            path = put(tmp_path / variant / str(seed), seed) / "results.json"
+            results = json.loads(path.read_text())
+            for task in results["tasks"].values():
+                task |= {"normalised": None, "returns": [returns[seed]]}
+            path.write_text(json.dumps(results))
+    text = (comparison.write([str(tmp_path)], None) / "report.md").read_text().replace("\\", "")
+    assert "Mean returns, as no task has a normalised score" in text and "human" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| many | 2 |"))
+    assert "| -190.000 [" in row and "| -50.000 [" in row and row.endswith(" -190.00 |")
+    assert "at the reference" not in text and not (tmp_path / "comparison" / "profile.png").exists()
+    assert (tmp_path / "comparison" / "overview.png").exists()
+
+
 def test_a_run_that_lies_in_several_folders_counts_once(tmp_path: Path):
     for seed in (0, 1, 2):
         put(tmp_path / "all" / "mow" / str(seed), seed)

@@ -23,6 +23,16 @@ from mow_jax.report.tables import NONE, Table, mean, ratio
 from mow_jax.types import BadInput
 
 Groups = dict[str, list[Run]]  # variant -> its runs
+MEASURED = (
+    "; steps are the agent steps a task that they were measured at. Mean over tasks, with the 95% t interval over runs;"
+    " the IQM is over runs and tasks, of ten runs or more with a 95% interval by drawing runs anew; the last "
+)
+NORMALISED = (
+    "Normalised scores: 0 is the random policy, 1 the reference (a human for Atari, the best known score for toy tasks)"
+    + MEASURED
+    + "columns count tasks whose mean reaches the reference, and name the lowest."
+)
+RETURNS = f"Mean returns, as no task has a normalised score{MEASURED}column names the lowest task."
 HIDDEN = ("seed", "checkpoint", "log", "actors")  # of the settings: not what a variant is
 
 
@@ -137,6 +147,7 @@ def entries(groups: Groups) -> list[dict[str, Any]]:
             "step": run.results["step"],
             "actions": sweeps.actions(run.results),
             "tasks": {task: entry["normalised"] for task, entry in run.results["tasks"].items()},
+            "returns": sweeps.returns(run.results),
         }
         for name, runs in groups.items()
         for i, run in enumerate(runs)
@@ -146,11 +157,12 @@ def entries(groups: Groups) -> list[dict[str, Any]]:
 
 def _sections(groups: Groups, directory: Path) -> list[Section | None]:
     scored, looks = entries(groups), plotting.looks(groups)
+    measured = sweeps.by_returns(scored) or scored
     every = [run for runs in groups.values() for run in runs]
     missing = [f"{run.directory}: {text}" for run in every for text in [*run.missing, *_older(run)]]
     return [
         Section("Missing or left out", missing) if missing else None,
-        _scores(scored, looks, directory),
+        _scores(measured, looks, directory),
         _figure(
             "Performance profile",
             "How large a share of runs and tasks lies above each normalised score; further right is better. Crossing"
@@ -162,8 +174,8 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
             "Probability of improvement",
             "The chance that a run of each variant scores higher than one of the first, however little, mean over"
             " tasks, ties counted half."
-            + _drawn(scored, "Bars: 95% intervals by drawing runs anew, of which those with 0.5 show no difference"),
-            comparing.improvement(scored, looks, directory / "improvement.png"),
+            + _drawn(measured, "Bars: 95% intervals by drawing runs anew, of which those with 0.5 show no difference"),
+            comparing.improvement(measured, looks, directory / "improvement.png"),
             Picture("improvement.png", "Against the first variant"),
         ),
         _figure(
@@ -224,12 +236,8 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
     notes = [f"Left out of all that sets scores side by side, as not every run has one: {', '.join(apart)}."]
     if not tasks:
         return Section("Scores", notes) if apart else None
-    text = (
-        "Normalised scores: 0 is the random policy, 1 the reference (a human for Atari, the best known score for toy"
-        " tasks); steps are the agent steps a task that they were measured at. Mean over tasks, with the 95% t interval"
-        " over runs; the IQM is over runs and tasks, of ten runs or more with a 95% interval by drawing runs anew; the"
-        " last columns count tasks whose mean reaches the reference, and name the lowest."
-    )
+    returns = "measure" in scored[0]
+    text = RETURNS if returns else NORMALISED
     first, *others = variants
     cells_of, verdict = inference.against(
         first, {name: (variants[name].mean(1), variants[first].mean(1)) for name in others}
@@ -247,12 +255,12 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
             ratio(float(np.median(by_task))),
             scores.iqm_text({"iqm": iqm, "interval": around}),
             *[cells_of.get(name, NONE)] * bool(others),
-            scores.at_reference(by_task),
+            *[scores.at_reference(by_task)] * (not returns),
         ]
         rows.append([name, str(len(values)), *cells, f"{tasks[lowest]} {by_task[lowest]:.2f}"])
     columns = ["variant", "runs", *["actions"] * bool(apart_by), "steps", "mean [95%]", "median"]
     columns += ["IQM [95%]" if any(len(values) >= inference.ENOUGH for values in variants.values()) else "IQM"]
-    columns += [f"less {first} [95%, Welch]"] * bool(others) + ["at the reference", "lowest task"]
+    columns += [f"less {first} [95%, Welch]"] * bool(others) + ["at the reference"] * (not returns) + ["lowest task"]
     table = Table(columns, rows)
     comparing.overview(scored, looks, directory / "overview.png")
     return Section(
