@@ -3,10 +3,9 @@
     python -m mow_jax.train --config=experiments/pendulum.py --workdir=runs/pendulum
     python -m mow_jax.train --config=experiments/pendulum.py:tdmpc2 --workdir=runs/pendulum_tdmpc2     (or :search)
 
-Hardware: one CPU core, by arithmetic 10 minutes of its time; ":search", with TD-MPC2's iterations and policy sequences
-and a quarter of its samples, 13. Measured, with target_rate 0.01 and no updates in the warm-up: -129, one seed
-(results/m3po). The score is of 100 episodes, as in 20 one failure moves it by 70: evaluate the milestones afterwards
-(--step=8000 --out=DIR).
+Hardware: one CPU core, 12 to 14 minutes; ":search", with TD-MPC2's iterations and policy sequences and a quarter of its
+samples, by arithmetic a third more. Expected: -143 (m3po) and -145 (tdmpc2), three seeds each (results/m3po). The score
+is of 100 episodes, as in 20 one failure moves it by 70: evaluate the milestones afterwards (--step=8000 --out=DIR).
 """
 
 from mow_jax import checks
