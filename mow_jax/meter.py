@@ -74,15 +74,18 @@ class Trace:
         self._directory, self._on = directory, False
         self._first, self._last = traced(text, updates)
 
-    def at(self, update: int, state: object) -> None:
-        """Before each update: begins, or ends once the last one traced has been computed into `state`."""
+    def before(self, update: int) -> None:
+        """Before each update: begins."""
         if 0 <= self._first < update:
             print(f"nothing is traced: update {self._first} lies before {update}, where the run goes on", flush=True)
             self._first = -1
         if update == self._first:
             self._on, self._first = True, -1
             jax.profiler.start_trace(str(self._directory), create_perfetto_trace=True)
-        elif self._on and update >= self._last:
+
+    def after(self, update: int, state: object) -> None:
+        """After each update: ends once the last one traced has been computed into `state`."""
+        if self._on and update + 1 >= self._last:
             jax.block_until_ready(state)
             self.close()
 

@@ -112,11 +112,13 @@ class Run:
 
     def update(self, name: str) -> dict[str, Any]:
         """One update of the system, on the windows that it draws; metrics."""
-        self.trace.at(self.at.update, self.learner.state)
+        self.trace.before(self.at.update)
         if self._drawn[0] != self._moment(name):
             self.draw(name)
         (_, windows), self._drawn = self._drawn, ((), [])
-        return self.learner.update(name, *windows)
+        metrics = self.learner.update(name, *windows)
+        self.trace.after(self.at.update, self.learner.state)
+        return metrics
 
     def inspect(self) -> dict[str, float]:
         """What the system's inspection says of windows drawn for it alone, by the names of metrics.jsonl."""

@@ -64,6 +64,10 @@ def check(jobs: list[Job]) -> None:
     effects = {}
     for name, settings in made.items():
         config.check(settings)
+        if first[name].actions:
+            scored = settings.copy_and_resolve_references()
+            scored.evaluation.actions = first[name].actions
+            config.check(scored)
         effects[name] = config.effective(settings, len(suites.expand(settings.suite.name, settings.suite.tasks)))
     for one, other in itertools.combinations(first, 2):
         if effects[one] | {"seed": None} == effects[other] | {"seed": None}:

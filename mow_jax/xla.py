@@ -1,4 +1,4 @@
-"""What XLA's compiler is asked for. Used by learner and summary, and by the tests."""
+"""What XLA's compiler is asked for. Used by learner and summary, by notebooks and by the tests."""
 
 from __future__ import annotations
 

@@ -98,10 +98,13 @@ def test_a_profile_leaves_a_trace_of_its_updates(tmp_path):
     step = jax.jit(lambda x: x + 1)
     state = step(np.zeros(3))
     for update in range(6):
-        trace.at(update, state)
+        trace.before(update)
         assert trace._on == (update in (2, 3))
         state = step(state)
-    assert trace.at(2, state) is None and not trace._on, "once is enough"
+        trace.after(update, state)
+        assert trace._on == (update == 2), "nothing of what comes between updates"
+    trace.before(2)
+    assert not trace._on, "once is enough"
     assert list((tmp_path / "profile").rglob("perfetto_trace.json.gz")) and list(
         (tmp_path / "profile").rglob("*.xplane.pb")
     )
@@ -111,7 +114,8 @@ def test_the_last_updates_can_be_traced_and_those_before_a_resumed_position_are_
     assert meter.traced("98:2", 100) == (98, 100)
     trace = meter.Trace("3:2", tmp_path / "profile", 10)
     for update in (4, 5, 6):  # went on from update 4
-        trace.at(update, np.zeros(1))
+        trace.before(update)
+        trace.after(update, np.zeros(1))
     trace.close()
     assert not (tmp_path / "profile").exists()
     assert capsys.readouterr().out == "nothing is traced: update 3 lies before 4, where the run goes on\n"

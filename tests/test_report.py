@@ -448,6 +448,9 @@ def test_the_commands_say_where_they_do_not_make_the_same_run(workdir, tmp_path,
         "1,200 of 50,000",
     ):
         assert re.search(f"^# Not exactly this run: .*{why}", script, re.MULTILINE), script
+    with (workdir / "metrics.jsonl").open("a") as lines:  # the results are those of an earlier checkpoint
+        lines.write(json.dumps({"step": 50_000, "update": 9, "seconds": 9.0}) + "\n")
+    assert main([f"--reproduce={workdir}"]) == 0 and "it ended at" not in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     line = next(line for line in script.splitlines() if line.startswith("test -e"))
     for left in (None, "edited since"):  # what lies there is not overwritten

@@ -323,6 +323,14 @@ def test_a_sweep_tries_the_first_run_that_has_nothing_yet_of_each_variant(tmp_pa
         assert sweep.refused(runs, runs) == 0 and not asked, "one is at work"
 
 
+def test_actions_that_a_system_has_not_are_refused_before_its_runs_begin(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    words = ["--config=experiments/pendulum.py", "--variants=m3po", f"--workdir={tmp_path / 'new'}", "--jobs=0"]
+    assert sweep.main([*words, "--actions=sampled"]) == 2 and not (tmp_path / "new").exists()
+    assert "evaluation.actions" in capsys.readouterr().err
+    assert sweep.main([*words, "--actions=best"]) == 0
+
+
 def test_what_a_trial_refuses_ends_a_sweep_before_its_folder_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sweep.subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 2))

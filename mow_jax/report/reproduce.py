@@ -41,11 +41,20 @@ def _departures(folder: Path, config: dict, start: dict, later: list[dict]) -> l
     settings = config.get("train", {})
     if parent := settings.get("init_from"):
         found.append(f"it began with the weights of {parent} (train.init_from), which must still be there")
-    if (folder / "results.json").is_file():
-        step = _read(folder / "results.json").get("step")
-        if step is not None and step < settings.get("steps", step):
-            found.append(f"it ended at step {step:,} of {settings['steps']:,}, to which the commands train")
+    step = _furthest(folder) if (folder / "results.json").is_file() else None
+    if step is not None and step < settings.get("steps", step):
+        found.append(f"it ended at step {step:,} of {settings['steps']:,}, to which the commands train")
     return found
+
+
+def _furthest(folder: Path) -> int | None:
+    """The last step that a run's lines or results are of; results may be those of an earlier checkpoint."""
+    try:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()[-2:]]
+    except (OSError, ValueError):  # none, or one that is being written
+        lines = []
+    steps = [entry.get("step") for entry in [*lines, _read(folder / "results.json")]]
+    return max((step for step in steps if step is not None), default=None)
 
 
 def _groups(folder: Path, table: str) -> list[str]:
