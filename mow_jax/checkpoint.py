@@ -2,7 +2,7 @@
 
 orbax stores the arrays. What it leaves open is done here: checksums, falling back from a damaged checkpoint, refusing
 before a disk is full, replacing and deleting so that a kill at any moment leaves a valid one. Called by train,
-evaluate and load_agent. Only the holder of `lock` may save or recover; anybody may load.
+evaluate and load_agent. Only the holder of the workdir's lock may save or recover; anybody may load.
 """
 
 from __future__ import annotations
