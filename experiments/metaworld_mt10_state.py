@@ -5,8 +5,8 @@
     python -m mow_jax.train --config=experiments/metaworld_mt10_state.py:three --workdir=runs/metaworld_three_state
 
 `:three` has the tasks of experiments/metaworld_reach.py:three. Beside that run its curves say what the observation is
-worth, not what the system is: it sees the goal among its numbers where the other has to find two pixels, plays 24,000
-agent steps a task (96,000 simulated) in four environments where the other plays 13,000 (52,000) in one, and takes 4
+worth, not what the system is: it sees the goal among its numbers where the other has to find two pixels, plays 36,000
+agent steps a task (144,000 simulated) in four environments where the other plays 13,000 (52,000) in one, and takes 4
 updates a joint step (of four agent steps a task) where the other takes 1.5 (of one). It is scored by its plan's mean,
 the other by sampled actions. Both repeat an action four times for episodes of 125 agent steps.
 Hardware: an accelerator, and a host that simulates 80 environments; "three": one CPU core, 3 hours planned. Sizes:
@@ -37,14 +37,14 @@ def get_config(variant="m3po"):
         return config
     config.suite.tasks = of("metaworld_reach")["TASKS"]["three"]
     config.suite.metaworld.update(action_repeat=4, horizon=125)
-    config.train.update(steps=24_000, envs=4, ratio=4.0)
+    config.train.update(steps=36_000, envs=4, ratio=4.0)
     config.warmup.update(steps=2000, updates=2000)
     config.batch.windows = 64
     config.model.update(latent=128, embedding=16, encoder=128, hidden=128, dropout=0.0)
     config.planner.update(samples=128, policy_samples=8, elites=16, iterations=4)
-    config.fresh.minibatch = 32
+    config.fresh.update(minibatch=32, kl=0.05)
     config.optimizer.update(lr=1e-3, target_rate=0.02)
     config.actors.workers = 0  # one core does all of it, and its time is all that is counted
-    config.evaluation.update(episodes=50, parallel=5, every=8000)
+    config.evaluation.update(episodes=50, parallel=5, every=12_000)
     config.checkpoint.every = 4000
     return config
