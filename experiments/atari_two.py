@@ -2,7 +2,7 @@
 a step, episodes and checkpoints.
 
     python -m mow_jax.sweep --config=experiments/atari_two.py --workdir=runs/atari_two \
-        --variants=mow,one_equal,scalezero_mixture,scalezero_dense,scalezero_budget
+        --variants=mow,one_equal,scalezero_mixture,scalezero_dense
 
 "mow" has the settings of experiments/atari_cpu.py, "one_equal" one cluster and one expert of as many parameters. The
 search is Gumbel MuZero's: the paper's rule, made for 50 simulations, tries three of these games' 18 actions in the 12
@@ -60,7 +60,7 @@ def scalezero():
     config.batch.update(windows=4, unroll=10, steps=5)
     config.model.update(width=148, layers=2, heads=4, experts=4, dropout=0.0)
     config.model.update(vit_width=96, vit_layers=2, vit_heads=4, vit_head_width=24, vit_hidden=256)
-    config.search.update(method="gumbel", simulations=12, context=4)
+    config.search.update(method="gumbel", simulations=12, considered=8, context=4)  # of 16 tried none is looked behind
     config.loss.smoothing = 0.0
     config.optimizer.lr = 6e-4
     config.log.gradients = True

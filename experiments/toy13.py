@@ -27,7 +27,7 @@ VARIANTS = {  # what each changes beside the variant of experiments/toy.py
     "scalezero_all": SCHEDULE | {"model.width": 96},
     "scalezero_dense": SCHEDULE | {"model.width": 96},
     "scalezero_stages": STAGES,
-    "scalezero_budget": STAGES,
+    "scalezero_budget": STAGES | {"evaluation.every": 3200},  # more of them would decide nothing
 }
 
 

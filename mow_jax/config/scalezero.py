@@ -40,7 +40,7 @@ def add(config: ConfigDict) -> None:
             # c1 to temperature_updates are of "puct" alone: "gumbel" draws by noise at the root, at no temperature.
             c1=1.25,
             c2=19652.0,
-            value_range=0.01,  # smaller ranges of Q in a tree count as this one
+            value_range=0.01,  # smaller ranges of Q count as this one: of a tree, or, in "gumbel", of a node's actions
             alpha=0.3,  # Dirichlet noise on the root's prior ...
             fraction=0.25,  # ... of which it is this share; 0: none
             temperature=0.25,  # actions are drawn by visits^(1 / temperature) ...

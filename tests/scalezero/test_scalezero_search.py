@@ -151,8 +151,29 @@ def test_share_of_noise_temperature_and_exploration_are_puct_s_alone(method: str
         start = jnp.zeros((1, 3)), jnp.zeros(1), jnp.ones(1)
         return str(jax.make_jaxpr(lambda: search.search(setup, follow, *start, MASK[:1], noise, warmth))())
 
-    other = dict(fraction=0.0, c1=0.5, c2=0.5, value_range=0.5, alpha=0.5)
+    other = dict(fraction=0.0, c1=0.5, c2=0.5, alpha=0.5)
     assert (program(1.0) == program(0.25, **other)) == (method == "gumbel")
+
+
+@pytest.mark.parametrize("method", ["puct", "gumbel"])
+@pytest.mark.parametrize(("size", "knows"), [(1e-4, False), (1.0, True)])
+def test_differences_far_below_the_value_range_teach_nothing(method: str, size: float, knows: bool):
+    """Rewards of one step of a given size, drawn as noise, and nothing else: only large ones move the policy."""
+    setup, actions = Search(simulations=24, method=method), 6
+    reward = size * jax.random.uniform(jax.random.key(0), (1, actions))
+    follow = lambda action, node: (
+        jnp.where(node < 0, reward[0, action], 0.0),
+        0.0 * node,
+        jnp.zeros((1, actions)),
+        0.0 * node,
+        0.0 * node,
+    )
+    start = jnp.zeros((1, actions)), jnp.zeros(1), jnp.zeros(1) - 1
+    mask = jnp.ones((1, actions), bool)
+    extra = search.noise(setup, jax.random.key(1), mask[0], 1)
+    found = jax.jit(lambda: search.search(setup, follow, *start, mask, None if method == "puct" else extra))()
+    assert (found.policy.max() > 0.4) == knows
+    assert (found.policy.max() < 0.25) != knows
 
 
 @pytest.mark.slow

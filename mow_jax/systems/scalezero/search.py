@@ -25,7 +25,7 @@ class Search:
     gamma: float = 0.997
     c1: float = 1.25
     c2: float = 19652.0
-    value_range: float = 0.01  # smaller ranges of Q in a tree count as this one
+    value_range: float = 0.01  # smaller ranges of Q count as this one: of a tree, or, in "gumbel", of a node's actions
     alpha: float = 0.3  # of the Dirichlet noise on the root's prior
     fraction: float = 0.25  # of the prior that is noise
     temperature: float = 0.25  # actions are drawn by visits^(1 / temperature) ...
@@ -117,7 +117,7 @@ def search(
     visits, q = tree.children_visits[:, 0], tree.qvalues(root)
     found = functools.partial(Found, value=tree.node_values[:, 0], visits=visits, q=jnp.where(visits > 0, q, 0.0))
     if setup.method == "gumbel":
-        better = jnp.where(mask, logits + jax.vmap(completed, (0, None))(tree, 0), -1e9)
+        better = jnp.where(mask, logits + jax.vmap(_completed(setup), (0, None))(tree, 0), -1e9)
         most = visits == visits.max(-1, keepdims=True)
         action = jnp.where(most & mask, better + extra.gumbel, -jnp.inf).argmax(-1)
         return found(action.astype(jnp.int32), jax.nn.softmax(better))
@@ -140,14 +140,16 @@ def _choices(setup: Search) -> tuple[Callable, Callable]:
             mctx.gumbel_muzero_root_action_selection,
             num_simulations=setup.simulations,
             max_num_considered_actions=setup.considered,
-            qtransform=completed,
+            qtransform=_completed(setup),
         )
-        return root, functools.partial(mctx.gumbel_muzero_interior_action_selection, qtransform=completed)
+        return root, functools.partial(mctx.gumbel_muzero_interior_action_selection, qtransform=_completed(setup))
     choose = functools.partial(puct, setup)
     return choose, choose
 
 
-completed = mctx.qtransform_completed_by_mix_value
+def _completed(setup: Search) -> Callable:
+    """mctx's completed Q of Gumbel MuZero, which else turns the least differences into the largest ones."""
+    return functools.partial(mctx.qtransform_completed_by_mix_value, epsilon=setup.value_range)
 
 
 def puct(setup: Search, key, tree: mctx.Tree, node, depth=0) -> jax.Array:
