@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,12 @@ def commits(job: Job) -> list[str]:
     starts, results = _json(job.directory / "origin.json"), _json(scored(job) / "results.json")
     found = [start.get("commit") for start in [*(starts or []), results or {}] if isinstance(start, dict)]
     return list(dict.fromkeys(filter(None, found)))
+
+
+def cores(job: Job) -> set[int]:
+    """How many cores a run had wherever its devices were CPUs: there scores depend on it, by rounding."""
+    said = [start.get("machine", "") for start in _json(job.directory / "origin.json") or [] if isinstance(start, dict)]
+    return {int(found[1]) for machine in said if (found := re.fullmatch(r"(\d+) cores, \d+ x cpu", machine))}
 
 
 def newest(job: Job) -> int:
@@ -239,8 +246,8 @@ def _next(waiting: list[Job]) -> Job | None:
 def _start(job: Job, slot: int, at_once: int) -> Open:
     """The run's process, on its share of the cores: an evaluation where it has learned all that it may. It is told to
     save and end when the sweep dies."""
-    cores = sorted(os.sched_getaffinity(0))
-    mine = cores[slot % len(cores) :: at_once] or cores
+    available = sorted(os.sched_getaffinity(0))
+    mine = available[slot % len(available) :: at_once] or available
     evaluates, saved = is_over(job) or is_trained(job), newest(job)
     words = _evaluation(job) if evaluates else job.command
     job.directory.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from typing import Any
 
 from mow_jax import checks, command, config, files, locks, origin
 from mow_jax.envs import suites
-from mow_jax.jobs import TRAIN, Job, commits, finished, lines, run, seconds
+from mow_jax.jobs import TRAIN, Job, commits, cores, finished, lines, run, seconds
 from mow_jax.report import data, reproduce, sweeps
 from mow_jax.types import BadInput
 
@@ -148,6 +148,11 @@ def script(runs: list[dict[str, Any]], words: list[str]) -> str:
     commits, versions = dict.fromkeys(run["commit"] for run in known), {str(run["versions"]) for run in runs}
     mixed = [f"# Runs are of several commits: {', '.join(commits)}."] * (len(commits) > 1)
     mixed += ["# Runs are of several versions of packages: each results.json has its own."] * (len(versions) > 1)
+    if had := sorted({count for run in runs for count in run.get("cores", ())}):
+        mixed.append(
+            f"# Each run had {' or '.join(map(str, had))} CPU core{'s' * (had != [1])} (taskset, --jobs): by rounding,"
+            " scores depend on it."
+        )
     lines = reproduce.install(source["commit"], source["versions"])
     lines.append(shlex.join(["python", "-m", "mow_jax.sweep", *words]))
     return "\n".join(["# What made the table beside it.", *mixed, *lines, "", *made]) + "\n"
@@ -185,6 +190,7 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
         "commit": results["commit"],
         "versions": results.get("versions", {}),
         "seconds": round(seconds(job)),
+        "cores": sorted(cores(job)),
         "core_seconds": round(data.core_seconds(lines(job))),
         "parameters": parameters,
         "active": active,

@@ -8,6 +8,8 @@ import functools
 import itertools
 import json
 import runpy
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -421,7 +423,7 @@ def test_a_shared_return_scale_is_that_of_all_tasks_returns_together():
 
 
 @pytest.mark.slow
-def test_an_update_without_expert_transformers_by_the_papers_router_fits_together():
+def test_an_update_without_expert_transformers_by_the_papers_router_fits_together(tmp_path: Path):
     literal = {key.replace(".", "__"): value for key, value in ABLATIONS["NAMED"]["literal_router"].items()}
     agent, tasks, settings = tiny(model__layers=0, agent__return_scale="shared", router__experts=4, **literal)
     state = jax.tree.map(np.asarray, quick(functools.partial(algorithm.init, agent))())
@@ -446,6 +448,12 @@ def test_an_update_without_expert_transformers_by_the_papers_router_fits_togethe
         assert np.isfinite(metrics["world/gradient_norm"]) and not metrics["train/skipped"]
         chosen.append(state.table.experts)
     assert any((one != other).any() for one, other in itertools.pairwise(chosen))  # noise redraws the selection
+    # What is written down is what is scored: the choice without noise.
+    path, learner = tmp_path / "clusters.json", SimpleNamespace(state=state, single=lambda tree: tree)
+    path.write_text(json.dumps({"experts": []}))
+    mow.after_save(agent, learner, tmp_path)
+    scores = router.scores(agent.world.routing, state.params["shared"], state.update)
+    assert json.loads(path.read_text())["experts"] == router.reselect(scores, state.table.experts, 0.0).tolist()
     moved = jax.tree.map(
         lambda new, old: float(jnp.abs(new - old).max()), state.params["expert"], before.params["expert"]
     )

@@ -72,6 +72,10 @@ def test_the_stability_of_groups_is_told_for_every_method_and_reduction(monkeypa
     by_lot = {line.split(" | ")[0]: line for line in text.splitlines()}
     assert "| shuffled" in by_lot and by_lot["| shuffled"].endswith("8+3+2, 8+3+2, 8+3+2 |")
     assert by_lot["| random"].endswith("5+4+4, 5+4+4, 5+4+4 |")
+    low, high = stability.by_chance(found["spectral", "projection"])
+    assert low < 0.05 and low < high < mean, "two seeds of three that agree are more than chance"
+    alone = {seed: np.arange(13) for seed in range(3)}
+    assert stability.by_chance(alone).tolist() == [1.0, 1.0], "groups of one each cannot differ"
 
 
 @pytest.mark.long

@@ -214,6 +214,13 @@ def test_several_folders_need_a_place_and_must_hold_runs(sweep: Path, tmp_path: 
     assert main([f"--compare={one},{other}"]) == 2 and "--out=DIR" in capsys.readouterr().err
     assert main([f"--compare={tmp_path}"]) == 2 and "holds no run" in capsys.readouterr().err
     assert main([f"--workdir={one}", "--out=x"]) == 2 and "--compare" in capsys.readouterr().err
+    # A variant's folder is its runs; other folders with runs in them are not.
+    assert list(comparison.read([str(sweep / "one")])) == ["one"]
+    assert comparison.read([str(sweep)])["one"][0].directory.name in [
+        run.directory.name for run in comparison.read([str(sweep / "one"), str(sweep / "mow")])["one"]
+    ]
+    put(tmp_path / "named")
+    assert main([f"--compare={tmp_path}"]) == 2 and "holds no run" in capsys.readouterr().err
     assert main([f"--compare={one}", "--follow"]) == 2 and "--workdir" in capsys.readouterr().err
 
 
@@ -289,6 +296,9 @@ def test_tasks_that_not_every_run_has_a_score_of_are_named(tmp_path: Path, monke
     assert section is not None and section.text[1].endswith("not every run has one: once, bare, late.")
     apart = comparison._scores([entries[0], entries[1] | {"tasks": {"late": 1.0}}], looks, tmp_path)
     assert apart is not None and "here, once, bare, late." in apart.text[0] and not apart.tables
+    assert [picture.caption for picture in apart.pictures] == ["Every run, of its own tasks"]
+    means = [line.get_xdata() for line in figure.axes[-1].lines if line.get_marker() == "."]
+    assert means == [[0.375], [1.0]]
     whole = comparison._scores([entries[0] | {"tasks": {"here": 0.5}}] * 2, looks, tmp_path)
     assert whole is not None and len(whole.text) == 1
 

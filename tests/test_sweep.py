@@ -48,7 +48,11 @@ def test_the_table_has_every_run_and_the_interval_of_each_variants_mean():
     assert "| y | 1 | – | 0.70 | 0.700 |" in sweeps.table(alone) and "| x, seed 0 | 0.50 | – | 0.500 |" in sweeps.table(
         alone
     )
-    assert "own tasks; figure.png leaves out a, b: not in every run" in sweeps.table(alone) and "own" not in text
+    assert "own tasks; figure.png too: none is in every run" in sweeps.table(alone) and "own" not in text
+    assert "less x" not in sweeps.table(alone)
+    partly = [*alone, finished_run("z", 0, 0.2, 0.4)]
+    partly = [run | {"tasks": run["tasks"] | {"c": 0.5}} for run in partly]
+    assert "figure.png leaves out a, b: not in every run" in sweeps.table(partly) and "less x" in sweeps.table(partly)
     assert sweeps.table([]) == "no run has finished yet\n"
     assert "| y, seed 0 | – | – | 1.5 |" in sweeps.table([finished_run("y", 0, None, None)])  # type: ignore[arg-type]
 
@@ -161,7 +165,11 @@ def test_the_commands_of_a_table_make_its_runs_as_they_were(tmp_path, monkeypatc
     made = lambda *options: (sweep.main([*common, *options]), (tmp_path / "commands.sh").read_text())[1]
     text = made("--seeds=6,8", "--jobs", "0", "--only", "1")
     assert f"python -m mow_jax.sweep {' '.join(common)} --seeds=6,8\n" in text
-    assert "several commits: 7d8e9f+, 0a1b2c." in text and "several versions" in text
+    assert "several commits: 7d8e9f+, 0a1b2c." in text and "several versions" in text and "CPU core" not in text
+    for seed, machine in ((6, "3 cores, 1 x cpu"), (8, "16 cores, 8 x NVIDIA H200")):
+        start = {"commit": "0a1b2c", "machine": machine}
+        (tmp_path / "toy" / str(seed) / "origin.json").write_text(json.dumps([start, start]))
+    assert "# Each run had 3 CPU cores (taskset, --jobs)" in made("--seeds=6,8")
     assert "Files differed" in text and "git checkout 7d8e9f\n" in text and "jax==0.10.9\n" in text
     put(tmp_path, 3, "unknown", jax="0.10.8", mow_jax="0.9")
     text = made("--seeds=3", "--jobs=0")

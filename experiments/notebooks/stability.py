@@ -3,7 +3,7 @@
     python experiments/notebooks/stability.py --experiment=toy13 --clusters=3,6 --seeds=0,1,2,3,4 --out=DIR
 
 Writes DIR/stability.md and stability.json (every grouping). Beside them: groups of equal sizes, and of agglomerative's
-own sizes, both by lot.
+own sizes, both by lot; and what groups of a row's sizes agree by chance.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import study
 from sklearn.metrics import adjusted_rand_score
 
 from mow_jax import origin
+from mow_jax.summary import versions
 from mow_jax.systems.mow import clustering
 
 LOT = ("random", "shuffled")  # by lot: what agreement there is by chance alone
@@ -43,16 +44,27 @@ def agreement(labels):
     return float(np.mean(pairs)), float(min(pairs)), float(max(pairs))
 
 
+def by_chance(labels):
+    """The middle 95% of the mean agreement of these groupings' sizes, tasks in them by lot, two hundred times."""
+    rng = np.random.default_rng(0)
+    drawn = [agreement({seed: rng.permutation(x) for seed, x in labels.items()})[0] for _ in range(200)]
+    return np.percentile(drawn, (2.5, 97.5))
+
+
 def table(found):
     """Markdown: a row a method and reduction."""
     count = len(next(iter(found.values())))
     pairs = count * (count - 1) // 2
-    rows = [f"| method | reduction | agreement of {count} seeds | range of {pairs} pairs | sizes, seed by seed |"]
-    rows.append("|---|---|---|---|---|")
+    rows = [
+        f"| method | reduction | agreement of {count} seeds | range of {pairs} pairs | by chance, 95% of means | sizes,"
+        " seed by seed |",
+        "|---|---|---|---|---|---|",
+    ]
     for (method, vector), labels in found.items():
         mean, low, high = agreement(labels)
+        chance = "{:.2f} to {:.2f}".format(*by_chance(labels))
         sizes = ", ".join("+".join(map(str, sorted(np.bincount(x).tolist(), reverse=True))) for x in labels.values())
-        rows.append(f"| {method} | {vector} | {mean:.2f} | {low:.2f} to {high:.2f} | {sizes} |")
+        rows.append(f"| {method} | {vector} | {mean:.2f} | {low:.2f} to {high:.2f} | {chance} | {sizes} |")
     return "\n".join(rows) + "\n"
 
 
@@ -68,7 +80,7 @@ def main(arguments):
     if len(seeds) < 2:
         parser.error(f"--seeds={options.seeds}: agreement needs two seeds or more")
     made = study.Study(study.ROOT / (study.MANY if study.TINY else f"experiments/{options.experiment}.py"))
-    gradients = {}
+    begun, gradients = origin.commit(), {}
     for seed in seeds:
         made.begin(seed)
         made.warm(made.config.warmup.updates)
@@ -81,7 +93,7 @@ def main(arguments):
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "stability.md").write_text(text)
     held = {"experiment": options.experiment, "tasks": made.names, "seeds": seeds}
-    held |= {"commit": origin.commit(), "warmup": made.config.warmup.to_dict()}
+    held |= {"commit": begun, "versions": versions(), "warmup": made.config.warmup.to_dict()}
     held["groupings"] = [
         {"clusters": count, "method": method, "reduction": vector, "labels": [labels[seed].tolist() for seed in seeds]}
         for count, found in by_count.items()

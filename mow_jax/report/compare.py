@@ -61,9 +61,9 @@ def write(places: list[str], out: str | None, actions: str = "") -> Path:
 
 
 def read(places: list[str]) -> Groups:
-    """The runs of folders: a run's own, of which each is a variant, or a sweep's DIR/VARIANT/SEED. A variant of several
-    sweeps is one where its settings are the same in all, and a run of one variant, settings and seed that lies in
-    several places counts once. Raises BadInput."""
+    """The runs of folders: a run's own, of which each is a variant, a sweep's DIR/VARIANT, or all of a sweep DIR. A
+    variant of several sweeps is one where its settings are the same in all, and a run of one variant, settings and seed
+    that lies in several places counts once. Raises BadInput."""
     found: dict[Path, list[Run]] = {}  # by the folder that a variant is named after
     swept: list[Path] = []
     for folder in {Path(place).resolve(): Path(place) for place in places}.values():
@@ -71,9 +71,11 @@ def read(places: list[str]) -> Groups:
             found[folder.resolve()] = [data.read(str(folder))]
             continue
         paths = sorted(folder.glob("*/*/metrics.jsonl"), key=lambda path: (_order(folder, path), path))
+        paths = paths or sorted(path for path in folder.glob("*/metrics.jsonl") if path.parent.name.isdecimal())
         if not paths:
             raise BadInput(
-                f"{str(folder)!r} holds no run, and no DIR/VARIANT/SEED of a sweep: give folders of runs or of sweeps"
+                f"{str(folder)!r} holds no run, and no DIR/VARIANT/SEED of a sweep: give folders of runs, of sweeps, or"
+                " of a sweep's variants"
             )
         for path in paths:
             found.setdefault(path.parent.parent.resolve(), []).append(data.read(str(path.parent)))
@@ -235,7 +237,12 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
     apart = sweeps.left_out(scored)
     notes = [f"Left out of all that sets scores side by side, as not every run has one: {', '.join(apart)}."]
     if not tasks:
-        return Section("Scores", notes) if apart else None
+        own = [Picture("overview.png", "Every run, of its own tasks")]
+        return (
+            Section("Scores", notes, [], own * comparing.overview(scored, looks, directory / "overview.png"))
+            if apart
+            else None
+        )
     returns = "measure" in scored[0]
     text = RETURNS if returns else NORMALISED
     first, *others = variants

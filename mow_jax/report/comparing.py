@@ -42,25 +42,46 @@ def by_variant(entries: list[dict[str, Any]]) -> tuple[list[str], dict[str, np.n
 
 
 def overview(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
-    """A row a variant: its runs' means as dots, their mean and its 95% interval; beside it the mean of each task."""
+    """A row a variant: its runs' means as dots, their mean and its 95% interval; beside it the mean of each task. Where
+    no task is in all runs, as of one game a variant, means are over a run's own and stand alone."""
     tasks, variants = by_variant(entries)
     if not tasks:
-        return False
+        return _own(entries, looks, path)
     height, label = 0.34 * len(variants) + 1.0, 0.075 * max(len(short(name)) for name in variants)
     with picture(path, 4.6 + label + 0.46 * len(tasks), height + 0.075 * max(map(len, map(short, tasks)))) as figure:
         left, right = figure.subplots(1, 2, width_ratios=[4.0, 0.46 * len(tasks) + 0.3])
-        for row, (variant, scores) in enumerate(variants.items()):
-            _means(left, row, scores.mean(1), looks[variant]["color"])
-        left.set_yticks(range(len(variants)), [short(name) for name in variants])
-        left.set_ylim(len(variants) - 0.5, -0.5)
-        measure = entries[0].get("measure", "normalised score")
-        left.set_title(f"mean {measure}: runs, mean, 95% interval")
+        _rows(left, {variant: scores.mean(1) for variant, scores in variants.items()}, looks)
+        left.set_title(f"mean {entries[0].get('measure', 'normalised score')}: runs, mean, 95% interval")
         means = np.array([scores.mean(0) for scores in variants.values()])
         _by_task(right, means, tasks, (means.min(), means.max()) if "measure" in entries[0] else (0.0, 1.0))
         if apart := left_out(entries):
             text = f"left out, as not every run has a score: {', '.join(map(short, apart))}"
             figure.supxlabel(textwrap.fill(text, int(14 * figure.get_figwidth())), fontsize=7.5)
     return True
+
+
+def _own(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
+    """The rows of runs that share no task, each of its own."""
+    means: dict[str, list[float]] = {}
+    for entry in entries:
+        if held := [score for score in entry["tasks"].values() if score is not None]:
+            means.setdefault(entry["variant"], []).append(float(np.mean(held)))
+    if not means:
+        return False
+    label = 0.075 * max(len(short(name)) for name in means)
+    with picture(path, 5.0 + label, 0.34 * len(means) + 1.0) as figure:
+        axes = figure.subplots()
+        _rows(axes, {variant: np.array(held) for variant, held in means.items()}, looks)
+        axes.set_title(f"mean {entries[0].get('measure', 'normalised score')}, each run of its own tasks")
+    return True
+
+
+def _rows(axes: Axes, means: dict[str, np.ndarray], looks: Looks) -> None:
+    """A row a variant from the top, of the means [runs] of its runs."""
+    for row, (variant, held) in enumerate(means.items()):
+        _means(axes, row, held, looks[variant]["color"])
+    axes.set_yticks(range(len(means)), [short(name) for name in means])
+    axes.set_ylim(len(means) - 0.5, -0.5)
 
 
 def _means(axes: Axes, row: int, means: np.ndarray, colour: str) -> None:

@@ -31,8 +31,9 @@ def table(runs: list[dict[str, Any]]) -> str:
         cells += [f"{np.mean(values):.3f}", f"{min(values):.2f}"] if values else ["–"] * 2
         rows.append([f"{run['variant']}, seed {run['seed']}", *cells, f"{run['seconds'] / 60:.1f}"])
     first, *others = dict.fromkeys(run["variant"] for run in runs)
-    cells_of, verdict = inference.against(first, {name: _pair(runs, name, first) for name in others})
-    more = [f"less {first} [95%, Welch]"] * bool(others)
+    pairs = {name: _pair(runs, name, first) for name in others}
+    cells_of, verdict = inference.against(first, pairs)
+    more = [f"less {first} [95%, Welch]"] * any(pairs.values())
     more += ["parameters", "of them for a task", "core-minutes a run"]
     summary = [["variant", "seeds", *["actions"] * bool(apart_by), *scored, "mean [95%]", "IQM", *more]]
     for variant in dict.fromkeys(run["variant"] for run in runs):
@@ -44,10 +45,13 @@ def table(runs: list[dict[str, Any]]) -> str:
         cells = [f"{np.mean(means[name]):.2f}" if name in means else "–" for name in scored]
         how = [apart_by[variant]] if apart_by else []
         summary.append([variant, str(len(mine)), *how, *cells, interval(each), "–" if iqm is None else f"{iqm:.3f}"])
-        summary[-1] += [cells_of.get(variant, "–")] * bool(others)
+        summary[-1] += [cells_of.get(variant, "–")] * any(pairs.values())
         summary[-1] += [*(count(mine[0].get(key)) for key in ("parameters", "active")), _minutes(mine)]
     apart = left_out(runs)
-    note = f"Means here are over a variant's own tasks; figure.png leaves out {', '.join(apart)}: not in every run.\n\n"
+    where = (
+        f"leaves out {', '.join(apart)}: not in every run" if len(apart) < len(tasks) else "too: none is in every run"
+    )
+    note = f"Means here are over a variant's own tasks; figure.png {where}.\n\n"
     below = [f"{verdict}\n\n"] * bool(verdict) + [note] * bool(apart) + [f"{DIFFERENT}\n\n"] * bool(apart_by)
     return f"{markdown(summary)}\n{''.join(below)}{markdown(rows)}"
 

@@ -58,7 +58,7 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
         carry_over=carry_over,
         check=functools.partial(warmup.check, config, names, made),
         after_warmup=functools.partial(warmup.end, config, names, made),
-        after_save=after_save,
+        after_save=bound(after_save),
         predictions=scored(inspection.predictions),
         open_loop=scored(inspection.open_loop),
         playable=Playable(
@@ -211,8 +211,11 @@ def carry_over(old: TrainState, new: TrainState) -> TrainState:
     return new._replace(params=old.params | {"shared": known | fresh}, **weights)
 
 
-def after_save(learner: Any, directory: Path) -> None:
-    """Keeps clusters.json up to date with the router's selection."""
+def after_save(agent: Agent, learner: Any, directory: Path) -> None:
+    """Keeps clusters.json up to date with the router's selection, as it is scored: without noise."""
     path = directory / "clusters.json"
     if path.exists():
-        clustering.write_experts(path, learner.single(learner.state.table).experts)
+        state = learner.state
+        named = dict(table=state.table, params={"shared": state.params["shared"]}, update=state.update)
+        scored = _without_noise(agent, state._replace(**learner.single(named)))
+        clustering.write_experts(path, np.asarray(scored.table.experts))
