@@ -6,10 +6,10 @@
     python -m mow_jax.sweep --config=experiments/toy_slide.py --seeds=0,1,2,3,4 --workdir=runs/bonus \
         --variants=sparse_tdmpc2,sparse_acts,sparse_none,sparse_clipped,sparse_reward
 
-Hardware: one CPU core, 8 minutes (results/toy_slide). The others are of the M3PO-style system (docs/m3po.md): two tasks
-that only experience tells apart, from states (0.97 after 5 minutes of a core, three seeds, results/m3po) or pixels; one
-task with a sparse reward, which few random episodes meet, to compare bonus and trust region (not run yet; how it is read
-was fixed before, docs/m3po.md).
+Hardware: one CPU core, 8 minutes (results/toy_slide). The others are of the M3PO-style system (docs/m3po.md): two
+tasks that only experience tells apart, from states (0.97 after 5 minutes of a core, three seeds, results/m3po) or
+pixels; one task with a sparse reward, which few random episodes meet, to compare bonus and trust region (not run yet;
+how it is read was fixed before, docs/m3po.md).
 """
 
 import runpy
@@ -72,8 +72,8 @@ def get_config(variant="mow"):
             # Drawn to whole pixels: of 16 they leave a third of one to guess on either axis: 0.07 of the score, in a
             # simulation that was not kept.
             config.suite.image_size = 32
-            # Twice the updates on half the rows, and rewards that say more to the encoder: with what numbers do with, the
-            # model was slow to see where things are, and one seed of three stayed at 0.74 (results/m3po).
+            # Twice the updates on half the rows, and rewards that say more to the encoder: with what numbers do with,
+            # the model was slow to see where things are, and one seed of three stayed at 0.74 (results/m3po).
             config.train.update(steps=11_000, ratio=4.0)
             config.batch.windows = 32
             config.loss.reward = 0.5
