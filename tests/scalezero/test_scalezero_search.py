@@ -161,7 +161,7 @@ def test_differences_far_below_the_value_range_teach_nothing(method: str):
     """Rewards of one step, drawn as noise of a given size, and nothing else: only large ones move the policy."""
     setup, actions = Search(simulations=24, method=method), 6
     start, mask = (jnp.zeros((1, actions)), jnp.zeros(1), jnp.zeros(1) - 1), jnp.ones((1, actions), bool)
-    extra = None if method == "puct" else search.noise(setup, jax.random.key(1), mask[0], 1)
+    extra = None if method == "puct" else Noise(*jnp.zeros((3, 1, actions)))
 
     @quick
     def policy(size):
