@@ -27,7 +27,7 @@ PLACES = 60  # along the steps of a learning curve
 CURVES = {
     "return": "episode return",
     "success": "success of training episodes",
-    "evaluation": "evaluations: success, or normalised score",
+    "evaluation": "normalised score, or success",
 }
 
 
