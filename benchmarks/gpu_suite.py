@@ -1,4 +1,4 @@
-"""Everything that waits for a CUDA GPU, for a machine that is lent for minutes, offline, and whose disk is lost after.
+"""Everything that waits for a CUDA GPU, for a machine rented by the minute, offline, whose disk is lost after.
 
     python benchmarks/gpu_suite.py --output=DIR [--minutes=9] [--parts=NAME,...] [--reference=STORM_CHECKOUT]
 

@@ -1,4 +1,4 @@
-"""Atari 100k for one consumer GPU: 26 games, a third of the width, fewer rows.
+"""Atari 100k for one consumer GPU: 26 games, half the width, fewer rows.
 
     python -m mow_jax.train --config=experiments/atari26_small.py --workdir=runs/atari26_small
 

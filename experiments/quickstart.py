@@ -2,7 +2,7 @@
 
     python -m mow_jax.train --config=experiments/quickstart.py --workdir=runs/quickstart      (or: make quickstart)
 
-Hardware: two CPU cores, four to six minutes once installed (results/quickstart).
+Hardware: two CPU cores, some four to five minutes once installed (results/quickstart).
 Expected: random scores, recognisable reconstructions.
 """
 

@@ -1,9 +1,9 @@
 """Every key of a run, its default and what it means: here those that all systems share, beside it a file a system.
 
-`default(system)` is the system's setting for 26 Atari games; experiment files change it; `check()` refuses what cannot
-work. Only train, evaluate, the systems' build files and the experiment files see the ConfigDict; everything below takes
-plain keyword arguments. A system's file has `add(config)`, `check(config)`, CHOICES, RANGES, BEFORE and LOCKED, and may
-have `effective(config, tasks)` and RENAMED.
+`default(system)` is the system's setting at its paper's scale (26 Atari games; of the M3PO-style system Meta-World's 50
+tasks); experiment files change it; `check()` refuses what cannot work. What lies below `build` and the systems' own
+build and warm-up (docs/design.md) never sees the ConfigDict and takes plain keyword arguments. A system's file has
+`add(config)`, `check(config)`, CHOICES, RANGES, BEFORE and LOCKED, and may have `effective(config, tasks)` and RENAMED.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ATARI_PROTOCOLS = {
 
 
 def default(system: str = FIRST) -> ConfigDict:
-    """The full configuration of a system at the scale of Atari 100k, 26 games. Raises BadInput for one that is none."""
+    """The full configuration of a system, by default at its paper's scale. Raises BadInput for one that is none."""
     config = ConfigDict()
     config.system = system  # what learns: a folder of mow_jax/systems; set here, as most keys depend on it
     config.seed = 0  # root of every random stream
