@@ -6,7 +6,8 @@
 
 Arms of the comparison of systems, of as many parameters as MoW has within 5%: mow, one_equal, scalezero_mixture (its
 router fixed, as released; "scalezero" is the same), scalezero_all (its router learns), scalezero_dense,
-scalezero_stages (solved tasks leave), scalezero_budget (stages by updates alone, nothing leaves). experiments/toy13.py
+scalezero_stages (solved tasks leave), scalezero_kept (they keep a quarter of their weight), scalezero_budget (stages by
+updates alone, nothing leaves). experiments/toy13.py
 has the same on thirteen tasks. "one" is a third of their size.
 Hardware: one CPU core, 3 to 5 minutes (results/toy); ScaleZero's arms are not yet timed.
 Expected: mean normalised score 0.95 or more, no task under 0.82 (ten seeds); "scalezero": not yet run as it is now
@@ -37,6 +38,7 @@ VARIANTS = {  # what each changes
     "scalezero_all": MIXTURE | {"model.gate_norm": "all"},
     "scalezero_dense": MIXTURE | {"model.feed_forward": "dense", "model.shared": 7},
     "scalezero_stages": STAGES | {"model.width": 68},
+    "scalezero_kept": STAGES | {"model.width": 68, "stages.keep": 0.25},
     "scalezero_budget": BUDGET | {"model.width": 68},
 }
 

@@ -69,6 +69,7 @@ def add(config: ConfigDict) -> None:
             first=50_000,  # updates before the first switch
             every=20_000,  # updates after which a stage ends in any case
             target=1.0,  # normalised score at which a task is solved; inf: none ever is, stages end by their budget
+            keep=0.0,  # weight of a solved task in the loss; 0: it leaves, as released
         )
     )
 
@@ -121,7 +122,7 @@ RANGES = {
     "whole [0, 2147483647]": "search.temperature_updates",
     "whole [3, 1000001]": "model.bins",
     "[0, 1)": "model.dropout loss.smoothing",
-    "[0, 1]": "search.gamma search.fraction",
+    "[0, 1]": "search.gamma search.fraction stages.keep",
     "(0, 1]": "optimizer.target_rate",
     "[0, 1e30]": (
         "loss.latent loss.reward loss.value loss.policy loss.entropy loss.continuation optimizer.decay search.c1"

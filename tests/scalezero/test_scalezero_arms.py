@@ -24,7 +24,7 @@ OWN_SIZE = ("toy/one",)  # what earlier results are of
 ARMS = [
     f"{name}/{variant}" for name in SUITES for variant in FILES[name]["VARIANTS"] if f"{name}/{variant}" not in OWN_SIZE
 ]
-GROWING = [arm for arm in (*ARMS, "atari26_scalezero/stages") if arm.endswith(("stages", "budget"))]
+GROWING = [arm for arm in (*ARMS, "atari26_scalezero/stages") if arm.endswith(("stages", "kept", "budget"))]
 
 
 @functools.cache
@@ -54,6 +54,7 @@ def test_an_arm_is_what_its_name_says_and_has_what_mow_has(arm: str):
         assert rules.count == (5 if arm in GROWING else 1) and rules.alpha / rules.rank == 0.5
         if arm in GROWING:
             assert rules.target == (math.inf if "budget" in arm else 0.9)
+            assert rules.keep == (0.25 if "kept" in arm else 0.0)
     free = {"actions"}  # each system's own in training; mow_jax.evaluate --actions scores all by either
     free |= {"every"} if arm in GROWING else set()  # a solved task must be seen soon
     for section in ("suite.tasks", "train.steps", "train.envs", "evaluation", "checkpoint"):

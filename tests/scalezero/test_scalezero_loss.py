@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -122,3 +123,17 @@ def oracle() -> dict[str, np.ndarray]:
 def test_a_term_is_of_the_rows_and_the_parameters_that_it_should_be(name: str):
     """Reward, policy and value of row t; by the moving average, the latent of row t + 1 and the value of row t + n."""
     np.testing.assert_allclose(found()[0][f"world/{name}"], oracle()[name], rtol=1e-4)
+
+
+def test_a_solved_task_keeps_its_share_of_the_loss():
+    def share(keep, solved, state, batch, policy, shard):
+        kept = dataclasses.replace(AGENT, stages=dataclasses.replace(AGENT.stages, keep=keep))
+        return algorithm.loss(kept, state.params, state._replace(solved=solved), batch, policy, shard)[0]
+
+    compiled = program(share, 1)
+    places = (same(state(), 1), *dealt(draws(), 1), shard(MASK, 1))
+    of = lambda keep, *solved: float(compiled(same(np.float32(keep), 1), same(np.array(solved), 1), *places)[0])
+    one, other, both = of(0, False, True), of(0, True, False), of(0, False, False)
+    assert both == pytest.approx(one + other, rel=1e-5) and min(one, other) > 0.1 and of(0, True, True) == 0
+    assert of(0.25, False, True) == pytest.approx(one + 0.25 * other, rel=1e-5)
+    assert of(1, True, True) == of(1, False, True) == pytest.approx(both, rel=1e-5)

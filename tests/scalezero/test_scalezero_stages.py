@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import chex
@@ -94,6 +95,8 @@ def test_what_learns_at_a_stage():
         assert adapter["scale"].tolist() == [stage > 0, *(j < stage for j in (1, 2, 3))]
         assert {float(x) for x in jax.tree.leaves(learns["backbone"])} == {float(stage == 0)}
         assert learns["heads"]["kernel"].tolist() == [[1], [0]], "a solved task's heads rest"
+        kept = stages.trainable(dataclasses.replace(RULES, keep=0.5), parameters(), jnp.int32(stage), ~NONE)
+        assert kept["heads"]["kernel"].tolist() == [[1], [1]], "and goes on with a share of the loss"
     without = stages.trainable(Stages(), parameters() | {"adapters": {}}, jnp.int32(0), NONE)
     assert {float(x) for leaf in jax.tree.leaves(without) for x in np.ravel(leaf)} == {1}
 

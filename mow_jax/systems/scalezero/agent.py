@@ -134,7 +134,7 @@ def keep_finite(agent: Agent, old: State, new: State, metrics: dict) -> tuple[St
 
 
 def loss(agent: Agent, params: Any, state: State, batch: Batch, policy, shard: Shard) -> tuple[jax.Array, dict]:
-    """This device's share of sum_k L_k over the tasks not solved, and metrics."""
+    """This device's share of sum_k L_k, solved tasks at the weight that they keep, and metrics."""
     model, length = agent.world, agent.world.unroll
     online = stages.merge(agent.stages, params, state.stage)
     target = stages.merge(agent.stages, state.target, state.stage)
@@ -163,7 +163,8 @@ def loss(agent: Agent, params: Any, state: State, batch: Batch, policy, shard: S
     told = search_metrics(outputs.prediction.policy, window(policy))
     metrics |= {f"search/{name}": spread(x) for name, x in told.items()}
     metrics["world/latent_norm"] = spread(jnp.linalg.norm(z.astype(jnp.float32), axis=-1).mean((1, 2)))
-    return (total * shard.valid * ~state.solved[shard.ids]).sum(), metrics | layer_metrics(watched)
+    weights = shard.valid * jnp.where(state.solved[shard.ids], agent.stages.keep, 1.0)
+    return (total * weights).sum(), metrics | layer_metrics(watched)
 
 
 def unroll(agent: Agent, params: Any, z, batch: Batch, shard: Shard, keys=None):
@@ -264,7 +265,7 @@ def after_evaluation(agent: Agent, state: State, normalised: jax.Array, step: ja
     """The state with the tasks marked solved whose normalised score [K] has reached the target; NaN: not known. What
     they had then, after `step` agent steps a task, is kept.
 
-    A solved task leaves the loss; at the next update the stage follows.
+    A solved task leaves the loss or keeps a share of it; at the next update the stage follows.
     """
     now = (jnp.asarray(normalised) >= agent.stages.target) & ~state.solved
     found = {"steps": jnp.float32(step), "score": normalised}

@@ -24,6 +24,7 @@ class Stages:
     first: int = 50_000  # updates before the first switch
     every: int = 20_000  # updates after which a stage ends in any case
     target: float = 1.0  # normalised score at which a task is solved
+    keep: float = 0.0  # weight of a solved task in the loss
 
 
 def wrapped(path: tuple[DictKey, ...]) -> bool:
@@ -82,8 +83,8 @@ def trainable(stages: Stages, params: dict[str, Any], stage: jax.Array, solved: 
     broadcast against theirs.
 
     From stage 1 on the backbone rests; of the adapters the newest pair and the scales of all that came before it learn,
-    the base's among them. Encoder and tokens learn always, a task's heads until it is solved: without a gradient alone
-    Adam's momentum and the decay would go on moving them.
+    the base's among them. Encoder and tokens learn always, a task's heads while it is in the loss: without a gradient
+    alone Adam's momentum and the decay would go on moving them.
     """
     adapters = jnp.arange(1, stages.count)
     now = (adapters == stage).astype(jnp.float32)
@@ -93,7 +94,7 @@ def trainable(stages: Stages, params: dict[str, Any], stage: jax.Array, solved: 
 
     def learns(path, leaf):
         if path[0].key == "heads":
-            return (~solved).astype(jnp.float32).reshape(-1, *[1] * (leaf.ndim - 1))
+            return (~solved | (stages.keep > 0)).astype(jnp.float32).reshape(-1, *[1] * (leaf.ndim - 1))
         if path[0].key == "adapters":
             return parts[path[-1].key]
         return free if path[0].key == "backbone" else jnp.float32(1)
