@@ -97,6 +97,8 @@ def test_what_learns_at_a_stage():
         assert learns["heads"]["kernel"].tolist() == [[1], [0]], "a solved task's heads rest"
         kept = stages.trainable(dataclasses.replace(RULES, keep=0.5), parameters(), jnp.int32(stage), ~NONE)
         assert kept["heads"]["kernel"].tolist() == [[1], [1]], "and goes on with a share of the loss"
+        nothing = stages.trainable(RULES, parameters(), jnp.int32(stage), ~NONE)
+        assert {float(x) for leaf in jax.tree.leaves(nothing) for x in np.ravel(leaf)} == {0}, "all are solved"
     without = stages.trainable(Stages(), parameters() | {"adapters": {}}, jnp.int32(0), NONE)
     assert {float(x) for leaf in jax.tree.leaves(without) for x in np.ravel(leaf)} == {1}
 

@@ -83,21 +83,22 @@ def trainable(stages: Stages, params: dict[str, Any], stage: jax.Array, solved: 
     broadcast against theirs.
 
     From stage 1 on the backbone rests; of the adapters the newest pair and the scales of all that came before it learn,
-    the base's among them. Encoder and tokens learn always, a task's heads while it is in the loss: without a gradient
-    alone Adam's momentum and the decay would go on moving them.
+    the base's among them. Encoder and tokens learn while any task is in the loss, a task's heads while it is: without a
+    gradient alone Adam's momentum and the decay would go on moving them.
     """
-    adapters = jnp.arange(1, stages.count)
-    now = (adapters == stage).astype(jnp.float32)
-    scales = jnp.concatenate([jnp.atleast_1d(stage > 0), adapters < stage]).astype(jnp.float32)
+    learned = ~solved | (stages.keep > 0)
+    adapters, some = jnp.arange(1, stages.count), learned.any().astype(jnp.float32)
+    now = some * (adapters == stage)
+    scales = some * jnp.concatenate([jnp.atleast_1d(stage > 0), adapters < stage])
     parts = {"down": now[:, None, None], "up": now[:, None, None], "scale": scales}
-    free = (stage == 0).astype(jnp.float32) if stages.count > 1 else jnp.float32(1)
+    free = some * (stage == 0) if stages.count > 1 else some
 
     def learns(path, leaf):
         if path[0].key == "heads":
-            return (~solved | (stages.keep > 0)).astype(jnp.float32).reshape(-1, *[1] * (leaf.ndim - 1))
+            return learned.astype(jnp.float32).reshape(-1, *[1] * (leaf.ndim - 1))
         if path[0].key == "adapters":
             return parts[path[-1].key]
-        return free if path[0].key == "backbone" else jnp.float32(1)
+        return free if path[0].key == "backbone" else some
 
     return jax.tree_util.tree_map_with_path(learns, params)
 
