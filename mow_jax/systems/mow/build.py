@@ -213,9 +213,11 @@ def carry_over(old: TrainState, new: TrainState) -> TrainState:
 
 def after_save(agent: Agent, learner: Any, directory: Path) -> None:
     """Keeps clusters.json up to date with the router's selection, as it is scored: without noise."""
-    path = directory / "clusters.json"
-    if path.exists():
-        state = learner.state
-        named = dict(table=state.table, params={"shared": state.params["shared"]}, update=state.update)
-        scored = _without_noise(agent, state._replace(**learner.single(named)))
-        clustering.write_experts(path, np.asarray(scored.table.experts))
+    path, state = directory / "clusters.json", learner.state
+    if not path.exists():
+        return
+    table = learner.single(state.table)
+    if agent.world.routing.noise:  # else nothing needs computing between updates
+        named = learner.single(dict(params={"shared": state.params["shared"]}, update=state.update))
+        table = _without_noise(agent, state._replace(table=table, **named)).table
+    clustering.write_experts(path, np.asarray(table.experts))
