@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import ROOT, environment
+from processes import ROOT, environment, finished
 
 from mow_jax.systems.mow import clustering
 
@@ -25,10 +25,10 @@ def code(path: Path) -> str:
     return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path):
-    env = environment() | {"NOTEBOOK_TINY": "1", "NOTEBOOK_RUNS": str(tmp_path), "MPLBACKEND": "agg"}
+    env = environment() | {"NOTEBOOK_TINY": str(finished()), "NOTEBOOK_RUNS": str(tmp_path), "MPLBACKEND": "agg"}
     env["PYTHONPATH"] = f"{ROOT}:{path.parent}"
     script = tmp_path / "cells.py"
     script.write_text(code(path))
@@ -81,7 +81,7 @@ def test_the_stability_of_groups_is_told_for_every_method_and_reduction(monkeypa
 @pytest.mark.long
 def test_the_stability_command_warms_up_once_a_seed(tmp_path: Path):
     (tmp_path / "places").mkdir()
-    env = environment() | {"NOTEBOOK_TINY": "1", "TMPDIR": str(tmp_path / "places")}
+    env = environment() | {"NOTEBOOK_TINY": "none is looked at", "TMPDIR": str(tmp_path / "places")}
     script = ROOT / "experiments" / "notebooks" / "stability.py"
     words = [sys.executable, script, "--seeds=0,1", "--clusters=2", f"--out={tmp_path}"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)

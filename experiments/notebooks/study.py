@@ -1,6 +1,7 @@
 """What the notebooks share: the experiment that they look at, random experience, warm-ups, runs trained on the spot.
 
-With NOTEBOOK_TINY in the environment everything is as small as can be: a minute each, and nothing to be learned.
+With NOTEBOOK_TINY=WORKDIR in the environment, a finished run of tests/configs/tiny.py, everything is as small as can
+be, and nothing to be learned: that run is looked at where another one would be trained.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ COMPILED = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(RUNS / "compil
 jax.config.update("jax_compilation_cache_dir", COMPILED)
 # Here and in the runs: of what learns for a minute, compiling is the longer part.
 FLAGS = (f"--{name}={str(value).lower()}" for name, value in xla.OLDER_GENERATOR.items())
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*os.environ.get("XLA_FLAGS", "").split(), *FLAGS]))
 
 
 class Study:
@@ -119,8 +120,12 @@ def inside_episodes(replay, count, length, drawn=400):
     return kept, np.stack([own[best] for own, best in zip(inside, longest, strict=True)])
 
 
-def train(name, *changes, file=TOYS):
-    """The workdir of a run of the experiment, trained here if it has not been: `changes` are "key=value"."""
+def train(name, *changes, file=None):
+    """The workdir of a run of the experiment (TOYS, or the `file`), trained here if it has not been: `changes` are
+    "key=value". Where all is tiny, the run that is there, unless a `file` is asked for."""
+    if TINY and file is None:
+        return Path(os.environ["NOTEBOOK_TINY"])
+    file = file or TOYS
     directory = RUNS / f"{'tiny_' * TINY}{name}_{_mark(file, changes)}"
     if not (directory / "results.json").exists():
         words = [f"--config={file}", f"--workdir={directory}", *(f"--config.{change}" for change in changes)]

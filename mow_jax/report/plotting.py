@@ -64,10 +64,11 @@ STYLE = {
 def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, saved when the block ends; once more in dark colours beside it (`dark`)."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure
+        figure.get_layout_engine().execute(figure)
+        figure.set_layout_engine(None)  # everything has its place: with an engine each file is drawn twice
         _save(figure, path)
-        figure.set_layout_engine("none")  # everything has its place
         _darken(figure)
         _save(figure, dark(path))
 
@@ -75,7 +76,7 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
 def _save(figure: Figure, path: Path) -> None:
     """Whole at once: a follower and the end of training may write the same report, and read its figures."""
     with files.whole(path) as temporary:
-        figure.savefig(temporary, dpi=DPI)
+        figure.savefig(temporary)
 
 
 def dark(path: Path) -> Path:
