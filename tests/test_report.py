@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mow_jax import checks, config, evaluate
-from mow_jax.report import costs, data, figures, plotting, scores, strips, tables
+from mow_jax.report import costs, curves, data, figures, plotting, scores, strips, tables
 from mow_jax.report import page as pages
 from mow_jax.report.__main__ import main
 
@@ -277,6 +277,16 @@ def test_nothing_of_a_report_is_written_in_place(workdir, tmp_path):
     pages.write(run._replace(clusters=None, metrics=few))
     assert {path.read_text() for path in (tmp_path / "held").iterdir()} == {"old"}
     assert not list((workdir / "report").rglob("*.tmp*"))
+
+
+@pytest.mark.parametrize(("suite", "drawn"), [("gymnasium", {"return", "success"}), ("metaworld", {"success"})])
+def test_returns_of_evaluations_that_end_at_a_success_are_not_drawn(workdir, suite: str, drawn: set[str]):
+    settings = {"name": suite, "metaworld": {"end_on_success": False}}
+    (workdir / "config.json").write_text(json.dumps({"seed": 3, "suite": settings}))
+    run = data.read(str(workdir))
+    assert {kind for kind in ("return", "success") if len(curves._evaluations(run, kind, TASKS[1]))} == drawn
+    (text,) = pages._curves(run, workdir).text
+    assert ("do not compare" in text) == (suite == "metaworld")
 
 
 def test_a_task_solved_on_the_way_has_its_score_then_beside_the_one_at_the_end():

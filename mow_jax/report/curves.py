@@ -45,7 +45,7 @@ def learning_curves(run: Run, kind: str, path: Path) -> bool:
             if kind == "success":
                 axes.set_ylim(-0.05, 1.05)
                 _levels(axes, entry.get("random_success"), None)
-            else:
+            elif returns_compare(run):
                 _levels(axes, entry.get("random"), entry.get("reference"))
         figure.supxlabel("agent steps", fontsize=9.5)
         figure.supylabel(f"episode {kind}", fontsize=9.5)
@@ -54,8 +54,17 @@ def learning_curves(run: Run, kind: str, path: Path) -> bool:
     return True
 
 
+def returns_compare(run: Run) -> bool:
+    """Whether returns of evaluations are of episodes like those of training: on Meta-World they end at a success."""
+    suite = (run.config or {}).get("suite", {})
+    return suite.get("name") != "metaworld" or suite["metaworld"]["end_on_success"]
+
+
 def _evaluations(run: Run, kind: str, task: str) -> np.ndarray:
-    """[N, 2] agent steps and mean of `kind`: evaluations during training, then the one in results.json."""
+    """[N, 2] agent steps and mean of `kind`: evaluations during training, then the one in results.json; of returns
+    none where they do not compare."""
+    if kind == "return" and not returns_compare(run):
+        return np.empty((0, 2))
     series = run.metrics.get(f"evaluation/{task}/{kind}")
     points = {} if series is None else dict(zip(series.step, series.value, strict=True))
     results = run.results or {"tasks": {}}

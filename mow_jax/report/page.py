@@ -176,6 +176,11 @@ def _curves(run: Run, directory: Path) -> Section | None:
         "Every episode that ended while the agent learned, its moving average, and the evaluations. Where a dashed "
         "score lies far outside what was reached it is named at the panel's edge instead."
     )
+    if not curves.returns_compare(run):
+        text += (
+            " An evaluation ends an episode at its success, where training goes on: its returns do not compare and are "
+            "not drawn."
+        )
     pictures = [Picture("learning_curves.png", "Episode return of each task")]
     if curves.learning_curves(run, "success", directory / "success_curves.png"):
         pictures.append(Picture("success_curves.png", "Success of each task: the share of episodes that reached it"))
