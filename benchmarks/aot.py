@@ -108,8 +108,9 @@ def main(
 def programs(config: ConfigDict, tasks: list[Task]) -> dict[str, Work]:
     """The update and acting of any system; of MoW the update's parts too."""
     system, count = build.system(config, tasks), len(tasks)
-    shard = Shard(Shape((count,), np.int32), Shape((count,), np.float32), Shape((count, tasks[0].action_size), bool))
-    state, windows = jax.eval_shape(system.init), drawn(config, system, tasks)
+    ids, valid, seed = (Shape((count,), kind) for kind in (np.int32, np.float32, np.uint32))
+    shard = Shard(ids, valid, Shape((count, tasks[0].action_size), bool), seed)
+    state, windows = jax.eval_shape(system.init, 0), drawn(config, system, tasks)
     found = mow_parts(config, tasks, state, windows, shard) if config.system == "mow" else {}
     found["whole update"] = Work(system.updates["training"].function, (state, *windows, shard), (0,))
     envs, frame = config.train.envs, windows[0].observation

@@ -49,7 +49,7 @@ def main(config: ConfigDict, bandwidth: float) -> None:
 def lowered(config: ConfigDict) -> str:
     """The update of the experiment on two devices, as text."""
     tasks = throughput.tasks_of(config)
-    learner = Learner(build.system(config, tasks), tasks, jax.devices()[:2])
+    learner = Learner(build.system(config, tasks), tasks, jax.devices()[:2], seed=config.seed)
     each = functools.partial(replay.empty, tasks[0], config.suite.image_size, learner.system.extras)
     drawn = learner.system.updates["training"].windows.values()
     windows = [each((-(-len(tasks) // 2), window.batch, window.length)) for window in drawn]

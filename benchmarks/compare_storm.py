@@ -59,7 +59,7 @@ def main(config: ConfigDict, reference: str, python: str, pairs: int, dtype: str
 def our_calls(config: ConfigDict, directory: Path) -> dict[str, Any]:
     """The same parts of ours."""
     tasks = throughput.tasks_of(config)
-    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
+    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1], seed=config.seed)
     learner.initialise()
     windows = throughput.sample(config, learner, throughput.filled_replay(config, tasks, directory), 0)
     update = lambda: learner.update("training", *windows)

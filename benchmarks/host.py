@@ -41,7 +41,7 @@ def main(config: ConfigDict, rows: int, rounds: int, output: str | None) -> None
     longest = max(window.length for window in system.updates["training"].windows.values())
     if rows < longest or rounds < 1:
         raise BadInput(f"--rows={rows} must hold a window of {longest} rows, --rounds={rounds} be at least 1")
-    learner = Learner(system, tasks, jax.local_devices()[:1])
+    learner = Learner(system, tasks, jax.local_devices()[:1], seed=config.seed)
     with tempfile.TemporaryDirectory() as directory:
         replay = throughput.filled_replay(config, tasks, Path(directory), rows)
         windows = lambda update: throughput.sample(config, learner, replay, update)

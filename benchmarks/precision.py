@@ -73,7 +73,7 @@ def recorded(config: ConfigDict, tasks: list[Task], directory: Path) -> Replay:
 def losses(config: ConfigDict, tasks: list[Task], replay: Replay, dtype: str, updates: int) -> dict[str, list[float]]:
     """The losses of every update from the same start."""
     config.model.compute_dtype = dtype
-    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
+    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1], seed=config.seed)
     learner.initialise()
     found = [
         learner.update("training", *throughput.sample(config, learner, replay, update)) for update in range(updates)

@@ -36,7 +36,7 @@ def main(config: ConfigDict, updates: int, output: str | None) -> None:
     tasks = throughput.tasks_of(config)
     with tempfile.TemporaryDirectory() as directory:
         replay = throughput.filled_replay(config, tasks, Path(directory))
-        learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
+        learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1], seed=config.seed)
         found = compare(*(run(config, learner, replay, updates) for _ in range(2)))
     rows = [(name, f"{part['numbers']:,}", f"{part['differ']:,}") for name, part in found["parts"].items()]
     logs.table(f"{updates} updates, twice, on {throughput.device()}", ["part", "numbers", "differ"], rows)

@@ -55,7 +55,7 @@ def side(config: ConfigDict) -> tuple[Callable, int]:
     """A whole update as a call, compiled, and its FLOP."""
     check(config)
     tasks = throughput.tasks_of(config)
-    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
+    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1], seed=config.seed)
     learner.initialise()
     with tempfile.TemporaryDirectory() as directory:
         replay = throughput.filled_replay(config, tasks, Path(directory))

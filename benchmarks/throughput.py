@@ -93,7 +93,7 @@ def measure(
     profile: str | None,
 ) -> dict[str, Any]:
     """All numbers, for JSON."""
-    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1])
+    learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1], seed=config.seed)
     learner.initialise()
     replay = filled_replay(config, tasks, directory)
     windows = sample(config, learner, replay, 0)

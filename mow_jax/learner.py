@@ -23,8 +23,8 @@ from mow_jax.types import Batch, Shard, System, Task
 class Learner:
     """A system's state on all local devices, and the compiled functions on it."""
 
-    def __init__(self, system: System, tasks: list[Task], devices: list[Any] | None = None):
-        """Compiles nothing yet; `initialise` or `load` must set `state` before use."""
+    def __init__(self, system: System, tasks: list[Task], devices: list[Any] | None = None, *, seed: int):
+        """Compiles nothing yet; `initialise` or `load` must set `state` before use. `seed`: of all that is drawn."""
         self.system, self.devices = system, devices or jax.local_devices()
         apart, me, local = processes.count(), processes.index(), len(self.devices)
         self.mine = processes.share(range(len(tasks)))
@@ -38,9 +38,9 @@ class Learner:
         as_they_stand = np.array_equal(self._places, np.arange(len(self.mine))[None])
         self._deal = None if as_they_stand else self._places
         mask = np.array([task.action_mask for task in tasks], bool)
-        shard = Shard(slots.astype(np.int32), self._valid.astype(np.float32), mask[slots])
         self._sharding = NamedSharding(Mesh(np.array(self.devices), ("device",)), PartitionSpec("device"))
-        self._shard = self._put(shard)
+        self._shard = self._put(Shard(slots.astype(np.int32), self._valid.astype(np.float32), mask[slots], seed=None))
+        self.take(seed)
         # One program a function: a warm-up that learns as all else does compiles nothing of its own.
         functions = dict.fromkeys(update.function for update in system.updates.values())
         programs = {function: self.program(function, (0, None), donate=0) for function in functions}
@@ -57,10 +57,15 @@ class Learner:
 
     # State
 
+    def take(self, seed: int) -> None:
+        """The seed of all draws from now on; no program is compiled anew for it."""
+        self.seed = np.uint32(seed)
+        self._shard = self._shard._replace(seed=self._device_put(np.full(self._valid.shape, self.seed)))
+
     def initialise(self) -> None:
         """The state of a new run."""
         # Random numbers take XLA's CPU compiler half a minute to optimise, for nothing: this runs once.
-        self.load(jax.jit(self.system.init, compiler_options=xla.options(self._platform, often=False))())
+        self.load(jax.jit(self.system.init, compiler_options=xla.options(self._platform, often=False))(self.seed))
 
     def load(self, state: Any) -> None:
         """Takes a single-copy state, e.g. a checkpoint's."""
@@ -169,7 +174,7 @@ class Learner:
 
 def abstract_state(system: System) -> Any:
     """Shapes and dtypes of a single copy of a system's state, without making one."""
-    return jax.eval_shape(system.init)
+    return jax.eval_shape(system.init, 0)
 
 
 def _first_copy(leaf: jax.Array) -> np.ndarray:

@@ -34,7 +34,7 @@ def restore(
     config.update_from_flattened_dict(changes or {})
     check(config)
     tasks = build.tasks(config)
-    learner = Learner(build.system(config, tasks), tasks)
+    learner = Learner(build.system(config, tasks), tasks, seed=config.seed)
     if directory.is_file():
         found, state = read(directory, learner.system)
         if step not in (None, found):

@@ -63,7 +63,7 @@ class Run:
         logging = dict(tensorboard=config.log.tensorboard, wandb=config.log.wandb)
         self.metrics = None if processes.index() else logs.Metrics(directory, **logging)
         self.window = logs.Window(self.names)
-        self.learner, self.at = Learner(self.system, self.tasks), Position()
+        self.learner, self.at = Learner(self.system, self.tasks, seed=config.seed), Position()
         self.trace = meter.Trace(profile, directory / "profile", self.plan.warmup_updates + self.plan.updates)
         seen = dict(fresh=not config.train.init_from, once=not config.evaluation.every)
         self.advice = advice.Advice(self.names, self.plan.warmup_updates, **seen)

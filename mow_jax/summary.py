@@ -70,7 +70,7 @@ def record_start(workdir: Path, system: System) -> None:
 
 def parameters(system: System, of_a_task: bool = False) -> dict[str, int]:
     """Parameters by component; or those of them that one task uses."""
-    components = system.components(jax.eval_shape(system.init))
+    components = system.components(jax.eval_shape(system.init, 0))
     count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
     return {name: round(count(part.tree) * (part.share if of_a_task else 1)) for name, part in components.items()}
 
@@ -121,7 +121,8 @@ def dry_run(config: ConfigDict, tasks: list[Task], system: System, workdir: Path
 def compiled_memory(config: ConfigDict, system: System, tasks: list[Task]) -> str:
     """Memory of the compiled update on this device, from shapes alone."""
     count, training = len(tasks), system.updates["training"]
-    shard = Shard(_shape((count,), np.int32), _shape((count,)), _shape((count, tasks[0].action_size), bool))
+    mask, each = _shape((count, tasks[0].action_size), bool), functools.partial(_shape, (count,))
+    shard = Shard(each(np.int32), each(), mask, each(np.uint32))
     drawn = lambda window: (count, window.batch or config.train.envs, window.length)
     empty = functools.partial(replay.empty, tasks[0], config.suite.image_size, system.extras)
     windows = [empty(drawn(window)) for window in training.windows.values()]
@@ -130,7 +131,7 @@ def compiled_memory(config: ConfigDict, system: System, tasks: list[Task]) -> st
     update = jax.jit(program, donate_argnums=0)
     # How well the code is optimised changes nothing of the memory, and a lot of the time to compile.
     options = xla.options(jax.default_backend(), often=False)
-    state = jax.eval_shape(system.init)
+    state = jax.eval_shape(system.init, 0)
     compiled = update.lower(lead(state), *map(lead, windows), lead(shard)).compile(options)
     memory = compiled.memory_analysis()
     held, scratch = memory.argument_size_in_bytes, memory.temp_size_in_bytes
@@ -166,7 +167,7 @@ def windows_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
 
 def state_bytes(system: System) -> int:
     """Bytes of one state."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(system.init)))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(system.init, 0)))
 
 
 def environments_bytes(config: ConfigDict, tasks: list[Task]) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ NAME/ goes before every variant. Writes DIR/sweep.json (runs, scores), table.md,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
@@ -19,6 +20,8 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +99,21 @@ def refused(jobs: list[Job], mine: list[Job]) -> int:
     words, asked = [sys.executable, "-m", "mow_jax.trial"], json.dumps(list(each.values()))
     modest = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # an accelerator may have other users
     return subprocess.run(words, input=asked, text=True, env=modest, check=False).returncode
+
+
+@contextlib.contextmanager
+def compiled_once(runs: int) -> Iterator[None]:
+    """What one of several runs has compiled the others load, seeds of a variant for one: by jax's own cache, in a
+    folder that goes with the sweep, as programs are of one machine; where JAX_COMPILATION_CACHE_DIR is set, in that."""
+    if runs < 2 or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="mow_jax_compiled_", ignore_cleanup_errors=True) as folder:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["JAX_COMPILATION_CACHE_DIR"]
 
 
 def _refuse_another(job: Job, settings: Any) -> None:
@@ -246,7 +264,8 @@ def _sweep(arguments: list[str], options: argparse.Namespace, overrides: list[st
     begun = origin.commit()
     unchanged = lambda: options.allow_other_commit or origin.commit() == begun
     record()  # what cannot be written then could not be after hours
-    failed, stopped = run(mine, options.jobs, record, unchanged) if options.jobs else ([], False)
+    with compiled_once(len(mine)):
+        failed, stopped = run(mine, options.jobs, record, unchanged) if options.jobs else ([], False)
     record()
     print((place / "table.md").read_text(), flush=True)
     draw(place)

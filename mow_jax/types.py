@@ -73,6 +73,7 @@ class Shard(NamedTuple):
     ids: Any  # [K'] int32 in 0..K-1
     valid: Any  # [K'] float32, 0 for padding
     mask: Any  # [K', A] bool, the actions that the task can use
+    seed: Any  # [K'] uint32, the run's: as a number that programs are given, so that runs of other seeds share them
 
 
 # --- What runs a system -----------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ class System(NamedTuple):
     """
 
     name: str
-    init: Callable[[], Any]  # the state before the first update
+    init: Callable[[Any], Any]  # (seed) -> the state before the first update
     init_acting: Callable[[int, int], Any]  # (tasks, environments) -> a NamedTuple of arrays [K, E, ...]
     act: Callable[..., Acted]  # (state, acting, observation, is_first, step, shard, explore: bool); explore: to learn
     updates: dict[str, Update]  # "training"; "warmup": on random rows; "on_policy": once a round, before those due;

@@ -42,6 +42,8 @@ def first(tree: Any) -> Any:
 def shard(mask: np.ndarray, devices: int) -> Shard:
     """All tasks of `mask` [K, A], dealt."""
     tasks = len(mask)
-    places = dealt(Shard(np.arange(tasks, dtype=np.int32), np.ones(tasks, np.float32), mask), devices)
+    places = dealt(
+        Shard(np.arange(tasks, dtype=np.int32), np.ones(tasks, np.float32), mask, np.zeros(tasks, np.uint32)), devices
+    )
     each = places.valid.shape[1]
     return places._replace(valid=(np.arange(devices * each) < tasks).astype(np.float32).reshape(devices, each))

@@ -426,10 +426,12 @@ def test_a_shared_return_scale_is_that_of_all_tasks_returns_together():
 def test_an_update_without_expert_transformers_by_the_papers_router_fits_together(tmp_path: Path):
     literal = {key.replace(".", "__"): value for key, value in ABLATIONS["NAMED"]["literal_router"].items()}
     agent, tasks, settings = tiny(model__layers=0, agent__return_scale="shared", router__experts=4, **literal)
-    state = jax.tree.map(np.asarray, quick(functools.partial(algorithm.init, agent))())
+    state = jax.tree.map(np.asarray, quick(functools.partial(algorithm.init, agent))(0))
     assert set(state.params["expert"]) == {"mixer"}
     ids, count = np.arange(len(tasks), dtype=np.int32), len(tasks)
-    shard = Shard(ids, np.ones(count, np.float32), np.array([task.action_mask for task in tasks]))
+    shard = Shard(
+        ids, np.ones(count, np.float32), np.array([task.action_mask for task in tasks]), np.zeros_like(ids, np.uint32)
+    )
     rng = np.random.default_rng(0)
 
     def windows(rows: int, length: int) -> Batch:

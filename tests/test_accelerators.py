@@ -28,7 +28,7 @@ def traced() -> tuple[Any, Any]:
     settings.model.compute_dtype = "bfloat16"
     settings.router.gate = "straight_through"  # so that scores and gates have gradients
     agent = mow.agent(settings, TASK_LIST, build.plan(settings))
-    state = jax.eval_shape(functools.partial(algorithm.init, agent))
+    state = jax.eval_shape(functools.partial(algorithm.init, agent), 0)
     lead = lambda leaf: jax.ShapeDtypeStruct((1, *np.shape(leaf)), leaf.dtype)
     arguments = jax.tree.map(lead, (state, BATCH, CONTEXTS, SHARD))
     update = jax.vmap(functools.partial(algorithm.update, agent), axis_name="device")

@@ -79,7 +79,7 @@ BATCH, CONTEXTS = random_batch(0), random_batch(1, 3, 3)
 @pytest.fixture(scope="module")
 def state() -> TrainState:
     """The first state with the table above, on the host."""
-    made = jax.tree.map(np.asarray, quick(functools.partial(algorithm.init, AGENT))())
+    made = jax.tree.map(np.asarray, quick(functools.partial(algorithm.init, AGENT))(0))
     return made._replace(table=TABLE)
 
 
@@ -94,7 +94,10 @@ def on_one_device(function):
 
 
 SHARD = Shard(
-    np.arange(TASKS, dtype=np.int32), np.ones(TASKS, np.float32), np.array([task.action_mask for task in TASK_LIST])
+    np.arange(TASKS, dtype=np.int32),
+    np.ones(TASKS, np.float32),
+    np.array([task.action_mask for task in TASK_LIST]),
+    np.zeros(TASKS, np.uint32),
 )
 
 
@@ -104,7 +107,7 @@ def training_losses():
 
     def loss(params, state, batch, weight):
         rows = algorithm.gather(AGENT, state._replace(params=params), SHARD)
-        keys = task_keys(AGENT.seed, state.update, "world", SHARD)
+        keys = task_keys(state.update, "world", SHARD)
         terms, (statistics, _) = algorithm.task_losses(AGENT, rows, batch, SHARD, state, keys, train=True)
         total = sum(scale * terms[name] for name, scale in AGENT.scales)
         merged = routing.merge_rows(state.statistics, statistics, state.table.cluster, SHARD.valid)
@@ -253,7 +256,7 @@ def test_gradients_for_clustering_are_those_of_each_task_alone(state):
         return sum(scale * terms[name] for name, scale in AGENT.scales)
 
     gradient = quick(jax.grad(alone))
-    keys = quick(lambda: task_keys(AGENT.seed, 3, "gradients", SHARD))()
+    keys = quick(lambda: task_keys(3, "gradients", SHARD))()
     for task in range(TASKS):
         own = rows_of(state, task)
         batch = jax.tree.map(lambda x, task=task: x[task], BATCH)
@@ -463,7 +466,7 @@ def test_gates_send_no_gradient_to_the_router_once_it_is_frozen(state):
 def quick_learner(devices: list, agent: Agent = AGENT, tasks: list[Task] = TASK_LIST) -> Learner:
     """A learner whose programs are compiled without optimisation."""
     with hastily():
-        return Learner(mow.record(tiny_settings(), tasks, agent), tasks, devices)
+        return Learner(mow.record(tiny_settings(), tasks, agent), tasks, devices, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -621,8 +624,8 @@ def test_an_update_with_continuous_actions_fits_together():
         return Batch(frames(*shape), array(np.float32, *shape, 2), array(np.float32, *shape), flags, flags)
 
     state, shard = (
-        jax.eval_shape(functools.partial(algorithm.init, agent)),
-        Shard(array(np.int32), array(np.float32), array(bool, 2)),
+        jax.eval_shape(functools.partial(algorithm.init, agent), 0),
+        Shard(array(np.int32), array(np.float32), array(bool, 2), array(np.uint32)),
     )
     update = jax.vmap(functools.partial(algorithm.update, agent), axis_name="device")
     stacked = jax.tree.map(

@@ -286,7 +286,7 @@ def test_what_an_update_sends_is_read_from_its_program():
     assert [name.strip() for name, _ in sent] == ["gradient of world model", "gradient of agent"]
     config = runpy.run_path(str(ROOT / "tests/configs/tiny.py"))["get_config"]()
     tasks = build.tasks(config)
-    state = jax.eval_shape(build.system(config, tasks).init)
+    state = jax.eval_shape(build.system(config, tasks).init, 0)
     count = lambda *trees: sum(leaf.size for leaf in jax.tree.leaves(trees))
     expected = [4 * count(state.params), 4 * count(state.actor, state.critic)]
     assert [int(size.replace(",", "")) for _, size in sent] == expected

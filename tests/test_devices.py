@@ -68,7 +68,7 @@ def trained(tasks: int, devices: int) -> tuple[TrainState, clustering.Clusters]:
 @functools.cache
 def first_state(tasks: int) -> TrainState:
     agent, _ = agent_of(tasks)
-    state = jax.tree.map(np.asarray, jax.jit(functools.partial(algorithm.init, agent))())
+    state = jax.tree.map(np.asarray, jax.jit(functools.partial(algorithm.init, agent))(0))
     cluster = np.arange(tasks, dtype=np.int32) % agent.world.clusters
     # Biases begin at zero and have gradients that are sums of what nearly cancels: beside zero, rounding looks large.
     draw = np.random.default_rng(0)

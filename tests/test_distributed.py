@@ -192,7 +192,7 @@ def test_parameters_come_back_bit_for_bit_on_any_number_of_devices(two):
     config = workdirs.read(two)
     tasks = build.tasks(config)
     for devices in (1, 8):
-        learner = Learner(build.system(config, tasks), tasks, jax.devices()[:devices])
+        learner = Learner(build.system(config, tasks), tasks, jax.devices()[:devices], seed=config.seed)
         _, stored, parts = Checkpoints(two / "checkpoints", keep=1).load(None, abstract_state(learner.system))
         learner.load(stored)
         chex.assert_trees_all_equal(learner.snapshot(), stored)

@@ -40,7 +40,7 @@ def test_a_dry_run_says_its_parameters_and_its_cost_and_starts_nothing(file: str
     tasks, system = preflight.check(config, workdir)
     assert summary.dry_run(config, tasks, system, workdir) == 0 and not list(tmp_path.iterdir())
 
-    state = jax.eval_shape(system.init)
+    state = jax.eval_shape(system.init, 0)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
     parts = [int(text.replace(",", "")) for name, text in said.items() if name.startswith("  ")]
     assert said["parameters"] == f"{count:,}" and sum(parts) == count > 1000

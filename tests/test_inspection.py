@@ -34,7 +34,7 @@ def test_predictions_are_what_the_losses_see(state, predict):
     said = predict(WINDOWS)
     assert {name: (x.shape, x.dtype) for name, x in said.items()} == dict.fromkeys(said, (FIRST.shape, np.float32))
     batch = jax.tree.map(lambda x: x[TASK], WINDOWS)
-    key = task_keys(AGENT.seed, 0, "predictions", SHARD)[TASK]
+    key = task_keys(0, "predictions", SHARD)[TASK]
     rows = rows_of(state, TASK)
 
     @quick
@@ -58,7 +58,7 @@ def test_a_task_is_tried_on_every_cluster_row(state):
     program = on_one_device(functools.partial(inspection.row_losses, AGENT))
     made = program(state, BATCH, 7, SHARD)
     assert made.shape == (TASKS, AGENT.world.clusters)
-    key = task_keys(AGENT.seed, 7, "row_losses", SHARD)[TASK]
+    key = task_keys(7, "row_losses", SHARD)[TASK]
 
     @quick
     def own(rows, batch):

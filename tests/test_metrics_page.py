@@ -36,7 +36,10 @@ def computed(variant: str) -> set[str]:
     tasks = build.tasks(config)
     system, count = build.system(config, tasks), len(tasks)
     ids, mask = np.arange(count, dtype=np.int32), np.array([task.action_mask for task in tasks])
-    shard, state = Shard(ids, np.ones(count, np.float32), mask), jax.eval_shape(system.init)
+    shard, state = (
+        Shard(ids, np.ones(count, np.float32), mask, np.zeros_like(ids, np.uint32)),
+        jax.eval_shape(system.init, 0),
+    )
     names: set[str] = set()
     for update in system.updates.values():
         drawn = lambda window: (count, window.batch or config.train.envs, window.length)

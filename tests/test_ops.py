@@ -276,7 +276,7 @@ def test_taking_rows_pools_gradients_by_row():
 
 def test_pooling_and_merging_reach_over_devices_and_leave_out_padding():
     """Three tasks dealt out to two devices as [0, 1] and [2, padding]; tasks 0 and 2 share row 1."""
-    shard = Shard(jnp.array([[0, 1], [2, 0]]), jnp.array([[1.0, 1.0], [1.0, 0.0]]), None)
+    shard = Shard(jnp.array([[0, 1], [2, 0]]), jnp.array([[1.0, 1.0], [1.0, 0.0]]), None, None)
     table, value = jnp.array([1, 3, 1]), jnp.array([[1.0, 10.0], [100.0, 7000.0]])
 
     def device(shard, value):

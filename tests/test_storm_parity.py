@@ -194,7 +194,7 @@ def state_with(agent: Agent, w: dict) -> TrainState:
 
 @functools.cache
 def abstract_state(agent: Agent) -> TrainState:
-    return jax.eval_shape(functools.partial(algorithm.init, agent))
+    return jax.eval_shape(functools.partial(algorithm.init, agent), 0)
 
 
 # --- Our numbers under the recording's keys ---------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def abstract_state(agent: Agent) -> TrainState:
 def shard_of(agent: Agent) -> Shard:
     """The one task, with all its actions."""
     mask = np.ones((1, agent.world.action_size), bool)
-    return Shard(ids=np.zeros(1, np.int32), valid=np.ones(1, np.float32), mask=mask)
+    return Shard(ids=np.zeros(1, np.int32), valid=np.ones(1, np.float32), mask=mask, seed=np.zeros(1, np.uint32))
 
 
 def unstacked(tree: Any) -> Any:

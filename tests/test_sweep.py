@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import os
 import resource
 import shlex
 import signal
@@ -486,15 +487,32 @@ def test_jobs_of_an_array_make_the_same_table(tmp_path: Path):
     assert not list(tmp_path.glob("*.tmp*"))
 
 
+def test_runs_of_a_sweep_share_what_they_compile(monkeypatch):
+    name = "JAX_COMPILATION_CACHE_DIR"
+    monkeypatch.setenv(name, "given")
+    with sweep.compiled_once(2):
+        assert os.environ[name] == "given"
+    monkeypatch.delenv(name)
+    with sweep.compiled_once(1):
+        assert name not in os.environ, "nobody would load it"
+    with sweep.compiled_once(2):
+        folder = Path(os.environ[name])
+        assert folder.stat().st_mode & 0o777 == 0o700, "who can write to it can have anything run"
+        (folder / "program").touch()
+    assert name not in os.environ and not folder.exists()
+
+
 @pytest.mark.long
 def test_a_killed_sweep_of_real_runs_goes_on_and_repeats_nothing(tmp_path: Path):
     """SIGKILL to the sweep in the middle of its second run, then SIGTERM, then to the end."""
+    compiled = tmp_path / "compiled"
+    shared = environment() | {"JAX_COMPILATION_CACHE_DIR": str(compiled)}
     command = [sys.executable, "-m", "mow_jax.sweep", f"--config={TINY}", "--variants=toy", "--seeds=0,1"]
     command += [f"--workdir={tmp_path}", "--config.evaluation.every=0", "--config.train.steps=48"]
     first, second = tmp_path / "toy" / "0", tmp_path / "toy" / "1"
 
     def begin() -> subprocess.Popen:
-        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, cwd=ROOT, env=shared, stdout=subprocess.PIPE, text=True)
 
     killed = begin()
     wait_for(lambda: (second / "checkpoints" / "24").exists())
@@ -508,9 +526,7 @@ def test_a_killed_sweep_of_real_runs_goes_on_and_repeats_nothing(tmp_path: Path)
     assert stopped.returncode == 0, output
 
     command.append("--minutes=0.001")  # it has learned for longer: what it has saved is evaluated
-    timed = subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False
-    )
+    timed = subprocess.run(command, cwd=ROOT, env=shared, capture_output=True, text=True, timeout=300, check=False)
     assert timed.returncode == 0, timed
     found = json.loads((second / "results.json").read_text())
     assert 24 <= found["step"] < 48 and found["tasks"].keys() == {"catch", "grid"}
@@ -522,6 +538,12 @@ def test_a_killed_sweep_of_real_runs_goes_on_and_repeats_nothing(tmp_path: Path)
     assert (first / "results.json").stat().st_mtime_ns == result
     runs = json.loads((tmp_path / "sweep.json").read_text())
     assert [(run["variant"], run["seed"], run["step"]) for run in runs] == [("toy", 0, 48), ("toy", 1, 48)]
+    programs = [path.name.partition("-")[0] for path in compiled.glob("jit_*-cache")]
+    assert {name: programs.count(name) for name in ("jit_update", "jit_warmup_update", "jit_init")} == {
+        "jit_update": 1,
+        "jit_warmup_update": 1,
+        "jit_init": 1,
+    }, "both seeds have the same programs"
     words = [word for word in shlex.split(runs[1]["command"])[3:] if not word.startswith("--workdir=")]
     run("train", *words, f"--workdir={tmp_path / 'whole'}")  # never interrupted
     whole = json.loads((tmp_path / "whole" / "results.json").read_text())

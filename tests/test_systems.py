@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import re
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -16,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from processes import ROOT, assert_same_run, digests, metrics, replay_files
+from processes import ROOT, TINY, assert_same_run, digests, metrics, replay_files
 
+from mow_jax import build, evaluate, load, load_agent, mirror, summary, train, workdir
 from mow_jax import config as keys
-from mow_jax import evaluate, load, load_agent, mirror, summary, train, workdir
 from mow_jax.report.__main__ import main as report
 from mow_jax.run import Run
 from mow_jax.types import Acted, AfterEvaluation, BadInput, System, Update, Window
@@ -57,7 +59,7 @@ def fake(config: ConfigDict, tasks: list, plan) -> System:
 
     return System(
         name=config.system,
-        init=lambda: State(jnp.int32(0), jnp.zeros(count), jnp.zeros(()), jnp.zeros(count)),
+        init=lambda seed: State(jnp.int32(0), jnp.zeros(count), jnp.zeros(()), jnp.zeros(count)),
         init_acting=lambda tasks, envs: Acting(jnp.zeros((tasks, envs))),
         act=act,
         updates={
@@ -442,3 +444,16 @@ def test_what_acting_said_of_a_frame_is_not_kept_with_the_next_episodes_where_a_
     run.append(row, {"age": np.full((2, 2), 7, np.float32)})
     assert run.replay.gather(run.replay.newest(1), 1).extras["age"].squeeze().tolist() == [[7, 7], [0, 7]]
     run.close()
+
+
+@pytest.mark.parametrize("variant", ["toy", "scalezero", "m3po"])
+def test_runs_that_differ_in_the_seed_have_the_same_programs(variant: str):
+    """What programs are closed over knows no seed: they are given it with the shard."""
+    made = []
+    for seed in (0, 8):
+        settings = runpy.run_path(str(ROOT / TINY))["get_config"](variant)
+        settings.seed = seed
+        own = importlib.import_module(f"mow_jax.systems.{settings.system}.build")
+        given = (settings, build.tasks(settings), build.plan(settings))
+        made.append(own.agent(*given[: own.agent.__code__.co_argcount]))
+    assert made[0] == made[1]

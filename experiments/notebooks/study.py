@@ -4,7 +4,6 @@ With NOTEBOOK_TINY=WORKDIR in the environment, a finished run of tests/configs/t
 be, and nothing to be learned: that run is looked at where another one would be trained.
 """
 
-import dataclasses
 import functools
 import hashlib
 import os
@@ -49,16 +48,18 @@ class Study:
         self.tasks = build.tasks(self.config)
         self.names = [task.name for task in self.tasks]
         self.agent = mow.agent(self.config, self.tasks, build.plan(self.config))
-        self.learner = Learner(mow.record(self.config, self.tasks, self.agent), self.tasks, jax.local_devices()[:1])
+        record, devices = mow.record(self.config, self.tasks, self.agent), jax.local_devices()[:1]
+        self.learner = Learner(record, self.tasks, devices, seed=self.config.seed)
         # Random numbers take XLA's CPU compiler half a minute to optimise, for nothing.
         quick = functools.partial(jax.jit, compiler_options=xla.options(jax.default_backend(), often=False))
-        self._init = quick(lambda seed: algorithm.init(dataclasses.replace(self.agent, seed=seed)))
+        self._init = quick(functools.partial(algorithm.init, self.agent))
         self._gradients = {}  # compiled, by the reductions that are asked for
         self._folder = None  # of the buffer
 
     def begin(self, seed):
         """New weights and a new buffer of random experience."""
-        self.learner.load(jax.tree.map(np.asarray, self._init(seed)))
+        self.learner.take(seed)
+        self.learner.load(jax.tree.map(np.asarray, self._init(self.learner.seed)))
         each = dict(envs=self.config.train.envs, seed=seed)
         self.replay = Replay(
             self._new_folder(), self.tasks, **each, image_size=self.config.suite.image_size, chunk_rows=256, capacity=0

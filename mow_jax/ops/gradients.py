@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 
-def layer_vectors(gradients: Any, vector: str, size: int, seed: int) -> dict[str, jax.Array]:
+def layer_vectors(gradients: Any, vector: str, size: int, seed: jax.Array | int) -> dict[str, jax.Array]:
     """{layer name: [K, V]} of a gradient pytree with leaves [K, ...].
 
     "layer_mean": mean over the fan-in axes, one number an output unit; "layer_scalar": one "layer" of every layer's
@@ -24,7 +24,7 @@ def layer_vectors(gradients: Any, vector: str, size: int, seed: int) -> dict[str
     return {"projection": sum(_sketch(name, leaf, size, seed) for name, leaf in leaves.items())}
 
 
-def _sketch(name: str, leaf: jax.Array, size: int, seed: int) -> jax.Array:
+def _sketch(name: str, leaf: jax.Array, size: int, seed: jax.Array | int) -> jax.Array:
     """Adds every coordinate of leaf [K, ...] with a random sign to one of `size` random places: [K, size]."""
     flat = leaf.reshape(leaf.shape[0], -1)
     key_sign, key_place = jax.random.split(jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode())))

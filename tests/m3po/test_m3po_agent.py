@@ -36,7 +36,6 @@ def agent(trust: bool = True, pixels: bool = False, **changes) -> Agent:
         world=WorldModel(**sizes),
         planner=Planner(HORIZON, 2, 12, 2, 4, 0.5, 0.05, 2.0),
         trust=Trust(**settings) if trust else None,
-        seed=0,
         gammas=(0.9, 0.95),
         scales=(("consistency", 20.0), ("reward", 0.1), ("value", 0.1), ("termination", 1.0)),
         rho=0.5,
@@ -71,7 +70,7 @@ def started(made: Agent) -> State:
         spread = leaf.shape[-2] ** -0.5 if name == "kernel" else 0.1
         return ((name == "scale") + spread * rng.normal(size=leaf.shape)).astype(np.float32)
 
-    state = jax.eval_shape(lambda: algorithm.init(made))
+    state = jax.eval_shape(lambda: algorithm.init(made, 0))
     params = jax.tree_util.tree_map_with_path(draw, state.params)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
     return zeros._replace(params=params, target=params["q"], scale=np.ones(TASKS, np.float32))

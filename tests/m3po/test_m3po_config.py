@@ -43,7 +43,7 @@ def count(tree) -> int:
 
 def test_without_what_m3po_adds_the_model_has_tdmpc2_s_published_size():
     made = agent(config.preset(settings(), "tdmpc2"), tasks(50))
-    state = jax.eval_shape(functools.partial(algorithm.init, made))
+    state = jax.eval_shape(functools.partial(algorithm.init, made), 0)
     assert count(state.params) - count(state.params["termination"]) == pytest.approx(5e6, rel=0.1)
     assert set(state.optimizer) == {"model", "policy"} and "value" not in state.params
 
@@ -126,7 +126,7 @@ def test_variants_of_the_toy_pass_and_are_settings_of_their_own():
 def test_the_warm_up_learns_as_all_else_does_and_compiles_nothing_of_its_own():
     made = settings()
     record = build.system(made, tasks(1), plan(made))
-    learner = Learner(record, tasks(1))
+    learner = Learner(record, tasks(1), seed=0)
     assert record.updates["warmup"] == record.updates["training"] != record.updates["on_policy"]
     assert learner._updates["warmup"] is learner._updates["training"] is not learner._updates["on_policy"]
     assert plan(made).warmup_updates == 500
@@ -141,7 +141,7 @@ def test_discounts_follow_the_tasks_lengths():
 
 def test_weights_are_carried_over_but_for_embeddings():
     made = agent(settings(bonus=dict(kind="reward")), tasks(2))
-    state = jax.eval_shape(functools.partial(algorithm.init, made))
+    state = jax.eval_shape(functools.partial(algorithm.init, made), 0)
     old, new = (jax.tree.map(lambda leaf, fill=fill: np.full(leaf.shape, fill), state) for fill in (1, 2))
     carried = build.carry_over(old, new)
     values = {name: {int(leaf.ravel()[0]) for leaf in jax.tree.leaves(part)} for name, part in carried.params.items()}

@@ -54,9 +54,9 @@ def acting(kind: str):
 
 @functools.cache
 def state(kind: str, stage: int = 0) -> algorithm.State:
-    empty = jax.eval_shape(lambda: algorithm.init(agent(kind)))
+    empty = jax.eval_shape(lambda: algorithm.init(agent(kind), 0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), empty)
-    return zeros._replace(params=parameters(lambda: algorithm.init(agent(kind)).params), stage=np.int32(stage))
+    return zeros._replace(params=parameters(lambda: algorithm.init(agent(kind), 0).params), stage=np.int32(stage))
 
 
 def start(kind: str):

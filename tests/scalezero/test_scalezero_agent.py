@@ -33,7 +33,6 @@ def agent(count: int = 3, tasks: int = TASKS, **changes) -> Agent:
         world=WorldModel(8, tasks, ACTIONS, UNROLL, **(sizes | changes)),
         search=Search(simulations=6, temperature=1.0),
         stages=Stages(count=count, rank=2, first=1000, target=0.9),
-        seed=0,
         scales=(
             *(("latent", 10.0), ("reward", 1.0), ("value", 0.5), ("policy", 1.0), ("entropy", -1e-4)),
             ("continuation", 1.0),
@@ -61,8 +60,8 @@ def draws(tasks: int = TASKS) -> tuple[Batch, np.ndarray]:
 
 @functools.cache
 def started(count: int = 3, tasks: int = TASKS) -> algorithm.State:
-    state = jax.eval_shape(lambda: algorithm.init(agent(count, tasks)))
-    params = parameters(lambda: algorithm.init(agent(count, tasks)).params)
+    state = jax.eval_shape(lambda: algorithm.init(agent(count, tasks), 0))
+    params = parameters(lambda: algorithm.init(agent(count, tasks), 0).params)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
     return zeros._replace(params=params, target=params)
 
@@ -180,7 +179,7 @@ def test_a_solved_task_leaves_the_loss_stays_solved_and_its_heads_rest():
 
 
 def test_the_target_moves_by_its_rate_towards_the_parameters_that_the_step_has_made():
-    target = parameters(lambda: algorithm.init(agent()).params, seed=1)
+    target = parameters(lambda: algorithm.init(agent(), 0).params, seed=1)
     new, _ = updating()(started()._replace(target=target), *draws())
     expected = jax.tree.map(lambda old, p: 0.95 * old + 0.05 * p, target, new.params)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), new.target, expected)
@@ -291,7 +290,7 @@ def test_the_first_stage_learns_what_an_agent_without_stages_learns():
 def test_dropout_and_the_vision_transformer_in_an_update():
     small = dict(patch=4, vit_width=8, vit_layers=1, vit_heads=2, vit_head_width=4, vit_hidden=8)
     setup = agent(1, encoder="vit", dropout=0.1, feed_forward="dense", **small)
-    state = jax.jit(lambda: algorithm.init(setup))()
+    state = jax.jit(lambda: algorithm.init(setup, 0))()
     heads = state.params["heads"]
     assert not any(np.any(head["Dense_1"]["kernel"]) for head in heads.values()), "heads say nothing at first"
     run = lambda devices: program(functools.partial(algorithm.update, setup), devices, out_axes=(0, None))(

@@ -42,7 +42,7 @@ def count(tree) -> int:
 
 def abstract(made: ConfigDict, number: int):
     made_agent = build.agent(made, tasks(number))
-    return jax.eval_shape(functools.partial(algorithm.init, made_agent))
+    return jax.eval_shape(functools.partial(algorithm.init, made_agent), 0)
 
 
 def test_the_defaults_have_the_published_size():

@@ -29,7 +29,6 @@ AGENT = Agent(
     world=WorldModel(8, TASKS, ACTIONS, UNROLL, **SIZES),  # type: ignore[arg-type]
     search=Search(gamma=GAMMA),
     stages=Stages(count=2, rank=2, alpha=4.0),
-    seed=0,
     scales=tuple((name, 1.0) for name in TERMS),
     steps=STEPS,
     smoothing=0.0,
@@ -55,9 +54,9 @@ def draws() -> tuple[Batch, np.ndarray]:
 
 def state() -> algorithm.State:
     """In the second stage, with adapters that count, and a moving average far from the parameters."""
-    empty = jax.eval_shape(lambda: algorithm.init(AGENT))
+    empty = jax.eval_shape(lambda: algorithm.init(AGENT, 0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), empty)
-    params, target = (grown(parameters(lambda: algorithm.init(AGENT).params, seed), seed) for seed in (0, 1))
+    params, target = (grown(parameters(lambda: algorithm.init(AGENT, 0).params, seed), seed) for seed in (0, 1))
     return zeros._replace(params=params, target=target, stage=np.int32(STAGE))
 
 

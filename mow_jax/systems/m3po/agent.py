@@ -32,7 +32,6 @@ class Agent:
     world: WorldModel
     planner: Planner
     trust: Trust | None  # None: no round on fresh rows, nobody acts by the bare policy: TD-MPC2
-    seed: int
     gammas: tuple[float, ...]  # [K]
     scales: tuple[tuple[str, float], ...]  # of the model's loss terms, by name
     rho: float
@@ -71,9 +70,9 @@ class Agent:
 # --- Beginning --------------------------------------------------------------------------------------------------------
 
 
-def init(agent: Agent) -> State:
+def init(agent: Agent, seed: jax.Array | int) -> State:
     """The state before the first update."""
-    params = world_model.init(agent.world, named_key(agent.seed, 0, "init"), agent.critics)
+    params = world_model.init(agent.world, named_key(seed, 0, "init"), agent.critics)
     flat = lambda tree: ravel_pytree(tree)[0]
     optimizer = {"model": agent.model_optimizer.init(flat(agent.rest(params)))}
     optimizer["policy"] = agent.policy_optimizer.init(flat(learning(params, agent.critics[:1])))
@@ -100,7 +99,7 @@ def learning(params: dict, critics: tuple[str, ...]) -> dict:
 
 def update(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[State, dict]:
     """One step from windows [K', B, H + 1]; metrics are scalars or [K] arrays."""
-    draws = chance.drawn(agent.world, agent.seed, state.update, batch, shard)
+    draws = chance.drawn(agent.world, state.update, batch, shard)
     if agent.world.shift and not agent.world.numbers:
         moved = functools.partial(networks.shifted, most=agent.world.shift)
         batch = batch._replace(observation=jax.vmap(moved)(batch.observation, draws.offset))
@@ -218,7 +217,7 @@ def on_policy(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[S
     prepare = functools.partial(fresh.prepare, agent.world, trust, state.params, beta=beta)
     rows, said = jax.vmap(lambda *x: prepare(*x))(e, shard.mask, gammas(agent, shard), mine)
     start = learning(state.params, agent.critics), state.optimizer["fresh"]
-    given = (start, rows, e, shard, task_keys(agent.seed, state.update, "fresh", shard))
+    given = (start, rows, e, shard, task_keys(state.update, "fresh", shard))
     learned, optimizer, moved, finite, going = fresh.epochs(agent.world, trust, agent.policy_optimizer, *given)
 
     kept = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
@@ -255,7 +254,7 @@ def act(
     model, params, envs = agent.world, state.params, is_first.shape[1]
     count = agent.by_policy(envs) if explore else 0
     e = params["embedding"][shard.ids]
-    keys = jax.vmap(lambda key: jax.random.split(key, envs))(task_keys(agent.seed, step, "act", shard))
+    keys = jax.vmap(lambda key: jax.random.split(key, envs))(task_keys(step, "act", shard))
     z = jax.vmap(functools.partial(world_model.encode, model, params))(e, observation)
     start = planner.shifted(acting.mean) * ~is_first[..., None, None]
 

@@ -73,7 +73,6 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         world=world,
         planner=Planner(**config.planner.to_dict()),
         trust=Trust(bonus=bonus.kind, beta=bonus.beta, steps=bonus.steps, **fresh) if fresh["weight"] else None,
-        seed=config.seed,
         gammas=tuple(discount(task.horizon, **config.discount.to_dict()) for task in tasks),
         scales=tuple(loss.items()),
         rho=rho,

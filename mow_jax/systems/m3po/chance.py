@@ -13,10 +13,10 @@ from mow_jax.types import Batch, Shard
 ONE = Draws(0, 0, None, None, 0, 0)  # the axis of tasks in a Draws, for vmap
 
 
-def drawn(model: WorldModel, seed: int, count: jax.Array, batch: Batch, shard: Shard) -> Draws:
+def drawn(model: WorldModel, count: jax.Array, batch: Batch, shard: Shard) -> Draws:
     """That of update number `count`, [K', ...]; the pairs of value functions are the same for all tasks."""
     _, windows, rows = batch.reward.shape
-    pairs = jax.random.split(named_key(seed, count, "pairs"))
+    pairs = jax.random.split(named_key(shard.seed[0], count, "pairs"))
 
     def one(key):
         keys = jax.random.split(key, 4)
@@ -26,6 +26,6 @@ def drawn(model: WorldModel, seed: int, count: jax.Array, batch: Batch, shard: S
         offset = jax.random.randint(keys[3], (windows, 2), 0, 2 * model.shift + 1) if model.shift else None
         return normal(keys[0], rows - 1), normal(keys[1], rows), kept, offset
 
-    ahead, policy, kept, offset = jax.vmap(one)(task_keys(seed, count, "update", shard))
+    ahead, policy, kept, offset = jax.vmap(one)(task_keys(count, "update", shard))
     pair, policy_pair = (planner.two_of(key, model.values) for key in pairs)
     return Draws(ahead, policy, pair, policy_pair, kept, offset)

@@ -33,7 +33,6 @@ class Agent:
     world: WorldModel
     behaviour: ActorCritic
     imagination: Imagination
-    seed: int
     scales: tuple[tuple[str, float], ...]  # of the world model's loss terms, by name
     balance: float
     harmony: str  # start of s_k: "optimum", "zero"; "off": unweighted
@@ -67,9 +66,9 @@ class Agent:
 # --- Beginning, and the end of the warm-up ----------------------------------------------------------------------------
 
 
-def init(agent: Agent) -> TrainState:
+def init(agent: Agent, seed: jax.Array | int) -> TrainState:
     """The state before the first update: every task on cluster row 0, experts by the router's first scores, evenly."""
-    key_world, key_behaviour = jax.random.split(named_key(agent.seed, 0, "init"))
+    key_world, key_behaviour = jax.random.split(named_key(seed, 0, "init"))
     params, statistics = world_model.init(agent.world, key_world)
     actor, critic = actor_critic.init(agent.behaviour, key_behaviour)
     rules, zeros = agent.world.routing, jnp.zeros(agent.world.routing.tasks)
@@ -147,7 +146,7 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
     chex.assert_rank([batch.observation, batch.reward, batch.is_first], [6, 3, 3])
     rules, old = agent.world.routing, state.table.experts
     scores = router.scores(rules, state.params["shared"], state.update)
-    experts = router.select(rules, scores, old, state.update, named_key(agent.seed, state.update, "router"))
+    experts = router.select(rules, scores, old, state.update, named_key(shard.seed[0], state.update, "router"))
     experts = routing.of_first_device(experts)  # scores may differ in their last bits from one machine to another
     before, state = state, state._replace(table=state.table._replace(experts=experts))
 
@@ -181,7 +180,7 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
 def world_loss(agent: Agent, params: Any, harmony: jax.Array, state: TrainState, batch: Batch, shard: Shard):
     """This device's share of the loss; auxiliary: s [K] as used, new batch-norm statistics, metrics."""
     rows = gather(agent, state._replace(params=params), shard)
-    keys = task_keys(agent.seed, state.update, "world", shard)
+    keys = task_keys(state.update, "world", shard)
     terms, (statistics, kl) = task_losses(agent, rows, batch, shard, state, keys, train=True)
     total = sum(scale * terms[name] for name, scale in agent.scales)
     spread = functools.partial(routing.everywhere, shard=shard, tasks=agent.world.routing.tasks)
@@ -234,7 +233,7 @@ def cast_once(agent: Agent, state: TrainState) -> TrainState:
 def imagine(agent: Agent, state: TrainState, rows: Rows, contexts: Batch, shard: Shard) -> Dream:
     """Rollouts [K', N, ...] of the actor from real contexts [K', N, C]."""
     run = functools.partial(imagination.imagine, agent.imagination, agent.world, agent.behaviour, state.actor)
-    keys = task_keys(agent.seed, state.update, "imagine", shard)
+    keys = task_keys(state.update, "imagine", shard)
     return jax.vmap(run, in_axes=(ROW_AXES, 0, 0, 0))(rows, contexts, shard.mask, keys)
 
 
@@ -275,6 +274,6 @@ def act(agent: Agent, state: TrainState, acting: ActState, observation, is_first
     contexts."""
     state = cast_once(agent, state)
     run = functools.partial(imagination.act, agent.imagination, agent.world, agent.behaviour, state.actor, best=best)
-    keys = task_keys(agent.seed, step, "act", shard)
+    keys = task_keys(step, "act", shard)
     vmapped = jax.vmap(run, in_axes=(ROW_AXES, 0, 0, 0, 0, 0))
     return vmapped(gather(agent, state, shard), acting, observation, is_first, shard.mask, keys)

@@ -150,7 +150,6 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         world=world,
         behaviour=behaviour,
         imagination=imagination,
-        seed=config.seed,
         scales=tuple((scales | dict(dyn=loss.dyn, rep=loss.rep)).items()),
         balance=loss.balance,
         harmony=loss.harmony,

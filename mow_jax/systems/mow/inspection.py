@@ -30,7 +30,7 @@ def predictions(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
 
     As in training, row t's predictions come from h_t, which has seen z_t and a_t, and no earlier episode.
     """
-    keys = task_keys(agent.seed, 0, "predictions", shard)
+    keys = task_keys(0, "predictions", shard)
     run = jax.vmap(functools.partial(_predictions, agent.world), in_axes=(ROW_AXES, 0, 0))
     return run(gather(agent, state, shard), batch, keys)
 
@@ -64,7 +64,7 @@ def _predictions(model: WorldModel, rows: Rows, batch: Batch, key: jax.Array) ->
 
 def row_losses(agent: Agent, state: TrainState, batch: Batch, draw: jax.Array, shard: Shard) -> jax.Array:
     """L_k [K', N_m] that each task would have on every cluster row, on windows [K', B, T]; `draw` [] numbers them."""
-    keys = task_keys(agent.seed, draw, "row_losses", shard)
+    keys = task_keys(draw, "row_losses", shard)
 
     def on_row(row):
         here = state._replace(table=state.table._replace(cluster=jnp.full_like(state.table.cluster, row)))
@@ -92,7 +92,7 @@ def reduced_gradients(
     the perceptual and predictor parameters, "experts" the mean over slots of the temporal ones. No dropout, and batch
     norm on its running statistics.
     """
-    rows, keys = gather(agent, state, shard), task_keys(agent.seed, draw, "gradients", shard)
+    rows, keys = gather(agent, state, shard), task_keys(draw, "gradients", shard)
 
     def total(cluster, experts):
         here = rows._replace(cluster=cluster, experts=experts)
@@ -103,7 +103,7 @@ def reduced_gradients(
     experts = jax.tree.map(lambda leaf: leaf.mean(1), experts)
     parts = {"cluster": cluster, "experts": experts}
     return {
-        vector: {name: layer_vectors(part, vector, size, agent.seed) for name, part in parts.items()}
+        vector: {name: layer_vectors(part, vector, size, shard.seed[0]) for name, part in parts.items()}
         for vector in vectors
     }
 
@@ -111,7 +111,7 @@ def reduced_gradients(
 def open_loop(agent: Agent, state: TrainState, batch: Batch, shard: Shard, context: int) -> tuple[jax.Array, jax.Array]:
     """Frames [K', B, T, S, S, 3] uint8 of windows inside an episode: each reconstructed from its own posterior, and
     from `context` on imagined from the prior under the real actions (before it: reconstructed)."""
-    keys = task_keys(agent.seed, 0, "open_loop", shard)
+    keys = task_keys(0, "open_loop", shard)
     run = jax.vmap(functools.partial(_open_loop, agent.world, context=context), in_axes=(ROW_AXES, 0, 0))
     return run(gather(agent, state, shard), batch, keys)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from mow_jax.ops import routing
+from mow_jax.ops.keys import named_key, task_keys
 from mow_jax.systems.scalezero import search, stages, targets, world_model
 from mow_jax.systems.scalezero.mixture import Activity
 from mow_jax.systems.scalezero.search import Search
@@ -35,7 +35,6 @@ class Agent:
     world: WorldModel
     search: Search
     stages: Stages
-    seed: int
     scales: tuple[tuple[str, float], ...]  # of the loss terms, by name
     steps: int  # n of the value target
     smoothing: float  # of the categories of value and reward
@@ -54,9 +53,9 @@ class Agent:
 # --- Beginning --------------------------------------------------------------------------------------------------------
 
 
-def init(agent: Agent) -> State:
+def init(agent: Agent, seed: jax.Array | int) -> State:
     """The state before the first update."""
-    key_params, key_adapters = jax.random.split(named_key(agent, 0, "init"))
+    key_params, key_adapters = jax.random.split(named_key(seed, 0, "init"))
     params = world_model.init(agent.world, key_params)
     tasks, reached = agent.world.tasks, {}
     if agent.stages.count > 1:
@@ -74,17 +73,6 @@ def init(agent: Agent) -> State:
         reached=reached,
         skipped=jnp.zeros(2, jnp.int32),
     )
-
-
-def named_key(agent: Agent, update: jax.Array | int, name: str) -> jax.Array:
-    """The key of the stream `name` at an update (or joint step): folded from the seed, never stored."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(agent.seed), update), zlib.crc32(name.encode()))
-
-
-def task_keys(agent: Agent, update: jax.Array | int, name: str, shard: Shard) -> jax.Array:
-    """One key a task [K'], so that draws do not depend on which device holds it."""
-    key = named_key(agent, update, name)
-    return jax.vmap(lambda task: jax.random.fold_in(key, task))(shard.ids)
 
 
 # --- One update -------------------------------------------------------------------------------------------------------
@@ -139,7 +127,7 @@ def loss(agent: Agent, params: Any, state: State, batch: Batch, policy, shard: S
     online = stages.merge(agent.stages, params, state.stage)
     target = stages.merge(agent.stages, state.target, state.stage)
     window = lambda x, start=0: x[:, :, start : start + length]
-    keys = task_keys(agent, state.update, "dropout", shard) if model.dropout else None
+    keys = task_keys(state.update, "dropout", shard) if model.dropout else None
 
     # Targets: next latents and bootstrap values of the moving average.
     latent = jax.lax.stop_gradient(world_model.encode(model, target, batch.observation[:, :, 1:]))
@@ -249,7 +237,7 @@ def act(
 
     draw = jax.vmap(functools.partial(search.noise, agent.search, envs=envs))
     drawn = explore or agent.sampled
-    noise = jax.tree.map(fold, draw(task_keys(agent, step, "act", shard), shard.mask)) if drawn else None
+    noise = jax.tree.map(fold, draw(task_keys(step, "act", shard), shard.mask)) if drawn else None
     setup = agent.search if explore else dataclasses.replace(agent.search, fraction=0.0)
     warmth = search.temperature(agent.search, state.update)
     value = targets.scalar(root.value)

@@ -104,7 +104,6 @@ def agent(config: ConfigDict, tasks: list[Task]) -> Agent:
         world=world,
         search=Search(**look),
         stages=Stages(**config.stages.to_dict()),
-        seed=config.seed,
         scales=tuple(loss.items()),
         steps=config.batch.steps,
         smoothing=smoothing,

@@ -37,7 +37,7 @@ def conflict(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[St
         gradient, _ = grad(agent, state.params, all_tasks, batch, batch.extras["policy"], shard)
         shared = {name: part for name, part in gradient.items() if name != "heads"}
         kept = jax.tree.map(lambda g, on: (g * on)[None], shared, {name: learns[name] for name in shared})
-        return layer_vectors(kept, "projection", SKETCH, agent.seed)["projection"][0]
+        return layer_vectors(kept, "projection", SKETCH, shard.seed[0])["projection"][0]
 
     own = jax.lax.map(sketch, (batch, shard))  # [K', SKETCH]
     spread = jnp.zeros((agent.world.tasks, SKETCH)).at[shard.ids].add(own * shard.valid[:, None])
