@@ -18,6 +18,7 @@ import json
 import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -254,8 +255,10 @@ def _sweep(arguments: list[str], options: argparse.Namespace, overrides: list[st
         print(len(jobs))
         return 0
     mine = jobs if options.only is None else [jobs[options.only]]
-    if options.jobs and (code := refused(jobs, mine)):
-        return code
+    if options.jobs:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(options.preempted_exit_code))  # until the first run begins
+        if code := refused(jobs, mine):
+            return code
     place = options.workdir / options.actions
     place.mkdir(parents=True, exist_ok=True)
     # What makes the table again makes all runs.

@@ -348,6 +348,24 @@ def test_what_a_trial_refuses_ends_a_sweep_before_its_folder_is_made(tmp_path, m
     assert not (tmp_path / "new").exists()
 
 
+def test_a_sweep_that_is_told_to_end_during_its_trial_says_so_by_its_exit_code(tmp_path, monkeypatch):
+    def trial(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(sweep.subprocess, "run", trial)
+    monkeypatch.setattr(sweep, "run", lambda *_: pytest.fail("a run was begun"))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            sweep.main(
+                [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path / 'new'}", "--preempted_exit_code=75"]
+            )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 75 and not (tmp_path / "new").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "variables", "part"),
