@@ -349,11 +349,15 @@ def test_what_a_trial_refuses_ends_a_sweep_before_its_folder_is_made(tmp_path, m
 
 
 def test_a_sweep_that_is_told_to_end_during_its_trial_says_so_by_its_exit_code(tmp_path, monkeypatch):
-    def trial(*_, **__):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
+    real = subprocess.run
 
-    monkeypatch.setattr(sweep.subprocess, "run", trial)
+    def told(words, **options):
+        if "mow_jax.trial" not in words:
+            return real(words, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return time.sleep(60)
+
+    monkeypatch.setattr(sweep.subprocess, "run", told)
     monkeypatch.setattr(sweep, "run", lambda *_: pytest.fail("a run was begun"))
     before = signal.getsignal(signal.SIGTERM)
     try:
