@@ -36,7 +36,6 @@ def agent(kind: str) -> Agent:
         world=WorldModel(8, TASKS, ACTIONS, 4, **(sizes | changes)),
         search=Search(simulations=5, method=method, temperature=1.0, considered=3),
         stages=Stages(count=3 if kind == "gumbel" else 1, rank=2, alpha=4.0),
-        seed=5,
         scales=(),
         steps=2,
         smoothing=0.0,
