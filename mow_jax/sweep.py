@@ -103,10 +103,14 @@ def refused(jobs: list[Job], mine: list[Job]) -> int:
 
 
 @contextlib.contextmanager
-def compiled_once(runs: int) -> Iterator[None]:
+def compiled_once(options: argparse.Namespace, runs: int) -> Iterator[None]:
     """What one of several runs has compiled the others load, seeds of a variant for one: by jax's own cache, in a
-    folder that goes with the sweep, as programs are of one machine; where JAX_COMPILATION_CACHE_DIR is set, in that."""
-    if runs < 2 or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    folder that goes with the sweep (unless it is killed), as programs are of one machine; where
+    JAX_COMPILATION_CACHE_DIR is set, in that. Not where runs have equal minutes, in which each compiles for itself,
+    nor unequal numbers of cores, as a CPU's program is of so many."""
+    cores = len(os.sched_getaffinity(0))
+    uneven = cores > options.jobs > 0 and cores % options.jobs
+    if runs < 2 or uneven or options.minutes < math.inf or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="mow_jax_compiled_", ignore_cleanup_errors=True) as folder:
@@ -256,7 +260,7 @@ def _sweep(arguments: list[str], options: argparse.Namespace, overrides: list[st
         return 0
     mine = jobs if options.only is None else [jobs[options.only]]
     if options.jobs:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(options.preempted_exit_code))  # until the first run begins
+        _end_when_told(options.preempted_exit_code)
         if code := refused(jobs, mine):
             return code
     place = options.workdir / options.actions
@@ -267,7 +271,7 @@ def _sweep(arguments: list[str], options: argparse.Namespace, overrides: list[st
     begun = origin.commit()
     unchanged = lambda: options.allow_other_commit or origin.commit() == begun
     record()  # what cannot be written then could not be after hours
-    with compiled_once(len(mine)):
+    with compiled_once(options, len(mine)):
         failed, stopped = run(mine, options.jobs, record, unchanged) if options.jobs else ([], False)
     record()
     print((place / "table.md").read_text(), flush=True)
@@ -283,6 +287,17 @@ def _sweep(arguments: list[str], options: argparse.Namespace, overrides: list[st
         )
         return 2
     return 1 if failed else options.preempted_exit_code if left and stopped else 0
+
+
+def _end_when_told(code: int) -> None:
+    """How SIGTERM and SIGINT end a sweep before its first run begins; jobs.run has its own way."""
+
+    def end(*_) -> None:
+        print("told to end before a run began: the same command begins", flush=True)
+        sys.exit(code)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, end)
 
 
 def _without(arguments: list[str], *names: str) -> list[str]:

@@ -118,3 +118,17 @@ def test_an_update_sends_one_gradient_an_optimiser_and_never_calls_the_host():
     rest = sorted(sent)[:-2]
     assert sum(rest) < 0.2 * min(gradients), rest  # statistics of batches, losses and metrics of tasks
     assert not re.search(r"callback|outfeed|send\(|recv\(", text)
+
+
+@pytest.mark.slow
+def test_another_seed_draws_otherwise_in_the_same_program():
+    learner = compiled(5, 4)  # whose update is one executable: nothing is compiled for a seed
+
+    def learned(seed: int) -> np.ndarray:
+        learner.load(first_state(5))
+        learner.take(seed)
+        learner.update("training", *map(learner.deal, windows_of(5, 0)))
+        return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(learner.snapshot().params)])
+
+    one, other, again = learned(0), learned(1), learned(0)
+    assert np.array_equal(one, again) and not np.array_equal(one, other)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from processes import ROOT, TINY, environment, refused, run
@@ -348,26 +349,28 @@ def test_what_a_trial_refuses_ends_a_sweep_before_its_folder_is_made(tmp_path, m
     assert not (tmp_path / "new").exists()
 
 
-def test_a_sweep_that_is_told_to_end_during_its_trial_says_so_by_its_exit_code(tmp_path, monkeypatch):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_that_is_told_to_end_during_its_trial_says_so(signum, tmp_path, monkeypatch, capsys):
     real = subprocess.run
 
     def told(words, **options):
         if "mow_jax.trial" not in words:
             return real(words, **options)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signum)
         return time.sleep(60)
 
     monkeypatch.setattr(sweep.subprocess, "run", told)
     monkeypatch.setattr(sweep, "run", lambda *_: pytest.fail("a run was begun"))
-    before = signal.getsignal(signal.SIGTERM)
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
+    words = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path / 'new'}", "--preempted_exit_code=75"]
     try:
         with pytest.raises(SystemExit) as ended:
-            sweep.main(
-                [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path / 'new'}", "--preempted_exit_code=75"]
-            )
+            sweep.main(words)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(name, handler)
     assert ended.value.code == 75 and not (tmp_path / "new").exists()
+    assert "told to end before a run began" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -510,18 +513,25 @@ def test_jobs_of_an_array_make_the_same_table(tmp_path: Path):
 
 
 def test_runs_of_a_sweep_share_what_they_compile(monkeypatch):
-    name = "JAX_COMPILATION_CACHE_DIR"
+    name, options = "JAX_COMPILATION_CACHE_DIR", SimpleNamespace(jobs=2, minutes=float("inf"))
+    monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda _: set(range(4)))
+
+    def folder(runs: int, **changes) -> str | None:
+        with sweep.compiled_once(SimpleNamespace(**{**vars(options), **changes}), runs):
+            return os.environ.get(name)
+
     monkeypatch.setenv(name, "given")
-    with sweep.compiled_once(2):
-        assert os.environ[name] == "given"
+    assert folder(2) == "given"
     monkeypatch.delenv(name)
-    with sweep.compiled_once(1):
-        assert name not in os.environ, "nobody would load it"
-    with sweep.compiled_once(2):
-        folder = Path(os.environ[name])
-        assert folder.stat().st_mode & 0o777 == 0o700, "who can write to it can have anything run"
-        (folder / "program").touch()
-    assert name not in os.environ and not folder.exists()
+    assert folder(1) is None, "nobody would load it"
+    assert folder(2, minutes=5.0) is None, "the first run alone would compile in its minutes"
+    assert folder(2, jobs=3) is None, "of four cores one run has two, the others one"
+    assert folder(2, jobs=0) is not None is not folder(9, jobs=8)
+    with sweep.compiled_once(options, 2):
+        made = Path(os.environ[name])
+        assert made.stat().st_mode & 0o777 == 0o700, "who can write to it can have anything run"
+        (made / "program").touch()
+    assert name not in os.environ and not made.exists()
 
 
 @pytest.mark.long

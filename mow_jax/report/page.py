@@ -17,7 +17,7 @@ from mow_jax.types import BadInput
 # What a section is made of.
 NEEDS = {
     "Scores": "results.json",
-    "Learning curves": "episode/<task>/return or evaluation/<task>/return in metrics.jsonl",
+    "Learning curves": "return or success of episode/<task> or evaluation/<task> in metrics.jsonl",
     "What the world model knows": "diagnostics in results.json",
     "What the world model sees": "frames.npz",
     "Clusters and experts": "clusters.json",
@@ -170,7 +170,14 @@ def _scores(run: Run) -> Section | None:
 
 
 def _curves(run: Run, directory: Path) -> Section | None:
-    if only_evaluated(run) or not curves.learning_curves(run, "return", directory / "learning_curves.png"):
+    if only_evaluated(run):
+        return None
+    pictures = [Picture("learning_curves.png", "Episode return of each task")]
+    if not curves.learning_curves(run, "return", directory / "learning_curves.png"):
+        pictures = []
+    if curves.learning_curves(run, "success", directory / "success_curves.png"):
+        pictures.append(Picture("success_curves.png", "Success of each task: the share of episodes that reached it"))
+    if not pictures:
         return None
     text = (
         "Every episode that ended while the agent learned, its moving average, and the evaluations. Where a dashed "
@@ -181,9 +188,6 @@ def _curves(run: Run, directory: Path) -> Section | None:
             " An evaluation ends an episode at its success, where training goes on: its returns do not compare and are "
             "not drawn."
         )
-    pictures = [Picture("learning_curves.png", "Episode return of each task")]
-    if curves.learning_curves(run, "success", directory / "success_curves.png"):
-        pictures.append(Picture("success_curves.png", "Success of each task: the share of episodes that reached it"))
     return Section("Learning curves", [text], pictures=pictures)
 
 

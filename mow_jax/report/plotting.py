@@ -57,6 +57,10 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.color": "#e8ebef",
     "legend.frameon": False,
+    # What a user's own file may ask for otherwise.
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
+    "savefig.dpi": "figure",
 }
 
 
