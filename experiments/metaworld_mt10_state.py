@@ -9,8 +9,8 @@ worth, not what the system is: it sees the goal among its numbers where the othe
 agent steps a task (144,000 simulated) in four environments where the other plays 13,000 (52,000) in one, and takes 4
 updates a joint step (of four agent steps a task) where the other takes 1.5 (of one). It is scored by its plan's mean,
 the other by sampled actions. Both repeat an action four times for episodes of 125 agent steps.
-Hardware: an accelerator, and a host that simulates 80 environments; "three": one CPU core, some 90 minutes, not yet at
-its end (results/m3po). Sizes: --dry_run. The ten tasks have not been run.
+Hardware: an accelerator, and a host that simulates 80 environments; "three": one CPU core, 1.5 hours
+(results/m3po). Sizes: --dry_run. The ten tasks have not been run.
 """
 
 import runpy

@@ -40,7 +40,7 @@ class Learner:
         mask = np.array([task.action_mask for task in tasks], bool)
         self._sharding = NamedSharding(Mesh(np.array(self.devices), ("device",)), PartitionSpec("device"))
         self._shard = self._put(Shard(slots.astype(np.int32), self._valid.astype(np.float32), mask[slots], seed=None))
-        self.take(seed)
+        self.reseed(seed)
         # One program a function: a warm-up that learns as all else does compiles nothing of its own.
         functions = dict.fromkeys(update.function for update in system.updates.values())
         programs = {function: self.program(function, (0, None), donate=0) for function in functions}
@@ -57,7 +57,7 @@ class Learner:
 
     # State
 
-    def take(self, seed: int) -> None:
+    def reseed(self, seed: int) -> None:
         """The seed of all draws from now on; no program is compiled anew for it."""
         self.seed = np.uint32(seed)
         self._shard = self._shard._replace(seed=self._device_put(np.full(self._valid.shape, self.seed)))

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 import mow_jax
 from mow_jax import build, logs, processes, replay, xla
 from mow_jax.envs.suites import MEMORY, MEMORY_OF_OTHERS, MEMORY_OF_VECTORS
+from mow_jax.learner import abstract_state
 from mow_jax.origin import commit
 from mow_jax.types import BadInput, Shard, System, Task
 
@@ -70,7 +71,7 @@ def record_start(workdir: Path, system: System) -> None:
 
 def parameters(system: System, of_a_task: bool = False) -> dict[str, int]:
     """Parameters by component; or those of them that one task uses."""
-    components = system.components(jax.eval_shape(system.init, 0))
+    components = system.components(abstract_state(system))
     count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
     return {name: round(count(part.tree) * (part.share if of_a_task else 1)) for name, part in components.items()}
 
@@ -131,7 +132,7 @@ def compiled_memory(config: ConfigDict, system: System, tasks: list[Task]) -> st
     update = jax.jit(program, donate_argnums=0)
     # How well the code is optimised changes nothing of the memory, and a lot of the time to compile.
     options = xla.options(jax.default_backend(), often=False)
-    state = jax.eval_shape(system.init, 0)
+    state = abstract_state(system)
     compiled = update.lower(lead(state), *map(lead, windows), lead(shard)).compile(options)
     memory = compiled.memory_analysis()
     held, scratch = memory.argument_size_in_bytes, memory.temp_size_in_bytes
@@ -167,7 +168,7 @@ def windows_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
 
 def state_bytes(system: System) -> int:
     """Bytes of one state."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(system.init, 0)))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(system)))
 
 
 def environments_bytes(config: ConfigDict, tasks: list[Task]) -> tuple[int, int, int]:

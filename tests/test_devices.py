@@ -126,7 +126,7 @@ def test_another_seed_draws_otherwise_in_the_same_program():
 
     def learned(seed: int) -> np.ndarray:
         learner.load(first_state(5))
-        learner.take(seed)
+        learner.reseed(seed)
         learner.update("training", *map(learner.deal, windows_of(5, 0)))
         return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(learner.snapshot().params)])
 

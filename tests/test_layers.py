@@ -44,7 +44,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command": {"types"},
     "trial": {"command", "preflight", "processes", "summary", "workdir"},
     "workdir": {"checks", "config", "locks", "processes", "types"},
-    "summary": {"", "build", "envs", "logs", "origin", "processes", "replay", "types", "xla"},  # "": for its version
+    "summary": {
+        "",
+        "build",
+        "envs",
+        "learner",
+        "logs",
+        "origin",
+        "processes",
+        "replay",
+        "types",
+        "xla",
+    },  # "": for its version
     "transfer": {"build", "checkpoint", "learner", "processes", "workdir", "types"},
     "preflight": {"build", "config", "envs", "logs", "meter", "processes", "transfer", "types"},
     "mirror": {"learner", "replay", "types"},

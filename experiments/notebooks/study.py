@@ -58,7 +58,7 @@ class Study:
 
     def begin(self, seed):
         """New weights and a new buffer of random experience."""
-        self.learner.take(seed)
+        self.learner.reseed(seed)
         self.learner.load(jax.tree.map(np.asarray, self._init(self.learner.seed)))
         each = dict(envs=self.config.train.envs, seed=seed)
         self.replay = Replay(

@@ -172,11 +172,14 @@ def _scores(run: Run) -> Section | None:
 def _curves(run: Run, directory: Path) -> Section | None:
     if only_evaluated(run):
         return None
-    pictures = [Picture("learning_curves.png", "Episode return of each task")]
-    if not curves.learning_curves(run, "return", directory / "learning_curves.png"):
-        pictures = []
-    if curves.learning_curves(run, "success", directory / "success_curves.png"):
-        pictures.append(Picture("success_curves.png", "Success of each task: the share of episodes that reached it"))
+    pictures = [
+        Picture(name, title)
+        for kind, name, title in (
+            ("return", "learning_curves.png", "Episode return of each task"),
+            ("success", "success_curves.png", "Success of each task: the share of episodes that reached it"),
+        )
+        if curves.learning_curves(run, kind, directory / name)
+    ]
     if not pictures:
         return None
     text = (
