@@ -5,7 +5,7 @@ a step, episodes and checkpoints.
         --variants=mow,one_equal,scalezero_mixture,scalezero_dense
 
 "mow" has the settings of experiments/atari_cpu.py, "one_equal" one cluster and one expert of as many parameters. The
-search is Gumbel MuZero's: the paper's rule, made for 50 simulations, tries three of these games' 18 actions in the 12
+search is Gumbel MuZero's: the paper's rule, made for 50 simulations, tries 2.3 of these games' 18 actions in the 12
 that a core affords (docs/scalezero.md). "scalezero_budget" grows by updates alone: the paper's targets of these games,
 12.1 and 7,845, are the human scores, and MoW's Boxing has gone to twice that; an arm that stops a game at its target
 cannot be set beside arms that go on. Each system keeps its own rewards in training, ScaleZero their signs.

@@ -4,7 +4,7 @@
     python -m mow_jax.train --config=experiments/toy13.py:one --workdir=runs/toy13_one     (one cluster, one expert)
 
 The other variants are the arms of experiments/toy.py, of as many parameters as MoW has here within 5%.
-Hardware: one CPU core; 4 to 7 minutes for MoW, 12 to 18 for "one"; the others were not timed.
+Hardware: one CPU core; 4 to 7 minutes for MoW, 12 to 18 for "one"; the others have not been run yet.
 Measured: three seeds each, mean normalised score 0.863 for MoW and 0.885 for "one" (results/toy13).
 """
 
