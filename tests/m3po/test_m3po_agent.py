@@ -13,7 +13,7 @@ import pytest
 from sharded import dealt, first, program, same, shard
 
 from mow_jax.systems.m3po import agent as algorithm
-from mow_jax.systems.m3po import fresh, world_model
+from mow_jax.systems.m3po import bonus, fresh, world_model
 from mow_jax.systems.m3po.agent import Agent
 from mow_jax.systems.m3po.fresh import Trust
 from mow_jax.systems.m3po.planner import Planner
@@ -340,6 +340,21 @@ def test_disagreement_is_of_the_model_and_asks_no_critic():
     zero = params | {"augmented": jax.tree.map(np.zeros_like, params["augmented"])}
     plain, said = run(zero, 0.0, batch)
     assert said["bonus/size"] < 1e-5 and np.any(plain.advantage != found.advantage)
+
+
+def test_a_round_s_disagreement_is_with_the_latent_that_came():
+    """Against the rule applied by hand to what the next row shows."""
+    (params, run), batch = preparing(), slices()
+    batch.termination[:, -1] = False
+    model, e, mask, flat = agent().world, params["embedding"][0], MASK[0], lambda x: x.reshape(-1, *x.shape[2:])
+    z = np.asarray(world_model.encode(model, params, e, batch.observation))
+    after = bonus.Outcome(flat(batch.reward[:, :-1]), flat(batch.termination[:, :-1]), flat(z[:, 1:]))
+    dream, steps, all_values = world_model.dream(model, params, e, mask), agent().trust.steps, np.arange(model.values)
+    rule = jax.jit(lambda z, action, after: bonus.disagreement(dream, z, action, after, 0.9, steps, all_values))
+    each = np.asarray(rule(flat(z[:, :-1]), flat(batch.action[:, :-1]), after))
+    inside = flat(batch.termination[:, :-1] | ~batch.is_first[:, 1:])
+    assert 5 < inside.sum() < inside.size
+    assert run(params, 0.5, batch)[1]["disagreement/model"] == pytest.approx(each[inside].mean(), rel=1e-4)
 
 
 def test_a_round_bootstraps_behind_a_time_limit_by_the_model_and_behind_an_end_not_at_all():

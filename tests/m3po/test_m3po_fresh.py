@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from sharded import shard
 
 from mow_jax.ops.returns import advantages
 from mow_jax.systems.m3po import bonus, fresh
@@ -118,18 +122,64 @@ def test_no_bonus_where_nothing_is_known_or_nothing_differs():
 # --- The trust region -------------------------------------------------------------------------------------------------
 
 
-def test_a_row_that_was_lost_with_its_environment_says_nothing_of_the_policy(monkeypatch):
-    """The run stores zeros for it: no draw, and no probability of one."""
+@pytest.fixture
+def scaled(monkeypatch) -> None:
+    """The policy's only parameter is by how much of the latent its mean is."""
 
     def choose(model, scale, e, mask, z, noise):
         mean = scale * z
         return Choice(jnp.tanh(mean), mean, mean, jnp.full_like(mean, -3.0))
 
     monkeypatch.setattr(fresh.world_model, "choose", choose)
+
+
+@pytest.mark.parametrize("advantage", [2.0, -0.7])
+@pytest.mark.parametrize("ratio", [0.5, 0.75, 0.9, 1.0, 1.15, 1.3, 3.0])
+def test_a_ratio_that_has_led_far_enough_leads_no_further(scaled, ratio: float, advantage: float):
+    """Of one row: the loss is -min(ratio A, clip(ratio, 0.8, 1.2) A), and there is no gradient where the clip won."""
+    made, mask, z = trust(bonus="none", beta=0.0, steps=1), np.ones(2), np.array([[0.6, 0.9]])
+    likely = lambda scale: fresh.log_prob(fresh.world_model.choose(None, scale, None, mask, z, None), mask, 0.52 * z)
+    before = likely(0.51) - np.log(ratio)
+    rows = fresh.Rows(z, 0.52 * z, before, np.array([advantage]), {})
+    ask = lambda scale: fresh.loss(None, made, {"policy": scale}, None, mask, rows)
+    (found, said), slope = jax.value_and_grad(ask, has_aux=True)(0.51)
+    assert float(found) == pytest.approx(-min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage), rel=1e-4)
+    far = ratio > 1.2 if advantage > 0 else ratio < 0.8
+    expected = 0.0 if far else -advantage * ratio * float(jax.grad(lambda scale: likely(scale)[0])(0.51))
+    assert float(slope) == pytest.approx(expected, rel=1e-4) and (far or abs(expected) > 1)
+    assert float(said["fresh/clipped"]) == (not 0.8 <= ratio <= 1.2)
+
+
+def test_the_policy_alone_steps_at_the_round_s_weight(scaled, monkeypatch):
+    """A tenth of the weight is a tenth of its step; a critic steps as before."""
+    monkeypatch.setattr(fresh.world_model, "critic", lambda model, layers, e, z: z @ layers)
+    rng, mask = np.random.default_rng(0), np.ones((1, 2), bool)
+    z, start = 0.5 + rng.random((1, 5, 2)), {"policy": jnp.float32(0.51), "value": jnp.float32(rng.normal(size=(2, 7)))}
+    before = fresh.log_prob(fresh.world_model.choose(None, 0.51, None, 1, z, None), 1, 0.52 * z)
+    rows = fresh.Rows(z, 0.52 * z, before, rng.normal(size=(1, 5)), {"value": rng.normal(size=(1, 5))})
+    model, places = types.SimpleNamespace(tasks=1, limit=3.0), shard(mask, 1)
+
+    def moved(weight: float) -> dict:
+        made = trust(weight=weight, epochs=1, minibatch=5, bonus="none", beta=0.0, steps=1)
+        keys, optimizer = jax.random.split(jax.random.key(0), 1), optax.sgd(1e-3)
+        run = lambda rows, places: fresh.epochs(
+            model, made, optimizer, (start, optimizer.init(0.0)), rows, np.zeros((1, 1)), places, keys
+        )
+        learned = jax.vmap(run, axis_name="device")(jax.tree.map(lambda x: x[None], rows), places)[0]
+        return jax.tree.map(lambda new, old: np.asarray(new[0] - old, np.float64), learned, start)
+
+    whole, tenth = moved(1.0), moved(0.1)
+    assert abs(whole["policy"]) > 1e-4 and np.abs(whole["value"]).max() > 1e-5
+    assert tenth["policy"] == pytest.approx(0.1 * whole["policy"], rel=1e-2)
+    np.testing.assert_array_equal(tenth["value"], whole["value"])
+
+
+def test_a_row_that_was_lost_with_its_environment_says_nothing_of_the_policy(scaled):
+    """The run stores zeros for it: no draw, and no probability of one."""
     made, mask, rng = trust(bonus="none", beta=0.0, steps=1), np.ones(2), np.random.default_rng(0)
     z, advantage = 0.5 + rng.random((5, 2)), rng.normal(size=5)
     raw = 0.52 * z
-    drawn = fresh.log_prob(choose(None, 0.5, None, mask, z, None), mask, raw)
+    drawn = fresh.log_prob(fresh.world_model.choose(None, 0.5, None, mask, z, None), mask, raw)
     whole = fresh.Rows(z, raw, drawn, advantage, {})
     lost = whole._replace(raw=whole.raw * (np.arange(5) != 3)[:, None], log_prob=drawn * (np.arange(5) != 3))
     without = jax.tree.map(lambda x: x[np.arange(5) != 3], whole)

@@ -59,6 +59,33 @@ def test_the_plan_is_the_regulator_s_action(mask: tuple):
         np.testing.assert_allclose(mean[1], later, atol=0.12)  # the second action is planned as well
 
 
+def test_what_is_learned_with_is_an_elite_s_first_action_and_noise():
+    """Of one iteration, by hand: candidates, their values, the best by weight and Gumbel noise, a deviation of them."""
+    made = dataclasses.replace(SETTINGS, iterations=1, samples=20, elites=5)
+    p, _ = regulator(np.ones(2))
+    z, start = np.array([0.5, -0.3, 0.2], np.float32), np.full((3, 2), 0.1, np.float32)
+    picked, ones = set(), np.ones(2, np.float32)
+    plan = jax.jit(lambda noise: planner.plan(made, dream(p), z, start, ones, GAMMA, noise))
+    for seed in range(6):
+        noise = planner.draw(made, 2, 2, jax.random.key(seed))
+        still = noise._replace(action=0 * noise.action)
+        candidates = np.clip(start[:, None] + made.std_max * np.asarray(noise.samples[0]), -1, 1)
+        many = np.broadcast_to(z, (20, 3))
+        value = np.asarray(planner.score(dream(p), many, candidates, GAMMA, noise.last[0], noise.pair[0]))
+        order = np.argsort(-value)[:5]
+        weight = np.exp(made.temperature * (value[order] - value[order[0]]))
+        weight /= weight.sum()
+        elites, place = candidates[0, order], int((np.log(weight) + np.asarray(noise.pick)).argmax())
+        picked.add(place)
+        np.testing.assert_allclose(plan(still)[0], elites[place], atol=1e-5)
+        mean = weight @ elites
+        std = np.clip((weight @ (elites - mean) ** 2) ** 0.5, made.std_min, made.std_max)
+        drawn = np.clip(elites[place] + std * np.asarray(noise.action), -1, 1)
+        np.testing.assert_allclose(plan(noise)[0], drawn, atol=1e-4)
+        np.testing.assert_allclose(plan(noise)[1][0], mean, atol=1e-4)
+    assert len(picked) > 1, "not always the best one"
+
+
 def test_a_plan_goes_on_from_the_one_before():
     """A search too short and narrow to find the best action finds it from a good start; the next step's start is the
     plan without what is done."""
