@@ -25,12 +25,18 @@ SMALL = {
         2 + 1,
         {"planner": " sequences of ", "trust region": "slices of 32 rows", "sees": "vectors of "},
     ),
+    "metaworld_mt10_state.py": (
+        "batch.windows=99 batch.horizon=2 model.latent=16 model.encoder=8 model.hidden=8",
+        2 + 1,
+        {"planner": " sequences of ", "sees": "vectors of 39"},
+    ),
 }
 UNITS = {"B": 1, "kB": 1e3, "MB": 1e6}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("file", SMALL)
+@pytest.mark.parametrize(
+    "file", [pytest.param(file, marks=pytest.mark.long if "metaworld" in file else pytest.mark.slow) for file in SMALL]
+)
 def test_a_dry_run_says_its_parameters_and_its_cost_and_starts_nothing(file: str, tmp_path: Path, monkeypatch):
     overrides, length, own = SMALL[file]
     said: dict[str, str] = {}

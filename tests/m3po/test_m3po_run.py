@@ -124,6 +124,18 @@ def np_leaves(state) -> list[np.ndarray]:
 
 
 @pytest.mark.long
+def test_of_fresh_rows_alone_a_run_learns(tmp_path):
+    """As the preset m3po_onpolicy has it: all act by the bare policy, which replay does not move."""
+    alone = ("--config.fresh.share=1.0", "--config.policy.replay=False", "--config.fresh.weight=1.0")
+    output = train(tmp_path / "run", *alone, "--config.train.steps=40", config=CONFIG)
+    assert "2 of 2 environments a task" in output
+    names = {name for line in metrics(tmp_path / "run") for name in line}
+    assert {"acting/policy/slide", "fresh/step"} <= names and "acting/planner/slide" not in names
+    assert all(np.isfinite(value) for line in metrics(tmp_path / "run") for value in line.values())
+    assert max(line.get("fresh/step", 0) for line in metrics(tmp_path / "run")) > 0
+
+
+@pytest.mark.long
 def test_it_learns_from_pictures_too(tmp_path):
     pixels = ("--config.suite.observation=pixels", "--config.model.shift=1", "--config.train.steps=40")
     output = train(tmp_path / "run", *pixels, config=CONFIG)

@@ -200,7 +200,7 @@ def losses(
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """The terms of one task, and the unrolled latents [B, H + 1, D]: from the first frame on the model goes by itself.
 
-    Step t weighs rho^t and counts while its episode lasts.
+    Step t weighs rho^t (for the end all weigh alike, as in TD-MPC2) and counts while its episode lasts.
     """
     action, gain, termination = batch.action[:, :-1], batch.reward[:, :-1], batch.termination[:, :-1]
     first = encode(model, params, e, batch.observation[:, 0])
