@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_agent import BATCH, CONTEXTS, SHARD, TASK_LIST, tiny_settings
+from tiny_agent import BATCH, CONTEXTS, SHARD, TASK_LIST, tiny_settings
 
 from mow_jax import build
 from mow_jax.systems.mow import agent as algorithm

@@ -12,9 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiled import hastily, quick
-from ml_collections import ConfigDict
+from tiny_agent import (
+    AGENT,
+    BATCH,
+    CONTEXTS,
+    NOBODYS_CLUSTER,
+    NOBODYS_EXPERT,
+    SHARD,
+    TABLE,
+    TASK_LIST,
+    TASKS,
+    on_one_device,
+    random_batch,
+    rows_of,
+    started,
+    tiny_agent,
+    tiny_settings,
+)
 
-from mow_jax import build, config
+from mow_jax import build
 from mow_jax.learner import Learner
 from mow_jax.ops import distributions, routing
 from mow_jax.ops.gradients import layer_vectors
@@ -28,77 +44,10 @@ from mow_jax.systems.mow.types import Table, TrainState
 from mow_jax.systems.mow.world_model import Rows
 from mow_jax.types import Batch, Shard, Task
 
-# Tasks 0, 1 share nothing with tasks 2, 3; task 4 shares its cluster with task 2 and an expert with each side.
-# Nobody uses cluster 3 and expert 4.
-TABLE = Table(np.array([0, 0, 1, 2, 1], np.int32), np.array([[0, 1], [1, 0], [2, 3], [3, 2], [0, 3]], np.int32))
-TASKS, NOBODYS_CLUSTER, NOBODYS_EXPERT = 5, 3, 4
-
-
-def tiny_settings(suite_tasks: tuple[str, ...] = ("toy5",)) -> ConfigDict:
-    """Those of the agents here."""
-    settings = config.default()
-    settings.suite.update(name="toy", tasks=suite_tasks, image_size=16)
-    settings.batch.update(sequences=2, length=6)
-    settings.model.update(
-        embedding=8, categoricals=3, classes=4, channels=4, width=16, layers=1, shared_layers=1, heads=2, head_width=16
-    )
-    settings.router.update(experts=5, active=2)
-    settings.clustering.update(clusters=4)
-    settings.agent.update(contexts=3, context=3, horizon=3, act_context=4, width=16)
-    # Adam makes steps of full size from gradients that are nothing but rounding: a large epsilon keeps runs comparable.
-    settings.optimizer.update(world_eps=1.0, agent_eps=1.0, harmony_lr=1e-6)
-    return settings
-
-
-def tiny_agent(suite_tasks: tuple[str, ...] = ("toy5",), copies: int = 0) -> tuple[Agent, list[Task]]:
-    """An agent and its tasks; with `copies` so many tasks, the same ones again and again."""
-    settings = tiny_settings(suite_tasks)
-    if copies:
-        settings.optimizer.update(world_lr=1e-2, agent_lr=1e-2)
-    config.check(settings)
-    tasks = build.tasks(settings)
-    tasks = (tasks * copies)[:copies] or tasks
-    return mow.agent(settings, tasks, build.plan(settings)), tasks
-
-
-AGENT, TASK_LIST = tiny_agent()
-
-
-def random_batch(seed: int, sequences: int = 2, length: int = 6, tasks: int = TASKS) -> Batch:
-    """Windows [K, B, T] inside one episode, without a termination."""
-    rng, shape = np.random.default_rng(seed), (tasks, sequences, length)
-    frames = rng.integers(0, 256, (*shape, 16, 16, 3), np.uint8)
-    no = np.zeros(shape, bool)
-    action = rng.integers(0, AGENT.world.action_size, shape).astype(np.int32)
-    return Batch(frames, action, rng.normal(size=shape).astype(np.float32), no, no.copy())
-
-
-BATCH, CONTEXTS = random_batch(0), random_batch(1, 3, 3)
-
 
 @pytest.fixture(scope="module")
 def state() -> TrainState:
-    """The first state with the table above, on the host."""
-    made = jax.tree.map(np.asarray, quick(functools.partial(algorithm.init, AGENT))(0))
-    return made._replace(table=TABLE)
-
-
-def on_one_device(function):
-    """A function that reduces over the axis "device", compiled for one of them."""
-
-    def run(*args):
-        outputs = jax.vmap(lambda _: function(*args), axis_name="device")(jnp.zeros(1))
-        return jax.tree.map(lambda leaf: leaf[0], outputs)
-
-    return quick(run)
-
-
-SHARD = Shard(
-    np.arange(TASKS, dtype=np.int32),
-    np.ones(TASKS, np.float32),
-    np.array([task.action_mask for task in TASK_LIST]),
-    np.zeros(TASKS, np.uint32),
-)
+    return started()
 
 
 @pytest.fixture(scope="module")
@@ -117,20 +66,6 @@ def training_losses():
         return jax.grad(loss, has_aux=True)(state.params, state, batch, weight)
 
     return on_one_device(run)
-
-
-def rows_of(state: TrainState, task: int) -> Rows:
-    """What one task sees of the parameters, by plain indexing."""
-    params, cluster, experts = state.params, TABLE.cluster[task], TABLE.experts[task]
-    row, embedding = lambda x: x[cluster], params["shared"]["embedding"][task]
-    return Rows(
-        cluster=jax.tree.map(row, params["cluster"]),
-        statistics=jax.tree.map(row, state.statistics),
-        experts=jax.tree.map(lambda x: x[experts], params["expert"]),
-        shared=params["shared"],
-        embedding=embedding / np.linalg.norm(embedding),
-        gate=np.ones(2, np.float32),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -511,6 +446,23 @@ def test_harmonious_weights_start_at_their_optimum(learned):
     loss, sigma = metrics["world/total"], metrics["harmony"]
     assert (loss > 10).all()
     assert np.abs(-loss / sigma + sigma / (1 + sigma)).max() <= 1e-5
+
+
+def test_after_a_first_batch_that_was_skipped_they_start_there_too(learner, state):
+    learner.load(state)
+    learn(learner, BATCH._replace(reward=np.full_like(BATCH.reward, np.nan)), CONTEXTS)
+    metrics = jax.tree.map(np.asarray, learn(learner, BATCH, CONTEXTS))
+    loss, sigma = metrics["world/total"], metrics["harmony"]
+    assert metrics["train/skipped"] == 1
+    assert np.abs(-loss / sigma + sigma / (1 + sigma)).max() <= 1e-5
+
+
+def test_the_slow_critic_moves_by_two_hundredths(learner, state):
+    learner.load(state._replace(slow_critic=jax.tree.map(np.zeros_like, state.slow_critic)))
+    learn(learner, BATCH, CONTEXTS)
+    after = learner.snapshot()
+    for slow, critic in zip(jax.tree.leaves(after.slow_critic), jax.tree.leaves(after.critic), strict=True):
+        np.testing.assert_allclose(slow, 0.02 * critic, rtol=1e-4, atol=1e-9)
 
 
 def test_a_batch_that_is_not_finite_is_skipped_and_counted(learner, learned):

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 from compiled import hastily
-from test_agent import quick_learner, random_batch, tiny_agent
+from test_agent import quick_learner
+from tiny_agent import random_batch, tiny_agent
 
 from mow_jax.learner import Learner
 from mow_jax.systems.mow import agent as algorithm

@@ -8,8 +8,10 @@ import functools
 import jax
 import numpy as np
 import pytest
-from test_agent import AGENT, BATCH, SHARD, TASKS, on_one_device, quick, quick_learner, rows_of
+from compiled import quick
+from test_agent import quick_learner
 from test_agent import state as state  # a fixture
+from tiny_agent import AGENT, BATCH, SHARD, TASKS, on_one_device, rows_of
 
 from mow_jax.ops.keys import task_keys
 from mow_jax.systems.mow import inspection, world_model

@@ -114,6 +114,11 @@ def test_what_cannot_work_is_refused_by_name(changes: dict, words: str):
         config.check(settings(**changes))
 
 
+def test_a_loss_has_the_weights_of_the_paper_and_entropy_is_a_bonus():
+    weights = {"latent": 10.0, "reward": 1.0, "value": 0.5, "policy": 1.0, "entropy": -1e-4, "continuation": 1.0}
+    assert dict(build.agent(settings(), tasks(2)).scales) == weights
+
+
 def test_continuous_actions_are_refused():
     with pytest.raises(BadInput, match="task0 has continuous actions"):
         build.agent(settings(), tasks(1, discrete=False))

@@ -29,7 +29,7 @@ AGENT = Agent(
     world=WorldModel(8, TASKS, ACTIONS, UNROLL, **SIZES),  # type: ignore[arg-type]
     search=Search(gamma=GAMMA),
     stages=Stages(count=2, rank=2, alpha=4.0),
-    scales=tuple((name, 1.0) for name in TERMS),
+    scales=tuple(zip(TERMS, (10.0, 1.0, 0.5, 2.0, -0.1, 3.0), strict=True)),
     steps=STEPS,
     smoothing=0.0,
     lr=1e-3,
@@ -40,14 +40,15 @@ AGENT = Agent(
 
 
 def draws() -> tuple[Batch, np.ndarray]:
-    """Windows [K, B, H + n] and searched policies; in the first window of each task an episode ends at row 3."""
+    """Windows [K, B, H + n] and searched policies; in the first window of each task an episode ends at row 3, in the
+    others a time limit follows row 2 or row 4."""
     rng = np.random.default_rng(3)
     shape = (TASKS, WINDOWS, UNROLL + STEPS)
     frames = rng.integers(0, 256, size=(*shape, 8, 8, 3)).astype(np.uint8)
     action = rng.integers(0, 2, size=shape).astype(np.int32) * 2
     reward = rng.normal(size=shape).astype(np.float32)
     ends, begins = np.zeros(shape, bool), np.zeros(shape, bool)
-    ends[:, 0, 3] = begins[:, 0, 4] = True
+    ends[:, 0, 3] = begins[:, 0, 4] = begins[:, 1, 3] = begins[:, 2, 5] = True
     policy = rng.dirichlet(np.ones(ACTIONS), size=shape).astype(np.float32) * MASK[:, None, None]
     return Batch(frames, action, reward, ends, begins), policy
 
@@ -90,12 +91,15 @@ def two_hot(x: np.ndarray) -> np.ndarray:
     return np.maximum(1 - np.abs(h[..., None] - np.arange(-10, 11)), 0)
 
 
-def returned(reward: np.ndarray, ends: np.ndarray, ahead: np.ndarray, t: int) -> float:
-    """n rewards from row t on and the value of row t + n; less where the episode ends before."""
+def returned(reward: np.ndarray, ends: np.ndarray, begins: np.ndarray, ahead: np.ndarray, t: int) -> float | None:
+    """n rewards from row t on and the value of row t + n; less where the episode ends before. A time limit's last row
+    stands for itself by its value, which is known from row n on, and teaches nothing of its own; None: unknown."""
     total = 0.0
-    for i in range(STEPS):
-        total += GAMMA**i * reward[t + i]
-        if ends[t + i]:
+    for row in range(t, t + STEPS):
+        if begins[row + 1] and not ends[row]:
+            return total + GAMMA ** (row - t) * ahead[row - STEPS] if row > t and row >= STEPS else None
+        total += GAMMA ** (row - t) * reward[row]
+        if ends[row]:
             return total
     return total + GAMMA**STEPS * ahead[t]
 
@@ -110,8 +114,9 @@ def oracle() -> dict[str, np.ndarray]:
         if not batch.is_first[k, b, t + 1]:
             add("latent", ((here.latent - latent[k, b, t + 1]) ** 2).mean())
         add("reward", -(two_hot(batch.reward[k, b, t]) * log_softmax(here.reward)).sum())
-        value = returned(batch.reward[k, b], ends, ahead[k, b], t)
-        add("value", -(two_hot(np.float64(value)) * log_softmax(here.prediction.value)).sum())
+        value = returned(batch.reward[k, b], ends, batch.is_first[k, b], ahead[k, b], t)
+        if value is not None:
+            add("value", -(two_hot(np.float64(value)) * log_softmax(here.prediction.value)).sum())
         add("policy", -(policy[k, b, t] * logs)[MASK[k]].sum())
         add("entropy", -(np.exp(logs) * logs)[MASK[k]].sum())
         add("continuation", np.log1p(np.exp(here.continuation if ends[t] else -here.continuation)))
@@ -122,6 +127,11 @@ def oracle() -> dict[str, np.ndarray]:
 def test_a_term_is_of_the_rows_and_the_parameters_that_it_should_be(name: str):
     """Reward, policy and value of row t; by the moving average, the latent of row t + 1 and the value of row t + n."""
     np.testing.assert_allclose(found()[0][f"world/{name}"], oracle()[name], rtol=1e-4)
+
+
+def test_the_loss_is_the_terms_by_their_weights():
+    total = sum(scale * oracle()[name] for name, scale in AGENT.scales)
+    np.testing.assert_allclose(found()[0]["world/total"], total, rtol=1e-4)
 
 
 def test_a_solved_task_keeps_its_share_of_the_loss():

@@ -13,7 +13,7 @@ from compiled import quick
 from drawing import parameters as drawn
 
 from mow_jax.systems.scalezero import agent as algorithm
-from mow_jax.systems.scalezero import mixture, targets, world_model
+from mow_jax.systems.scalezero import mixture, targets, transformer, world_model
 from mow_jax.systems.scalezero.world_model import WorldModel
 
 # --- The mixture ------------------------------------------------------------------------------------------------------
@@ -84,9 +84,20 @@ def test_the_gate_learns_from_the_task_only_where_its_softmax_sees_more_than_one
     assert np.abs(gradient[1, "all"]).max() > 1e-3 and np.abs(gradient[2, "topk"]).max() > 1e-3
 
 
-def layer(kind: str, active: int = 1):
+def test_a_layer_has_the_gate_that_it_is_given():
+    def gradient(gate_norm: str):
+        module, params, x = layer("mixture", gate_norm=gate_norm)
+        total = lambda params: (module.apply({"params": params}, x) ** 2).sum()
+        return quick(jax.grad(total))(params)
+
+    released, learned = gradient("topk"), gradient("all")
+    assert not np.any(released["gate"]) and np.abs(learned["gate"]).max() > 1e-3
+    assert np.any(released["w2"] != learned["w2"])
+
+
+def layer(kind: str, active: int = 1, gate_norm: str = "topk"):
     """A feed-forward layer, its parameters and four sequences for it."""
-    module = mixture.Mixture(3, active, 2, "topk") if kind == "mixture" else mixture.FeedForward(2)
+    module = mixture.Mixture(3, active, 2, gate_norm) if kind == "mixture" else mixture.FeedForward(2)
     rng = np.random.default_rng(4)
     x = rng.normal(size=(4, 20, 10)).astype(np.float32)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x)["params"])
@@ -210,6 +221,51 @@ def test_a_walk_through_the_tree_is_the_window_read_at_once():
     np.testing.assert_allclose(ons, jax.nn.sigmoid(outputs.continuation[:, :-1]), atol=1e-5)
     assert np.ptp(ons) > 0.01
     assert np.abs(np.diff(seen.value, axis=1)).min(-1).max() > 1e-6, "steps must differ to say anything"
+
+    @quick
+    def root(params, node):
+        rows = world_model.task_heads(params, jnp.arange(2))
+        return world_model.start(MODEL, params, rows, node.context, node.latent, MASK)[0]
+
+    assert node.context.length.tolist() == [3, 3]
+    chex.assert_trees_all_close(root(PARAMETERS, node), jax.tree.map(lambda x: x[:, 3], outputs.prediction), atol=1e-5)
+
+
+def test_a_prediction_heeds_actions_their_order_and_where_its_episode_began():
+    (z, action, is_first), run = windows(), quick(whole)
+    said, moved = run(PARAMETERS, z, action, is_first), lambda a, b: np.abs(np.asarray(a - b)).max(-1)[0] > 1e-3
+    other = action.copy()
+    other[0, 1] = 0
+    another = run(PARAMETERS, z, other, is_first)
+    assert moved(said.prediction.policy, another.prediction.policy).tolist() == [False, False, True, True]
+    assert moved(said.reward, another.reward).tolist() == [False, True, True, True]
+    turned = [x[:, [1, 0, 2, 3]] for x in (z, action)]
+    assert moved(said.prediction.policy, run(PARAMETERS, *turned, is_first).prediction.policy)[2], "by positions alone"
+    begun = np.arange(4) == 2 + np.zeros((2, 1))
+    later = run(PARAMETERS, z, action, begun)
+    alone = run(PARAMETERS, z[:, 2:], action[:, 2:], is_first[:, 2:])
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[:, 2:], later), alone, atol=1e-5)
+    assert moved(said.reward, later.reward).tolist() == [False, False, True, True]
+
+
+def test_a_task_reads_its_own_heads():
+    z, action, is_first = jax.tree.map(lambda x: x[[0, 0]], windows())
+    heads = jax.tree.map(lambda x: x[::-1], PARAMETERS["heads"])
+    run = quick(whole)
+    said, swapped = run(PARAMETERS, z, action, is_first), run(PARAMETERS | {"heads": heads}, z, action, is_first)
+    for one, other in ((said.reward, swapped.reward), (said.prediction.value, swapped.prediction.value)):
+        np.testing.assert_allclose(one, other[::-1], atol=1e-5)
+        assert np.abs(one[0] - one[1]).max() > 0.01
+
+
+def test_dropout_drops_its_share_each_task_and_place_by_itself():
+    x, keys = np.ones((8, 500), np.float32), jax.random.split(jax.random.key(0), 2)
+    kept = np.asarray(transformer.drop(x, keys, 0.25, ("a",)))
+    assert set(np.unique(kept).tolist()) == {0.0, np.float32(4 / 3)}
+    assert np.mean(kept == 0) == pytest.approx(0.25, abs=0.04)
+    assert np.any(kept[:4] != kept[4:]) and np.any(kept != transformer.drop(x, keys, 0.25, ("b",)))
+    np.testing.assert_array_equal(kept[4:], transformer.drop(x[4:], keys[1:], 0.25, ("a",)))
+    assert transformer.drop(x, None, 0.25, ("a",)) is x
 
 
 def test_no_output_depends_on_later_steps_other_episodes_or_other_tasks():

@@ -50,9 +50,9 @@ QS = np.array([[exhaustive(s, mask, DEPTH - s // WIDE) for s in range(DEPTH * WI
 
 
 @functools.cache
-def searching(method: str):
+def searching(method: str, simulations: int | None = None):
     """One program for all tests."""
-    setup = Search(simulations=SIMULATIONS[method], method=method, gamma=GAMMA, considered=ACTIONS)
+    setup = Search(simulations=simulations or SIMULATIONS[method], method=method, gamma=GAMMA, considered=ACTIONS)
 
     @functools.partial(jax.jit, compiler_options=xla.options("cpu", often=True))
     def run(states, mask, noise, logits, values):
@@ -177,6 +177,77 @@ def test_differences_far_below_the_value_range_teach_nothing(method: str):
         return search.search(setup, follow, *start, mask, extra).policy.max()
 
     assert policy(1e-4) < 0.25 and policy(1.0) > 0.4
+
+
+def by_the_rule(setup: Search, state: int, mask: np.ndarray, noise: Noise, qs: np.ndarray) -> np.ndarray:
+    """Visits [A] of one root of the table by the rule of docs/scalezero.md, written with lists."""
+    softmax = lambda x: np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+    prior = (1 - setup.fraction) * softmax(np.where(mask, 0.0, -1e9)) + setup.fraction * noise.dirichlet
+    edges: list[dict] = []  # of the tree, all that were tried
+    node = lambda state, prior, raw: dict(state=state, prior=prior, raw=raw, value=raw, visits=1, below={})
+    root = node(state, prior, 0.0)
+
+    def choose(at: dict) -> int:
+        worth = lambda edge: edge["reward"] + GAMMA * edge["to"]["value"]
+        known = {a: worth(edge) for a, edge in at["below"].items()}
+        mean = (at["raw"] + sum(known.values())) / (1 + len(known))
+        low, high = (min(map(worth, edges)), max(map(worth, edges))) if edges else (0.0, 0.0)
+        c = setup.c1 + np.log((at["visits"] + setup.c2 + 1) / setup.c2)
+        score = np.full(ACTIONS, -np.inf)
+        for a in np.flatnonzero(mask):
+            scaled = (known.get(a, mean) - low) / max(high - low, setup.value_range) if edges else 0.0
+            count = at["below"][a]["count"] if a in known else 0
+            score[a] = min(max(scaled, 0), 1) + at["prior"][a] * c * np.sqrt(at["visits"]) / (1 + count)
+        return int((score + 1e-6 * noise.ties).argmax())
+
+    for _ in range(setup.simulations):
+        path, at = [], root
+        while not path or path[-1][1]["count"]:
+            a = choose(at)
+            if a not in at["below"]:
+                s = FOLLOWING[at["state"], a]
+                seen = np.where(mask, np.maximum(10 * qs[s], -1e9), -1e9)
+                made = dict(reward=float(REWARD[at["state"], a]), count=0, to=node(s, softmax(seen), qs[s].max()))
+                at["below"][a] = made
+                edges.append(made)
+            path.append((at, at["below"][a]))
+            at = at["below"][a]["to"]
+        gain = path[-1][1]["to"]["value"]
+        for parent, edge in reversed(path):
+            gain = edge["reward"] + GAMMA * gain
+            parent["value"] = (parent["value"] * parent["visits"] + gain) / (parent["visits"] + 1)
+            parent["visits"] += 1
+            edge["count"] += 1
+    return np.array([root["below"].get(a, {"count": 0})["count"] for a in range(ACTIONS)])
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_every_visit_is_the_rule_s(seed: int):
+    noise, run = drawn(seed), searching("puct", 15)
+    noise = noise._replace(ties=np.float32(noise.ties.argsort(-1).argsort(-1)))  # further apart than rounding
+    for informed in (False, True):
+        found = run(STATES, MASK, noise, informed=informed)
+        qs = QS if informed else np.zeros_like(QS)
+        setup = Search(simulations=15, gamma=GAMMA)
+        each = [by_the_rule(setup, STATES[i], MASK[i], Noise(*(x[i] for x in noise)), qs[i]) for i in range(ROOTS)]
+        np.testing.assert_array_equal(found.visits, each)
+
+
+def test_actions_are_drawn_by_visits_at_their_temperature():
+    roots, prior = 4000, np.log([0.6, 0.3, 0.1])
+    setup = Search(simulations=10, fraction=0.0)
+    nothing = lambda *shape: jnp.zeros((roots, *shape))
+    follow = lambda action, node: (nothing(), nothing() + 1, nothing(3), nothing(), node)
+    gumbel = jax.random.gumbel(jax.random.key(0), (roots, 3))
+    noise, mask = Noise(nothing(3), nothing(3), gumbel), jnp.ones((roots, 3), bool)
+    start = nothing(3) + prior, nothing(), nothing()
+    run = quick(lambda warmth: search.search(setup, follow, *start, mask, noise, warmth))
+    for warmth in (1.0, 0.5, 0.25):
+        found = run(warmth)
+        assert (found.visits == found.visits[0]).all() and found.visits[0].min() > 0
+        expected = np.asarray(found.visits[0], np.float64) ** (1 / warmth)
+        share = np.bincount(found.action, minlength=3) / roots
+        np.testing.assert_allclose(share, expected / expected.sum(), atol=0.03)
 
 
 @pytest.mark.slow
