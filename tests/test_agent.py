@@ -457,6 +457,15 @@ def test_after_a_first_batch_that_was_skipped_they_start_there_too(learner, stat
     assert np.abs(-loss / sigma + sigma / (1 + sigma)).max() <= 1e-5
 
 
+def test_each_joint_step_draws_its_own_actions(learner, state):
+    learner.load(state)
+    frames = np.repeat(BATCH.observation[:, :, 0], 16, axis=1)
+    first = np.ones(frames.shape[:2], bool)
+    act = lambda step: learner.act(learner.init_acting(frames.shape[1]), frames, first, step, True)[0]
+    np.testing.assert_array_equal(act(7), act(7))
+    assert np.any(act(7) != act(8))
+
+
 def test_the_slow_critic_moves_by_two_hundredths(learner, state):
     learner.load(state._replace(slow_critic=jax.tree.map(np.zeros_like, state.slow_critic)))
     learn(learner, BATCH, CONTEXTS)

@@ -300,6 +300,19 @@ def test_a_milestone_is_saved_by_the_joint_step_that_reaches_it(tmp_path, monkey
     assert sorted({*found, 42 if envs == 6 else 40, 48}) == sorted(set(saved)) and keeps == set(found)
 
 
+def test_each_update_draws_its_own_windows(tmp_path):
+    config = settings(steps=100)
+    with contextlib.closing(Run(config, tmp_path, [])) as run:
+        collect(run, 20, 99)
+        drawn = []
+        for run.at.update in (3, 4, 3):
+            drawn.append(jax.tree.map(np.asarray, run.sample(Window(5, 4), "sums")))
+            expected = run.learner.deal(run.replay.gather(run.replay.indices(5, 4, run.at.update, "sums"), 4))
+            jax.tree.map(np.testing.assert_array_equal, drawn[-1], expected)
+    np.testing.assert_array_equal(drawn[0].observation, drawn[2].observation)
+    assert np.any(drawn[0].observation != drawn[1].observation)
+
+
 @pytest.mark.parametrize("overlap", [True, False])
 def test_learning_that_fails_in_the_last_updates_is_seen_before_the_run_ends(tmp_path, monkeypatch, overlap):
     config = settings(steps=16, overlap=overlap)
