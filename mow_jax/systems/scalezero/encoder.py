@@ -42,12 +42,12 @@ class VisionTransformer(nn.Module):
         first = self.param("class_token", nn.initializers.normal(1.0), (1, self.width))
         x = jnp.concatenate([jnp.broadcast_to(first.astype(x.dtype), (len(x), 1, self.width)), x], axis=1)
         x = x + self.param("positions", nn.initializers.normal(1.0), x.shape[1:]).astype(x.dtype)
-        x = drop(x, keys, self.dropout, self.path)
+        x = self._drop(x, keys)
         for i in range(self.layers):
             x = x + self._attention(norm(f"norm_{i}")(x), keys, f"attention_{i}")
             y = nn.gelu(dense(self.hidden, f"in_{i}")(norm(f"second_norm_{i}")(x)), approximate=False)
-            y = dense(self.width, f"out_{i}")(drop(y, keys, self.dropout, (*self.path, f"in_{i}")))
-            x = x + drop(y, keys, self.dropout, (*self.path, f"out_{i}"))
+            y = dense(self.width, f"out_{i}")(self._drop(y, keys, f"in_{i}"))
+            x = x + self._drop(y, keys, f"out_{i}")
         x = dense(self.features, "last")(norm("last_norm")(x)[:, 0])
         return norm("latent_norm")(x)
 
@@ -57,10 +57,14 @@ class VisionTransformer(nn.Module):
         project = nn.Dense(math.prod(shape[2:]), False, self.dtype, kernel_init=XAVIER, name=f"{name}_qkv")
         query, key, value = jnp.moveaxis(project(x).reshape(shape), 2, 0)
         score = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(self.head_width), key).astype(jnp.float32)
-        weight = drop(jax.nn.softmax(score).astype(self.dtype), keys, self.dropout, (*self.path, name, "weight"))
+        weight = self._drop(jax.nn.softmax(score).astype(self.dtype), keys, name, "weight")
         y = jnp.einsum("bhqk,bkhd->bqhd", weight, value).reshape(*x.shape[:-1], -1)
         y = nn.Dense(self.width, dtype=self.dtype, kernel_init=XAVIER, name=f"{name}_out")(y)
-        return drop(y, keys, self.dropout, (*self.path, name))
+        return self._drop(y, keys, name)
+
+    def _drop(self, x: jax.Array, keys, *place: str) -> jax.Array:
+        """Dropout at a place whose name the token Transformer has not: its draws would be the same."""
+        return drop(x, keys, self.dropout, ("encoder", *self.path, *place))
 
 
 def patches(frames: jax.Array, size: int) -> jax.Array:
