@@ -137,7 +137,8 @@ class Advice:
                 self._series.setdefault(name, []).append(value)
         found = [(rule, task) for rule in self._rules for task in self._tasks if self._shows(rule, task)]
         loads = {name: series for name, series in self._series.items() if name.startswith("router/load/")}
-        if loads and EXPERTS.section not in self._said and takes_all(*loads.values()):
+        # A single task leaves all experts but its own without one.
+        if len(self._tasks) > 1 and loads and EXPERTS.section not in self._said and takes_all(*loads.values()):
             found.append((EXPERTS, max(loads, key=lambda name: loads[name][-1]).rpartition("/")[2]))
         new = []
         for rule, task in found:

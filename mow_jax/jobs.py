@@ -110,8 +110,11 @@ def lines(job: Job) -> list[dict[str, Any]]:
 
 
 def is_over(job: Job) -> bool:
-    """Whether a run has had its minutes."""
-    return seconds(job) >= 60 * job.minutes
+    """Whether a run has had its minutes by its newest checkpoint: what it had learned since is lost if it was killed
+    before it could save."""
+    saved = newest(job)
+    had = lambda: max((line.get("seconds", 0.0) for line in lines(job) if line.get("step", 0) <= saved), default=0.0)
+    return job.minutes < math.inf and had() >= 60 * job.minutes
 
 
 def is_trained(job: Job) -> bool:
@@ -157,6 +160,7 @@ class Open:
     process: subprocess.Popen
     evaluates: bool  # and must not be cut short
     saved: int  # step of the newest checkpoint when it was started
+    before: dict[str, Any]  # the last line of metrics then, of a run before
     asked: bool = False  # to save and end, as its minutes are over
 
 
@@ -178,7 +182,8 @@ def run(
         nonlocal stop
         stop = True
         for one in open_.values():
-            one.process.send_signal(signal.SIGTERM)
+            if not one.asked:  # a second signal would end it before it has saved
+                one.process.send_signal(signal.SIGTERM)
 
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, end)
@@ -198,7 +203,9 @@ def run(
                 continue
             free.append(slot)
             del open_[slot]
-            if fault := _fault(one, stop):
+            if one.process.returncode and not stop and locks.taken(one.job.directory):
+                waiting.append(one.job)  # another sweep began it at the same moment
+            elif fault := _fault(one, stop):
                 failed.append(one.job)
                 print(f"{one.job.variant}, seed {one.job.seed} failed: {fault}", file=sys.stderr, flush=True)
             elif finished(one.job) is None:
@@ -210,7 +217,9 @@ def run(
 
 def _end_in_time(one: Open) -> None:
     """Asks a run whose minutes are over to save and end, once."""
-    if not one.evaluates and not one.asked and is_over(one.job):
+    if one.evaluates or one.asked or one.job.minutes == math.inf:
+        return
+    if _last(one.job) != one.before and seconds(one.job) >= 60 * one.job.minutes:
         one.asked = True
         one.process.send_signal(signal.SIGTERM)
 
@@ -248,7 +257,7 @@ def _start(job: Job, slot: int, at_once: int) -> Open:
     save and end when the sweep dies."""
     available = sorted(os.sched_getaffinity(0))
     mine = available[slot % len(available) :: at_once] or available
-    evaluates, saved = is_over(job) or is_trained(job), newest(job)
+    evaluates, saved, before = is_over(job) or is_trained(job), newest(job), _last(job)
     words = _evaluation(job) if evaluates else job.command
     job.directory.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{job.directory}.log", "a") as log:
@@ -259,7 +268,7 @@ def _start(job: Job, slot: int, at_once: int) -> Open:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
         )
-    return Open(job, process, evaluates, saved)
+    return Open(job, process, evaluates, saved, before)
 
 
 def _evaluation(job: Job) -> list[str]:

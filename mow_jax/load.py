@@ -70,7 +70,7 @@ def _name(path: tuple) -> str:
 
 def read_config(path: Path) -> ConfigDict:
     """The settings of an exported agent. Raises BadInput where the file is none, or is of a later version."""
-    header = json.loads(bytes(_read(path, ["header"])["header"]))
+    header = json.loads(bytes(_read(path, [])["header"]))
     if header["format"] > FORMAT:
         made = header["versions"].get("mow_jax", "later")
         raise BadInput(f"{path} was written by mow_jax {made}, which this version cannot read: update mow_jax")
@@ -80,16 +80,18 @@ def read_config(path: Path) -> ConfigDict:
 def read(file: Path, system: System) -> tuple[int, Any]:
     """Step and state of an exported agent; what the file does not hold (optimisers) is zero.
 
-    Raises BadInput where the file is damaged or of other shapes.
+    Raises BadInput where the file is damaged or has other arrays.
     """
     like = abstract_state(system)
     wanted = arrays(like, system)
-    found = _read(file, ["header", *wanted])
-    for name, leaf in wanted.items():
-        if found[name].shape != leaf.shape or found[name].dtype != leaf.dtype:
+    found = _read(file)
+    said = lambda leaf: "missing" if leaf is None else f"{leaf.dtype} {leaf.shape}"
+    for name in (found | wanted).keys() - {"header"}:
+        there, here = said(found.get(name)), said(wanted.get(name))
+        if there != here:
             raise BadInput(
-                f"{file} does not fit this version: {name} is {found[name].dtype} {found[name].shape} there and"
-                f" {leaf.dtype} {leaf.shape} here; export it anew from its workdir, or use the version that wrote it"
+                f"{file} does not fit this version: {name} is {there} there and {here} here; export it anew from its"
+                " workdir, or use the version that wrote it"
             )
     leaves = [
         found.get(_name(path), np.zeros(leaf.shape, leaf.dtype))
@@ -98,11 +100,11 @@ def read(file: Path, system: System) -> tuple[int, Any]:
     return int(json.loads(bytes(found["header"]))["step"]), jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _read(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Arrays of the file by name; every byte is checked by the zip's own sums."""
+def _read(path: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of the file by name, all of them for None; every byte is checked by the zip's own sums."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            return {name: held[name] for name in names}
+            return {name: held[name] for name in ["header", *(held.files if names is None else names)]}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(
             f"{path} is no exported agent, or a damaged one ({error}): write it with python -m mow_jax.export"

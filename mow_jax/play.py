@@ -86,8 +86,9 @@ class Stage:
         beside = self._imagined(chosen)
         self.frame, self.time, self.followed = step.observation, self.time + 1, action is None
         self.ended = step.terminated or step.truncated
-        self.total += float(step.reward)
-        return self._view(chosen, float(step.reward)) | beside
+        reward = float(step.reward if step.raw is None else step.raw)  # what scores count, whatever learning sees
+        self.total += reward
+        return self._view(chosen, reward) | beside
 
     def _choose(self) -> np.ndarray:
         """The actor's own action. Where another took the one before, it begins anew, as at the episode's start."""
@@ -121,7 +122,7 @@ class DreamStage(Stage):
     """A real episode and its dream, which its actor acts in."""
 
     def __init__(self, environment: Any, agent: load.LoadedAgent, name: str, seed: int, world: Playable):
-        self.world, self.state = world, agent.learner.snapshot()
+        self.world, self.state = world, world.scored(agent.learner.snapshot())
         pure = (self.world.rows, self.world.see, self.world.choose, self.world.move)
         self._rows, self._see, self._act, self._move = map(jax.jit, pure)
         self._own = self._rows(self.state, [task.name for task in agent.tasks].index(name))
@@ -220,8 +221,10 @@ def serve(stage: Stage, port: int) -> ThreadingHTTPServer:
 
         def do_POST(self) -> None:
             """Answers the page's calls in JSON, others with 404."""
-            # Another site's page could reach this port under a name of its own: only ours is answered.
-            if self.headers.get("Host", "").split(":")[0] not in (HOST, "localhost") or self.path not in calls:
+            # Another site's page could reach this port, under a name of its own too: only ours is answered.
+            host = self.headers.get("Host", "")
+            ours = host.split(":")[0] in (HOST, "localhost") and self.headers.get("Origin") in (None, f"http://{host}")
+            if not ours or self.path not in calls:
                 return self.send_error(404)
             try:
                 asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")

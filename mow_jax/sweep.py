@@ -157,10 +157,11 @@ def refuse_another_commit(jobs: list[Job], mine: list[Job]) -> None:
 def write(jobs: list[Job], directory: Path, words: list[str]) -> None:
     """sweep.json (every run: command, commit, versions, seconds, normalised scores), table.md and commands.sh, which
     makes them again; `words` are the sweep's own arguments."""
-    runs = [entry(job, results) for job in jobs if (results := finished(job)) is not None]
-    _put(directory / "sweep.json", json.dumps(runs, indent=1) + "\n")
-    _put(directory / "table.md", sweeps.table(runs))
-    _put(directory / "commands.sh", script(runs, words))
+    with locks.in_turn(directory / ".table.lock"):  # or the last job of an array to write might not know the last run
+        runs = [entry(job, results) for job in jobs if (results := finished(job)) is not None]
+        _put(directory / "sweep.json", json.dumps(runs, indent=1) + "\n")
+        _put(directory / "table.md", sweeps.table(runs))
+        _put(directory / "commands.sh", script(runs, words))
 
 
 def script(runs: list[dict[str, Any]], words: list[str]) -> str:
@@ -219,6 +220,7 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
         "active": active,
         "step": results["step"],
         "actions": sweeps.actions(results),
+        "episodes": max((len(task.get("returns", ())) for task in results["tasks"].values()), default=0),
         "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
     }
 

@@ -118,6 +118,7 @@ class Playable(NamedTuple):
     see: Callable[..., tuple]  # (rows, frame [S, S, 3] uint8, key) -> (dream, imagined frame [S, S, 3] in 0..1)
     choose: Callable[..., Any]  # (rows, dream, mask [A], key) -> action
     move: Callable[..., tuple]  # (rows, dream, action, key) -> (dream, reward, continuation, imagined frame)
+    scored: Callable[[Any], Any] = lambda state: state  # state -> the one by which scores are measured
     experts: int = 0  # how many there are to choose from
     chosen: Callable[..., list[int]] | None = None  # (state, task) -> those of a task
     exchange: Callable[..., Any] | None = None  # (state, task, chosen) -> state

@@ -33,8 +33,8 @@ FAILURES: dict[str, Line] = {
 }
 
 
-def heard(line: Line, lines: int = 20, warmup: int = 0, **options: bool) -> list[str]:
-    advice = Advice(["a"], warmup, **options)
+def heard(line: Line, lines: int = 20, warmup: int = 0, tasks=("a", "b"), **options: bool) -> list[str]:
+    advice = Advice(list(tasks), warmup, **options)
     return [text for n in range(lines) for text in advice.look({"step": n, "update": n + 1, "seconds": 0.0, **line(n)})]
 
 
@@ -58,6 +58,8 @@ def test_what_is_no_failure():
     alone = lambda **numbers: heard(lambda n: healthy(n) | {k.replace("__", "/"): v for k, v in numbers.items()})
     assert alone(router__load__0=1.0, router__load__1=1.0) == []  # all experts for all tasks
     assert alone(harmony__a=1.0) == []  # switched off
+    taken = FAILURES["One set of experts for all tasks"]
+    assert heard(lambda n: healthy(n) | taken(n), tasks=["a"]) == []  # a single task, which has but its own
     assert heard(lambda n: healthy(n) | {"world/reconstruction/a": 5.0}, fresh=False) == []  # began with weights
     assert heard(lambda n: healthy(n) | {"router/load/1": 0.0}, warmup=20) == []  # one expert's warm-up
     last = lambda n: {"router/load/1": 0.0 if n % 3 else 0.5}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -18,6 +19,7 @@ from test_metrics_page import documented
 
 import mow_jax
 from mow_jax import train as loop
+from mow_jax.report import data
 from mow_jax.types import BadInput
 
 pytestmark = pytest.mark.slow
@@ -163,6 +165,34 @@ def test_an_exported_agent_of_another_version_is_refused_with_a_hint(finished, t
     np.savez(later, **arrays | {name: arrays[name][..., :-1]})
     with pytest.raises(BadInput, match="does not fit this version: actor"):
         mow_jax.load_agent(later)
+    np.savez(later, **{other: array for other, array in arrays.items() if other != name})
+    with pytest.raises(BadInput, match=r"does not fit this version: actor.* is missing there and float32"):
+        mow_jax.load_agent(later)
+    np.savez(later, **arrays | {"params['memory']": np.zeros(3, np.float32)})
+    with pytest.raises(BadInput, match=r"params\['memory'\] is float32 \(3,\) there and missing here"):
+        mow_jax.load_agent(later)
+
+
+class Trap:
+    """A pickle of it makes a folder when it is read."""
+
+    def __init__(self, place: Path):
+        self.place = place
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.place),)
+
+
+def test_a_file_of_others_runs_nothing(finished, tmp_path):
+    trap = np.array([Trap(tmp_path / "ran")], object)
+    np.savez(tmp_path / "agent.npz", header=trap)
+    with pytest.raises(BadInput, match="no exported agent, or a damaged one"):
+        mow_jax.load_agent(tmp_path / "agent.npz")
+    shutil.copytree(finished, tmp_path / "run")
+    np.savez(tmp_path / "run" / "frames.npz", names=trap, imagined_from=trap)
+    with pytest.raises(BadInput, match=r"frames\.npz"):
+        data.read(str(tmp_path / "run"))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.long

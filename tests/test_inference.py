@@ -62,6 +62,14 @@ def test_the_difference_of_means_is_scipys_of_unequal_spread(counts: tuple[int, 
     np.testing.assert_allclose(made, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("scores", [(0.8, 0.95), (0.1, 0.7), (0.2, 0.4)])
+def test_equal_numbers_have_no_spread_however_they_are_rounded(scores: tuple[float, float]):
+    assert any(np.var([score] * 3, ddof=1) > 0 for score in scores), "or this shows nothing"
+    one, other = (np.full(3, score) for score in scores)
+    apart = inference.difference(one, other)
+    assert apart.value == pytest.approx(scores[0] - scores[1]) and np.isnan([apart.low, apart.high, apart.p]).all()
+
+
 def test_single_runs_and_runs_without_spread_have_no_interval():
     for one, other in (([1.0], [0.0, 1.0]), ([0.5, 0.5], [0.75, 0.75])):
         made = inference.difference(np.array(one), np.array(other))

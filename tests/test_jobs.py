@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mow_jax import jobs
+from mow_jax import jobs, locks
 from mow_jax.jobs import Job
 
 STEPS = 56
@@ -105,6 +105,57 @@ def test_what_dies_of_the_signal_that_stops_the_sweep_goes_on_later(program: dic
     run_at_its_end(evaluated="evaluate" in program)
     programs(**program)
     assert jobs.run([job()], 1, lambda: None) == ([], True) and told() == list(program)
+
+
+# A run that learns past its minutes, saves when it is told to and ends; or is killed before it has saved.
+LEARN = """
+import json, os, signal, sys, time
+from pathlib import Path
+def end(*_):
+    (Path("x/5/checkpoints") / "48").mkdir()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+for step in range(32, 56, 8):
+    with open("x/5/metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": step, "seconds": 1.5 * step}) + "\\n")
+    time.sleep(0.2)
+time.sleep(60)
+"""
+
+
+def test_a_run_is_told_to_save_when_its_minutes_are_over_and_then_evaluated():
+    run_at_its_end(evaluated=False, checkpoints=(24,))
+    Path("x/5/metrics.jsonl").write_text('{"step": 24, "seconds": 30.0}\n')
+    programs(train=LEARN, evaluate=WRITE.format(48))
+    assert jobs.run([job(minutes=1)], 1, lambda: None) == ([], False) and told() == ["train", "evaluate"]
+    assert jobs.finished(job(minutes=1)) == {"step": 48} and jobs.finished(job(minutes=2)) is None
+
+
+def test_what_was_learned_behind_the_newest_checkpoint_counts_for_nothing():
+    """A run killed at step 48, after a minute and more, has saved what it had learned in half a minute: it goes on."""
+    run_at_its_end(evaluated=False, checkpoints=(24,), results=24)
+    lines = [{"step": 24, "seconds": 30.0}, {"step": 48, "seconds": 70.0}]
+    Path("x/5/metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    programs(train="import time; time.sleep(0.5)\n" + LEARN, evaluate=WRITE.format(48))
+    timed = job(minutes=1)
+    assert jobs.finished(timed) is None and not jobs.is_over(timed)
+    assert jobs.run([timed], 1, lambda: None) == ([], False) and told() == ["train", "evaluate"]
+
+
+def test_a_run_that_another_sweep_has_just_begun_is_waited_for(monkeypatch):
+    """Free when it was looked at, taken when its process asked; then the other one has gone."""
+    run_at_its_end(evaluated=False)
+    once = """
+        from pathlib import Path
+        if not Path("again").exists():
+            Path("again").touch()
+            raise SystemExit(2)
+    """
+    programs(train=textwrap.dedent(once) + WRITE.format(STEPS))
+    asked = iter([False, True, True])
+    monkeypatch.setattr(locks, "taken", lambda place: next(asked, False))
+    assert jobs.run([job()], 1, lambda: None) == ([], False)
+    assert told() == ["train", "train"] and jobs.finished(job()) == {"step": STEPS}
 
 
 def test_what_dies_of_a_signal_of_others_has_failed():

@@ -80,9 +80,23 @@ def test_a_request_that_makes_no_sense_is_answered(address, path, body, said):
     assert refusal.value.code == 400 and said in refusal.value.read().decode()
 
 
-def test_other_hosts_names_are_not_answered(address):
+@pytest.mark.parametrize("host", ["elsewhere.example", "127.0.0.1.elsewhere.example", "localhostile", ""])
+def test_other_hosts_names_are_not_answered(address, host):
     with pytest.raises(urllib.error.HTTPError, match="404"):
-        post(address, "/reset", {}, Host="elsewhere.example")
+        post(address, "/reset", {}, Host=host)
+
+
+def test_another_site_s_page_can_do_nothing_here(address, workdir):
+    """It could not read an answer, but its call would take the stage from the page that plays."""
+    ask = playing(address)
+    for origin in ("http://elsewhere.example", "null", address.replace("http", "https")):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            post(address, "/about", {}, Origin=origin)
+    assert ask("/reset", {})["time"] == 0, "the page still plays"
+    assert post(address, "/about", {}, Origin=address)["task"] == "catch"
+    server = play.serve(play.stage(workdir, "catch", 3), 0)
+    server.server_close()
+    assert server.server_address[0] == "127.0.0.1"
 
 
 def test_what_cannot_be_played_is_refused(workdir, tmp_path):

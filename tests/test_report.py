@@ -111,6 +111,16 @@ def test_bootstrap_draws_inside_each_task():
     assert scores.aggregate({"a": [0.0] * 5, "b": [1.0] * 5})["interval"] == [0.5, 0.5]
 
 
+def test_the_bootstrap_s_interval_is_of_95_in_100():
+    """Of fifty runs at 0 and fifty at 1 the IQM is (B - 25) / 50, B binomial: 0.5 +- 1.96 / 10."""
+    np.testing.assert_allclose(scores.aggregate({"a": [0.0, 1.0] * 50})["interval"], [0.3, 0.7], atol=0.03)
+
+
+def test_a_success_rate_s_interval_is_wilson_s():
+    np.testing.assert_allclose(scores.success_interval([True] * 2 + [False] * 18), [0.0279, 0.3010], atol=1e-4)
+    np.testing.assert_allclose(scores.success_interval([False] * 50), [0.0, 0.0713], atol=1e-4)
+
+
 def test_single_runs_have_no_interval(tmp_path, capsys):
     alone = scores.aggregate({"a": [0.25], "b": [0.75], "c": []})
     assert alone == {"mean": 0.5, "median": 0.5, "iqm": 0.5, "interval": None} and scores.iqm_text(alone) == "0.500"

@@ -72,6 +72,15 @@ def test_the_table_has_sizes_and_core_minutes_where_runs_say_them(tmp_path):
     assert "| 2,211,780 | 446,000 | 1.0 |" in text and "| – | – | – |" in text
 
 
+def test_a_table_says_where_runs_were_scored_by_different_numbers_of_episodes(tmp_path):
+    def scored(seed: int, episodes: int) -> dict:
+        results = {"commit": "c", "step": 9, "tasks": {"a": {"normalised": 0.5, "returns": [1.0] * episodes}}}
+        return sweep.entry(Job("x", seed, tmp_path, ["mow_jax.train"]), results)
+
+    said = lambda *counts: sweeps.table([scored(seed, count) for seed, count in enumerate(counts)])
+    assert "scored by 2 or 20 episodes a task" in said(20, 2, 20) and "episodes" not in said(20, 20)
+
+
 def test_a_table_says_by_which_actions_variants_were_scored_where_that_differs():
     result = {"protocol": {"evaluation": {"actions": "best"}}}
     assert (
@@ -416,7 +425,7 @@ def test_a_full_disk_or_a_folder_that_takes_no_files_ends_a_sweep(tmp_path, monk
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert f"cannot write {tmp_path / 'sweep.json'}: File too large; free space" in message
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".table.lock"]
 
 
 def test_a_table_is_printed_before_a_figure_that_cannot_be_drawn(tmp_path, monkeypatch, capsys):

@@ -79,6 +79,7 @@ def main(arguments):
     seeds, counts = ([int(x) for x in text.split(",")] for text in (options.seeds, options.clusters))
     if len(seeds) < 2:
         parser.error(f"--seeds={options.seeds}: agreement needs two seeds or more")
+    options.out.mkdir(parents=True, exist_ok=True)  # what cannot be written then could not be at the end
     made = study.Study(study.ROOT / (study.MANY if study.TINY else f"experiments/{options.experiment}.py"))
     begun, gradients = origin.commit(), {}
     for seed in seeds:
@@ -90,7 +91,6 @@ def main(arguments):
     text = "\n".join(
         f"{count} groups of {len(made.names)} tasks:\n\n{table(found)}" for count, found in by_count.items()
     )
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "stability.md").write_text(text)
     held = {"experiment": options.experiment, "tasks": made.names, "seeds": seeds}
     held |= {"commit": begun, "versions": versions(), "warmup": made.config.warmup.to_dict()}

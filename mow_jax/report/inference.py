@@ -72,7 +72,9 @@ def difference(values: np.ndarray, base: np.ndarray) -> Difference:
     """The mean of runs' values less that of others, of unequal spread (Welch 1947). NaN for an interval that single
     runs, or runs without any spread, do not have."""
     value = float(np.mean(values) - np.mean(base))
-    parts = [np.var(x, ddof=1) / len(x) if len(x) > 1 else np.nan for x in (values, base)]
+    # Equal numbers have a variance of nothing but rounding, by which any difference would count.
+    spread = lambda x: np.var(x, ddof=1) * (np.ptp(x) > 0) / len(x)
+    parts = [spread(x) if len(x) > 1 else np.nan for x in (values, base)]
     squared = sum(parts)
     if not squared > 0:
         return Difference(value, np.nan, np.nan, np.nan)

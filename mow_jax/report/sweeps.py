@@ -1,8 +1,8 @@
 """table.md of a sweep: every variant with the mean over its seeds and its interval, then every run.
 
 In: entries of a sweep.json, {"variant", "seed", "seconds", "actions", "tasks": {name: normalised score}}, and where
-they are known "parameters", "active" (of them for one task) and "core_seconds". Out: Markdown. Called by sweep;
-`left_out` and `scored_by` by what sets runs side by side, too.
+they are known "episodes", "parameters", "active" (of them for one task) and "core_seconds". Out: Markdown. Called by
+sweep; `left_out` and `scored_by` by what sets runs side by side, too.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     )
     note = f"Means here are over a variant's own tasks; figure.png {where}.\n\n"
     below = [f"{verdict}\n\n"] * bool(verdict) + [note] * bool(apart) + [f"{DIFFERENT}\n\n"] * bool(apart_by)
+    if len(played := sorted({run["episodes"] for run in runs if run.get("episodes")})) > 1:
+        below.append(f"Runs were scored by {' or '.join(map(str, played))} episodes a task, not all by as many.\n\n")
     return f"{markdown(summary)}\n{''.join(below)}{markdown(rows)}"
 
 

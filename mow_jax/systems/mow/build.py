@@ -66,6 +66,7 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
             see=bound(playing.see),
             choose=bound(playing.choose),
             move=bound(playing.move),
+            scored=functools.partial(_without_noise, made),
             experts=config.router.experts,
             chosen=playing.chosen,
             exchange=playing.exchange,
