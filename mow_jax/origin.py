@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import subprocess
 from pathlib import Path
 
 
 def commit() -> str:
-    """The checkout's commit, with "+" if files differ from it; "unknown" outside a checkout."""
+    """The checkout's commit; where files differ from it with "+" and six digits of how, so that no two such states look
+    alike; "unknown" outside a checkout."""
     root = Path(__file__).resolve().parent.parent
-    git = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=False)
+    git = functools.partial(subprocess.run, cwd=root, capture_output=True, check=False)
     try:
         if git(["git", "ls-files", "--error-unmatch", "mow_jax/origin.py"]).returncode:
             return "unknown"
         head = git(["git", "rev-parse", "--short=12", "HEAD"])
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+        changed = git(["git", "diff", "HEAD", "--binary", "--no-ext-diff"]).stdout
     except OSError:
         return "unknown"
-    return head.stdout.strip() + ("+" if changed else "") if head.returncode == 0 else "unknown"
+    if head.returncode:
+        return "unknown"
+    return head.stdout.decode().strip() + (f"+{hashlib.sha256(changed).hexdigest()[:6]}" if changed else "")

@@ -146,7 +146,7 @@ def refuse_another_commit(jobs: list[Job], mine: list[Job]) -> None:
         if others := [commit for commit in commits(job) if commit != now]:
             raise BadInput(
                 f"{job.directory} is of commit {others[0]}, and this is {now}: their scores would not compare. Go on"
-                f" from a checkout of {others[0].rstrip('+')} (a clone of its own stays as it is), give another"
+                f" from a checkout of {others[0].partition('+')[0]} (a clone of its own stays as it is), give another"
                 " --workdir, or --allow_other_commit to mix them"
             )
 
@@ -167,7 +167,7 @@ def write(jobs: list[Job], directory: Path, words: list[str]) -> None:
 def script(runs: list[dict[str, Any]], words: list[str]) -> str:
     """What makes the runs again, at the commit and with the versions of one: one whose files differed, if any did."""
     made = [f"# {run['variant']}, seed {run['seed']}, at {run['commit']}:\n# {run['command']}" for run in runs]
-    known = sorted(runs, key=lambda run: (not run["commit"].endswith("+"), run["commit"]))
+    known = sorted(runs, key=lambda run: ("+" not in run["commit"], run["commit"]))
     source: dict[str, Any] = known[0] if known else {"commit": "COMMIT", "versions": {}}
     commits, versions = dict.fromkeys(run["commit"] for run in known), {str(run["versions"]) for run in runs}
     mixed = [f"# Runs are of several commits: {', '.join(commits)}."] * (len(commits) > 1)

@@ -421,6 +421,7 @@ def test_the_commands_that_make_a_run_again(workdir, tmp_path, capsys, monkeypat
     (workdir / "config.json").write_text(json.dumps(settings.to_dict(), default=list))
     start = {"commit": "0123abc+", "python": "3.11.7", "versions": {"mow_jax": "0.2.0", "jax": "0.10.2"}}
     start |= {"machine": "2 cores, 1 x cpu", "command": "train.py --config=x.py --workdir=r"}
+    start["commit"] += "1f2e3d"
     (workdir / "origin.json").write_text(json.dumps([start, start | {"commit": "4567def"}]))
     assert main([f"--reproduce={workdir}"]) == 0
     script = capsys.readouterr().out

@@ -6,8 +6,11 @@ import fcntl
 import io
 import json
 import os
+import re
 import resource
+import runpy
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +216,28 @@ def test_a_table_of_all_runs_by_one_kind_of_actions_lies_beside_that_of_their_ow
     assert "| toy | 1 | 0.75 |" in table("--actions=best") and "1 of 2 runs are not finished" in capsys.readouterr().out
     assert "--actions=best" in (tmp_path / "best" / "commands.sh").read_text()
     assert "| toy | 2 | 0.25 |" in (tmp_path / "table.md").read_text(), "as it was"
+
+
+def test_each_state_of_changed_files_is_another_commit(tmp_path):
+    (tmp_path / "mow_jax").mkdir()
+    file = shutil.copy(ROOT / "mow_jax" / "origin.py", tmp_path / "mow_jax" / "origin.py")
+    known = ["git", "-c", "user.name=a", "-c", "user.email=b@c"]
+    git = lambda *words: subprocess.run([*known, *words], cwd=tmp_path, check=True)
+    git("init", "--quiet")
+    commit = runpy.run_path(str(file))["commit"]
+    assert commit() == "unknown"
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    clean, before = commit(), file.read_text()
+    found = [clean]
+    for text in ("# one\n", "# two\n"):
+        file.write_text(before + text)
+        found += [commit(), commit()]
+    file.write_text(before)
+    (tmp_path / "notes.txt").write_text("not in the repository")
+    assert commit() == clean and re.fullmatch("[0-9a-f]{12}", clean)
+    assert found[1] == found[2] != found[3] == found[4]
+    assert all(re.fullmatch(rf"{clean}\+[0-9a-f]{{6}}", changed) for changed in found[1:])
 
 
 def test_a_sweep_goes_on_at_its_own_commit_alone(tmp_path, monkeypatch, capsys):

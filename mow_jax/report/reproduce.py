@@ -85,8 +85,8 @@ def install(commit: str, versions: dict[str, str]) -> list[str]:
     }
     found = [f"mow_jax=={versions['mow_jax']}"] if "mow_jax" in versions and commit == "unknown" else []
     pinned = found + [f"{name}=={version}" for name, version in versions.items() if name not in NO_PACKAGE]
-    lines = [text for sign, text in notes.items() if commit.endswith(sign)]
-    lines += [f"git checkout {commit.rstrip('+')}"] * (commit != "unknown")
+    lines = [text for sign, text in notes.items() if sign in commit]
+    lines += [f"git checkout {commit.partition('+')[0]}"] * (commit != "unknown")
     lines.append("python -m venv .venv && . .venv/bin/activate")
     return [*lines, shlex.join(["pip", "install", *(["-e", ".[all]"] if commit != "unknown" else []), *pinned])]
 
