@@ -4,7 +4,7 @@
     python -m mow_jax.train --config=experiments/metaworld_reach.py:three --workdir=runs/metaworld_three
 
 `:three` has door-open-v3 too, under the same settings.
-Hardware: one CPU core, no GPU; 75 minutes with the evaluation, 2.2 hours for three tasks.
+Hardware: one CPU core, no GPU; 75 minutes with the evaluation, 2.1 hours for three tasks.
 Measured: success 0.80 and 0.52 on the 50 goals of reach-v3, 0.84 and 0.98 on those of the button, two seeds; of the
 three 0.86, 0.80 and 0.02, one seed (results/metaworld_reach).
 """

@@ -24,6 +24,7 @@ from mow_jax import locks
 LONGEST_LINE = 1 << 18  # bytes of a line of metrics.jsonl
 PAUSE = 0.2  # seconds between looks at what runs
 TRAIN, EVALUATE = "mow_jax.train", "mow_jax.evaluate"
+REFUSED = 2  # exit code of a command that could not begin
 # What a run's process does first, then becomes `python -m`: takes its cores, asks for SIGTERM at its parent's death.
 # (In a child that Python forks, by preexec_fn, this could hang: a process with jax in it has threads.)
 PREPARE = """
@@ -112,9 +113,11 @@ def lines(job: Job) -> list[dict[str, Any]]:
 def is_over(job: Job) -> bool:
     """Whether a run has had its minutes by its newest checkpoint: what it had learned since is lost if it was killed
     before it could save."""
+    if job.minutes == math.inf:
+        return False
     saved = newest(job)
-    had = lambda: max((line.get("seconds", 0.0) for line in lines(job) if line.get("step", 0) <= saved), default=0.0)
-    return job.minutes < math.inf and had() >= 60 * job.minutes
+    had = [line.get("seconds", 0.0) for line in lines(job) if line.get("step", 0) <= saved]
+    return max(had, default=0.0) >= 60 * job.minutes
 
 
 def is_trained(job: Job) -> bool:
@@ -203,7 +206,7 @@ def run(
                 continue
             free.append(slot)
             del open_[slot]
-            if one.process.returncode and not stop and locks.taken(one.job.directory):
+            if one.process.returncode == REFUSED and not stop and locks.taken(one.job.directory):
                 waiting.append(one.job)  # another sweep began it at the same moment
             elif fault := _fault(one, stop):
                 failed.append(one.job)

@@ -15,7 +15,7 @@ from typing import IO
 from mow_jax.types import BadInput
 
 NAME = ".lock"
-TRIES, PAUSE = 10, 0.05  # seconds between them
+TRIES, PAUSE = 10, 0.05  # of taking a lock, and seconds between them
 
 
 def take(workdir: str | os.PathLike) -> IO[str]:
@@ -32,9 +32,10 @@ def take(workdir: str | os.PathLike) -> IO[str]:
         for _ in range(TRIES):
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return file
+                break
             time.sleep(PAUSE)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if file is not None:
             file.close()

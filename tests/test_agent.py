@@ -366,6 +366,9 @@ def test_the_policy_is_scored_without_the_noise_of_the_selection(state, monkeypa
     told = mow.record(tiny_settings(), TASK_LIST, noisy).predictions
     assert told is not None
     np.testing.assert_array_equal(np.sort(told(state, None, SHARD)), np.sort(top))
+    dreamt = mow.record(tiny_settings(), TASK_LIST, noisy).playable
+    assert dreamt is not None
+    np.testing.assert_array_equal(np.sort(dreamt.scored(state).table.experts), np.sort(top))
     # An exported agent must know whether that selection had been frozen; files of other agents stay as they are.
     exported = lambda agent: mow.record(tiny_settings(), TASK_LIST, agent).exported
     assert exported(routed(noise=1.0)) == (*exported(AGENT), "update")
