@@ -146,6 +146,15 @@ def test_a_game_without_a_dream_is_moved_by_keys_and_by_the_actor():
         stage.step("UP")
 
 
+def test_rewards_are_shown_as_scores_count_them(monkeypatch):
+    """Not by their signs, where learning sees no more."""
+    stage = alone("catch")
+    step = stage.environment.step
+    monkeypatch.setattr(stage.environment, "step", lambda action: step(action)._replace(reward=1.0, raw=400.0))
+    views = [stage.step(None) for _ in range(3)]
+    assert [view["real"]["reward"] for view in views] == [400.0] * 3 and views[-1]["real"]["total"] == 1200.0
+
+
 def test_numbers_are_drawn_as_bars():
     stage = alone("slide", action=np.array([0.5, -1], np.float32), observation="state")
     view, about = stage.step(None), stage.about()
