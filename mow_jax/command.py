@@ -101,22 +101,25 @@ def _no_device(error: Exception) -> str:
     )
 
 
-def on_stop(first: Callable[[str], None]) -> None:
-    """From now on the first SIGTERM or SIGINT calls `first` with its name, and a second one ends the process at once.
+def on_stop() -> list[str]:
+    """From now on, until this process ends, the first SIGTERM or SIGINT has its name added to the returned list, and a
+    second one ends the process at once: for mains alone, as no signal does what it did before.
 
     A thread hears them: Python's handlers run between two of its own instructions only, and a program that is being
     compiled is one.
     """
+    names: list[str] = []
     heard, told = os.pipe()
     os.set_blocking(told, False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    threading.Thread(target=_listen, args=(heard, first), daemon=True).start()
+    threading.Thread(target=_listen, args=(heard, names), daemon=True).start()
+    return names
 
 
-def _listen(heard: int, first: Callable[[str], None]) -> None:
-    first(signal.Signals(os.read(heard, 1)[0]).name)
+def _listen(heard: int, names: list[str]) -> None:
+    names.append(signal.Signals(os.read(heard, 1)[0]).name)
     began = time.monotonic()
     while True:
         number = os.read(heard, 1)[0]

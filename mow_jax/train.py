@@ -149,8 +149,10 @@ def check_stop(run: Run) -> None:
         raise Stopped(next(iter(run.signals), run.fault) or "another process was asked to stop")
 
 
-def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), code: int = 0, profile: str = "") -> int:
-    """Trains or resumes in a workdir, evaluates, writes the report; returns the exit code, `code` after a signal.
+def train(
+    config: ConfigDict, directory: Path, heard: list[str], allowed: tuple[str, ...] = (), profile: str = ""
+) -> bool:
+    """Trains or resumes in a workdir, evaluates, writes the report. False: stopped, and saved, by a signal in `heard`.
 
     Raises BadInput, after saving, where learning or the environments cannot go on.
     """
@@ -159,8 +161,6 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), co
     agreed = workdir.agree(directory, config, allowed)
     tasks, system = preflight.check(agreed, directory, profile)
     summary.refuse_too_large(agreed, system, processes.share(tasks), directory)
-    heard: list[str] = []
-    command.on_stop(heard.append)  # before the run is there: a signal that comes while it begins is not lost
     with (
         workdir.claim(directory, config, allowed) as config,
         contextlib.closing(Run(config, directory, heard, profile)) as run,
@@ -175,9 +175,9 @@ def train(config: ConfigDict, directory: Path, allowed: tuple[str, ...] = (), co
             if run.fault or isinstance(reason, WorkersFailed):
                 raise BadInput(f"{reason}\nStopped, and {text}") from None
             print(f"stopped ({reason}), {text}", flush=True)
-            return code
+            return False
     evaluate.write_report(directory)
-    return 0
+    return True
 
 
 if __name__ == "__main__":
@@ -196,7 +196,8 @@ if __name__ == "__main__":
         config, directory = workdir.settle(_CONFIG.value, _WORKDIR.value, dry_run=_DRY_RUN.value)
         if _DRY_RUN.value:
             return summary.dry_run(config, *preflight.check(config, directory, _PROFILE.value), directory)
+        heard = command.on_stop()  # before the run is there: a signal that comes while it begins is not lost
         with processes.together():
-            return train(config, directory, tuple(_ALLOWED.value), _PREEMPTED.value, _PROFILE.value)
+            return 0 if train(config, directory, heard, tuple(_ALLOWED.value), _PROFILE.value) else _PREEMPTED.value
 
     command.run(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -21,6 +22,30 @@ if _MADE_HERE:
     os.environ["MOW_JAX_TEST_CACHE"] = tempfile.mkdtemp(prefix="mow_jax_tests_")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["MOW_JAX_TEST_CACHE"]
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.environ["MOW_JAX_TEST_CACHE"]  # else a folder in the checkout
+
+
+def _at_signals() -> list:
+    """What SIGTERM and SIGINT do in this process."""
+    wakes = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakes)
+    return [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), wakes]
+
+
+@pytest.fixture(autouse=True)
+def _signals_do_what_they_did():
+    """What a main does at signals would stay for all later tests of this process, and end it at one of theirs."""
+    before = _at_signals()
+    yield
+    assert _at_signals() == before
+
+
+@pytest.fixture
+def signals_as_before():
+    """For tests of what is a process's own main at other times."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

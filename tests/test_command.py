@@ -256,7 +256,7 @@ def tiny() -> ConfigDict:
 
 
 COMMANDS = {
-    "train": lambda place: train.train(tiny(), Path(place)),
+    "train": lambda place: train.train(tiny(), Path(place), []),
     "evaluate": lambda place: evaluate.main(Path(place), None, None, None, False),
     "evaluate --out": lambda place: evaluate.main(Path("run"), Path(place), None, None, False),
     "export, play": lambda place: load.restore(Path(place)),

@@ -72,7 +72,7 @@ def test_a_run_compiles_sends_and_reads_nothing_between_its_updates(tmp_path, mo
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
         with hastily():
-            assert train.train(config, tmp_path / "run") == 0
+            assert train.train(config, tmp_path / "run", [])
     finally:
         jax.config.update("jax_transfer_guard_host_to_device", "allow")
         jax.monitoring.clear_event_listeners()

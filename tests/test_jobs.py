@@ -21,15 +21,11 @@ WRITE = 'import json; open("x/5/results.json", "w").write(json.dumps({{"step": {
 
 
 @pytest.fixture(autouse=True)
-def apart(tmp_path: Path, monkeypatch):
-    """In a folder of its own, with the signals as they were afterwards."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+def apart(tmp_path: Path, monkeypatch, signals_as_before):
+    """In a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jobs, "PAUSE", 0.01)
     monkeypatch.setattr(jobs, "EVALUATE", "judge")
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
 
 
 def programs(train: str = "", evaluate: str = "") -> None:

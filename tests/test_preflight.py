@@ -33,7 +33,7 @@ def tiny(changes: dict | None = None):
 def refused(changes: dict, directory: Path, parts: list[str]) -> None:
     """The run is refused with all `parts` in the message, and leaves no folder."""
     with pytest.raises(BadInput) as refusal:
-        train.train(tiny(changes), directory)
+        train.train(tiny(changes), directory, [])
     assert all(part in str(refusal.value) for part in parts), refusal.value
     assert not directory.exists()
 
@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_refused_before_the_warm_up(changes: dict, parts: l
 @pytest.mark.parametrize("text", ["x", "5", "4:0", "-1:3", "1:" + "9" * 5000, "40:4", "0:1000000"])
 def test_a_profile_that_cannot_be_is_refused_first(text: str, tmp_path):
     with pytest.raises(BadInput, match=f"--profile={text[:5]}"):
-        train.train(tiny(), tmp_path / "run", profile=text)
+        train.train(tiny(), tmp_path / "run", [], profile=text)
     assert not (tmp_path / "run").exists()
 
 

@@ -11,9 +11,14 @@ import pytest
 from processes import ROOT, TINY, environment, start
 
 BUSY = """
-import hashlib
+import hashlib, threading, time
 from mow_jax import command
-command.on_stop(lambda name: print(name, flush=True))
+heard = command.on_stop()
+def tell():
+    while not heard:
+        time.sleep(0.01)
+    print(*heard, flush=True)
+threading.Thread(target=tell, daemon=True).start()
 print("busy", flush=True)
 hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # minutes, in which no Python of this thread runs
 """

@@ -25,6 +25,8 @@ from mow_jax import command, jobs, sweep, trial
 from mow_jax.jobs import Job
 from mow_jax.report import sweeps
 
+pytestmark = pytest.mark.usefixtures("signals_as_before")
+
 
 def finished_run(variant: str, seed: int, *values: float) -> dict:
     tasks = dict(zip(("a", "b"), values, strict=False))
@@ -395,14 +397,9 @@ def test_a_sweep_that_is_told_to_end_during_its_trial_says_so(signum, tmp_path, 
 
     monkeypatch.setattr(sweep.subprocess, "run", told)
     monkeypatch.setattr(sweep, "run", lambda *_: pytest.fail("a run was begun"))
-    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
     words = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path / 'new'}", "--preempted_exit_code=75"]
-    try:
-        with pytest.raises(SystemExit) as ended:
-            sweep.main(words)
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+    with pytest.raises(SystemExit) as ended:
+        sweep.main(words)
     assert ended.value.code == 75 and not (tmp_path / "new").exists()
     assert "told to end before a run began" in capsys.readouterr().out
 

@@ -107,7 +107,7 @@ def settings(**training: Any) -> ConfigDict:
 
 
 def trained(directory: Path, config: ConfigDict) -> Path:
-    assert train.train(config, directory) == 0
+    assert train.train(config, directory, [])
     return directory
 
 
@@ -163,11 +163,11 @@ def test_rounds_see_every_row_after_the_warm_up_once(whole):
 
 
 def test_it_goes_on_exactly_where_it_was_stopped(whole, tmp_path):
-    assert train.train(settings(steps=32), tmp_path / "run") == 0
+    assert train.train(settings(steps=32), tmp_path / "run", [])
     changed = settings()
     changed.evaluation.episodes = 3
     with pytest.raises(BadInput, match="evaluation.episodes: 2 -> 3"):
-        train.train(changed, tmp_path / "run")
+        train.train(changed, tmp_path / "run", [])
     trained(tmp_path / "run", settings())
     assert replay_files(tmp_path / "run") == replay_files(whole)
     one, other = (load.restore(path)[2].snapshot() for path in (whole, tmp_path / "run"))
@@ -187,7 +187,7 @@ def test_a_run_asked_to_stop_where_an_evaluation_is_due_makes_it_when_it_goes_on
             stopped.append(run.at.evaluated)
 
     monkeypatch.setattr(train, "collect", asked)
-    assert train.train(settings(), tmp_path / "run", code=9) == 9
+    assert not train.train(settings(), tmp_path / "run", [])
     trained(tmp_path / "run", settings())
     assert stopped[0] < joint
     assert_same_run(whole, tmp_path / "run")
@@ -374,7 +374,7 @@ def test_what_a_system_does_not_have_is_refused(tmp_path, change, said: str):
     config = settings()
     change(config)
     with pytest.raises(BadInput, match=said):
-        train.train(config, tmp_path / "run")
+        train.train(config, tmp_path / "run", [])
     assert not (tmp_path / "run").exists()
 
 
@@ -393,7 +393,7 @@ def test_weights_start_runs_of_the_same_system_only(whole, tmp_path):
     other.suite.update(name="toy", tasks=("catch",), image_size=16)
     other.train.init_from = str(whole)
     with pytest.raises(BadInput, match="a run of fake, this is one of mow"):
-        train.train(other, tmp_path / "other")
+        train.train(other, tmp_path / "other", [])
 
 
 # --- The rules that keep it so ----------------------------------------------------------------------------------------
