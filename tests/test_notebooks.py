@@ -49,6 +49,7 @@ def test_a_notebook_is_one_and_says_what_it_asks(path: Path):
     assert str(Path.home()) not in path.read_text() and os.sep + "tmp" not in path.read_text()
 
 
+@pytest.mark.slow
 def test_the_stability_of_groups_is_told_for_every_method_and_reduction(monkeypatch):
     """Three seeds of which two say the same, in groups of unequal size, of thirteen tasks."""
     monkeypatch.syspath_prepend(ROOT / "experiments" / "notebooks")

@@ -44,6 +44,7 @@ def test_features_and_errors_are_what_they_are_called(kind, size):
     np.testing.assert_allclose(vae.squared_error(decoded, frames), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_patches_find_what_moves():
     """A square on a striped ground: three hundred updates leave less of it than the mean frame does."""
     rng, size, latents = np.random.default_rng(0), 16, (4, 8)

@@ -93,6 +93,7 @@ def acting(explore: bool, sampled: bool = False):
     return run
 
 
+@pytest.mark.slow
 def test_a_loss_falls_and_every_part_learns():
     batch, policy = draws()
     state, seen = started(), []

@@ -70,6 +70,7 @@ def test_the_toy_experiment_builds_and_carries_its_weights_over():
     assert values == {"encoder": {1}, "tokens": {1}, "backbone": {1}, "heads": {2}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_weights_are_carried_over_as_they_were_used_at_any_stage(stage: int):
     """And stay what they are when the new run's own stages come, whose adapters add nothing yet."""
