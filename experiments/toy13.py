@@ -3,7 +3,7 @@
     python -m mow_jax.train --config=experiments/toy13.py --workdir=runs/toy13
     python -m mow_jax.train --config=experiments/toy13.py:one --workdir=runs/toy13_one     (one cluster, one expert)
 
-The other variants are the arms of experiments/toy.py, of as many parameters as MoW has here within 5%.
+The other variants are the arms of experiments/toy.py, of as many learned parameters as MoW has here within 5%.
 Hardware: one CPU core; 4 to 7 minutes for MoW, 12 to 18 for "one"; the others have not been run yet.
 Measured: three seeds each, mean normalised score 0.863 for MoW and 0.885 for "one" (results/toy13).
 """
@@ -18,14 +18,14 @@ MOW = {"clustering.clusters": 12, "router.experts": 6, "router.active": 2, "mode
 # "one": a single model of as many parameters, all tasks in it.
 ONE = {"model.channels": 24, "model.width": 128, "model.head_width": 392, "agent.width": 384}
 SCHEDULE = {"search.temperature_updates": 1544}  # all updates of the run
-STAGES = SCHEDULE | {"model.width": 88, "stages.first": 400, "stages.every": 285, "evaluation.every": 640}
+STAGES = SCHEDULE | {"model.width": 76, "stages.first": 400, "stages.every": 285, "evaluation.every": 640}
 VARIANTS = {  # what each changes beside the variant of experiments/toy.py
     "mow": MOW,
     "one": ONE,
     "one_equal": ONE,  # its name in experiments/toy.py
-    "scalezero_mixture": SCHEDULE | {"model.width": 96},
-    "scalezero_all": SCHEDULE | {"model.width": 96},
-    "scalezero_dense": SCHEDULE | {"model.width": 96},
+    "scalezero_mixture": SCHEDULE | {"model.width": 88},
+    "scalezero_all": SCHEDULE | {"model.width": 88},
+    "scalezero_dense": SCHEDULE | {"model.width": 88},
     "scalezero_stages": STAGES,
     "scalezero_budget": STAGES | {"evaluation.every": 3200},  # more of them would decide nothing
 }

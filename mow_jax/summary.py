@@ -48,7 +48,7 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
 
 def record_start(workdir: Path, system: System) -> None:
     """Process 0 adds to origin.json what starts here: commit, versions, machine, command (report --reproduce), and how
-    many parameters it has, in all and for one task."""
+    many parameters it learns, in all and for one task."""
     if processes.index():
         return
     path, device = workdir / "origin.json", jax.local_devices()[0]
@@ -63,10 +63,15 @@ def record_start(workdir: Path, system: System) -> None:
         "versions": versions(),
         "machine": machine,
     }
-    made |= {"command": shlex.join(sys.argv), "parameters": sum(parameters(system).values())}
-    made["active"] = sum(parameters(system, of_a_task=True).values())
+    made |= {"command": shlex.join(sys.argv), "parameters": learned(system), "active": learned(system, of_a_task=True)}
     path.with_suffix(".tmp").write_text(json.dumps([*starts, made], indent=1) + "\n")
     path.with_suffix(".tmp").replace(path)
+
+
+def learned(system: System, of_a_task: bool = False) -> int:
+    """How many parameters are learned, moving averages left out; or those of them that one task uses."""
+    parts, counts = system.components(abstract_state(system)), parameters(system, of_a_task)
+    return sum(counts[name] for name, part in parts.items() if part.learned)
 
 
 def parameters(system: System, of_a_task: bool = False) -> dict[str, int]:

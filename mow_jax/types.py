@@ -129,6 +129,7 @@ class Component(NamedTuple):
 
     tree: Any
     share: float = 1.0  # of them that one task uses
+    learned: bool = True  # not the moving average of others
 
 
 class AfterEvaluation(NamedTuple):

@@ -195,7 +195,8 @@ def components(agent: Agent, state: TrainState) -> dict[str, Component]:
             [shared[n] for n in ("router", "embedding", "task_head") if n in shared]
         ),
         "actor": Component(state.actor),
-        "critics and slow critics": own([state.critic, state.slow_critic]),
+        "critics": own(state.critic),
+        "slow critics": own(state.slow_critic, learned=False),
     }
 
 
