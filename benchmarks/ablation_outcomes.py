@@ -108,13 +108,18 @@ def sweep_table(folder: Path, variants: list[str] | None = None, seeds: list[int
 def _outcome(measured: dict[str, list[dict[str, float]]], outcome: str) -> str:
     values = {name: np.array([run[outcome] for run in runs]) for name, runs in measured.items()}
     values = {name: held[np.isfinite(held)] for name, held in values.items()}
-    values = {name: held for name, held in values.items() if len(held)}
-    if not values:
+    first, *others = [name for name, held in values.items() if len(held)] or [""]
+    if not first:
         return f"{outcome}: no run has it\n"
-    first, *others = values
+    if first != next(iter(values)):
+        raise BadInput(
+            f"{outcome}: no run of {next(iter(values))} has it: restore metrics.jsonl, or name another first"
+        )
     cells, verdict = inference.against(first, {name: (values[name], values[first]) for name in others})
     rows = [["variant", "runs", outcome, f"less {first} [95%, Welch]"]]
-    rows += [[name, str(len(held)), f"{held.mean():.3f}", cells.get(name, "–")] for name, held in values.items()]
+    rows += [
+        [name, str(len(held)), f"{held.mean():.3f}", cells.get(name, "–")] for name, held in values.items() if len(held)
+    ]
     return sweeps.markdown(rows) + f"\n{verdict}\n" * bool(verdict)
 
 

@@ -24,11 +24,11 @@ NAMED: dict[str, dict[str, Any]] = {
     # The temporal module.
     "no_expert_transformers": {"model.layers": 0},
     "no_shared_transformer": {"model.shared_layers": 0},
-    # Terms of the loss. Undivided losses are thousands: Adam and its clip as STORM has them.
+    # Terms of the loss. Undivided losses can be thousands (of Atari's pictures): Adam and its clip as STORM has them.
     "no_task_loss": {"loss.task": 0.0},
     "no_balance_loss": {"loss.balance": 0.0},
     "no_harmony": {"loss.harmony": "off", "optimizer.world_eps": 1e-8, "optimizer.world_clip": 1000.0},
-    # The paper to the letter where this project chose otherwise.
+    # The paper to the letter where this project chose otherwise; that noise is meant is our reading.
     "literal_router": {
         "router.noise": 1.0,
         "router.margin": 0.0,

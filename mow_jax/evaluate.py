@@ -174,13 +174,14 @@ def play_random(config: ConfigDict, tasks: list[Task]) -> list[Episode]:
     """`evaluation.episodes` of uniform actions a task, at least 20."""
     left = np.full(len(tasks), max(20, config.evaluation.episodes))
     finished: list[Episode] = []
-    draw = generator(config.evaluation.seed, config.seed, "random")
+    draws = [generator(config.evaluation.seed, config.seed, "random", task.name) for task in tasks]
     with (
         contextlib.closing(actors(config, tasks, 1, "random")) as environments,
         counting("uniform policy", left) as progress,
     ):
         while left.any():
-            for episode in environments.step(random_actions(draw, tasks, 1))[1]:
+            actions = [random_actions(draw, [task], 1)[0] for draw, task in zip(draws, tasks, strict=True)]
+            for episode in environments.step(np.stack(actions))[1]:
                 if left[episode.task] and not episode.lost:
                     left[episode.task] -= 1
                     finished.append(episode)

@@ -181,6 +181,18 @@ def test_truncation_is_not_termination(state, training_losses):
 
 
 @pytest.mark.slow
+def test_gradients_for_clustering_do_not_depend_on_the_router_s_last_draw(state):
+    rules = dataclasses.replace(AGENT.world.routing, noise=1.0, margin=0.0, freeze=False, rest=False)
+    noisy = dataclasses.replace(AGENT, world=dataclasses.replace(AGENT.world, routing=rules))
+    scored = inspection.without_noise(noisy, state)
+    assert (scored.table.experts != state.table.experts).any()
+    run = on_one_device(
+        lambda state: inspection.task_gradients(noisy, state, BATCH, 3, SHARD, vector="layer_mean", size=0)
+    )
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), run(state), run(scored)))
+
+
+@pytest.mark.slow
 def test_gradients_for_clustering_are_those_of_each_task_alone(state):
     run = functools.partial(inspection.task_gradients, AGENT, vector="layer_mean", size=0)
     made = on_one_device(lambda state, batch: run(state, batch, 3, SHARD))(state, BATCH)

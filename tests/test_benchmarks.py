@@ -106,6 +106,11 @@ def test_the_outcomes_of_a_sweep_are_those_fixed_before_it(tmp_path):
     for variants, seeds, said in ((["clusters=3", "mow"], None, "clusters=3"), (["mow", "one"], [2], "mow, one")):
         with pytest.raises(BadInput, match=f"no finished run of {said}"):
             ablation_outcomes.sweep_table(tmp_path, variants, seeds)
+    for path in (tmp_path / "mow").glob("*/metrics.jsonl"):
+        path.write_text(path.read_text().replace("3200", "3300"))
+    with pytest.raises(BadInput, match=r"step 3,200: no run of mow has it"):
+        ablation_outcomes.sweep_table(tmp_path, ["mow", "one"])
+    assert "| evaluation mean" in ablation_outcomes.sweep_table(tmp_path, ["one", "mow"])
 
 
 # Of two seeds: the first evaluation at or above 0.8 (None: there is none), the final score, the mean of fresh/step.

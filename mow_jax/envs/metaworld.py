@@ -134,6 +134,9 @@ class MetaWorld(Replayed):
         goal = _goal(self.task.name, seed, episode, self.settings)
         self.simulation.seed(seed_of(self.settings["goal_seed"], self.task.name, "goal", goal))
         with own_code(f"{self.task.name}: reset"):
+            self.simulation._freeze_rand_vec = False
+            self.simulation.reset()  # sets the scene twice, for a goal that it draws each time: bodies of the first are
+            self.simulation._freeze_rand_vec = True  # left, until both times are for one, as after set_task
             numbers, _ = self.simulation.reset()
         return self._frame(numbers)
 
@@ -166,11 +169,11 @@ class MetaWorld(Replayed):
 
 
 def _show_goals(simulation: Any) -> None:
-    """Multi-task mode, a goal of its own at every reset: what metaworld's set_task does with a pickled goal."""
+    """Multi-task mode: what metaworld's set_task does but for its pickled goal, which reset draws instead."""
     simulation._partially_observable = False
     del simulation.sawyer_observation_space  # cached for the other mode
     simulation._set_task_called = True
-    simulation._freeze_rand_vec, simulation.seeded_rand_vec = False, True
+    simulation.seeded_rand_vec = True
 
 
 def _goal(name: str, seed: int, episode: int | None, settings: dict) -> int:

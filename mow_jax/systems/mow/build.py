@@ -38,7 +38,7 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
     world, contexts = Window(batch.sequences, batch.length), Window(own.contexts, own.context)
     bound = lambda function: functools.partial(function, made)
     scored = lambda function: (
-        lambda state, *rest, **options: function(made, _without_noise(made, state), *rest, **options)
+        lambda state, *rest, **options: function(made, inspection.without_noise(made, state), *rest, **options)
     )
     return System(
         name=config.system,
@@ -66,7 +66,7 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
             see=bound(playing.see),
             choose=bound(playing.choose),
             move=bound(playing.move),
-            scored=functools.partial(_without_noise, made),
+            scored=functools.partial(inspection.without_noise, made),
             experts=config.router.experts,
             chosen=playing.chosen,
             exchange=playing.exchange,
@@ -79,7 +79,7 @@ def act(
 ) -> Acted:
     """The same sampled policy, whether to learn or to be scored; or, to be scored, its `best` action. To be scored, the
     experts are chosen without noise. Nothing is stored beside a row."""
-    state, best = (state, False) if explore else (_without_noise(agent, state), best)
+    state, best = (state, False) if explore else (inspection.without_noise(agent, state), best)
     action, acting = algorithm.act(agent, state, acting, observation, is_first, step, shard, best)
     return Acted(action, {}, acting)
 
@@ -87,13 +87,6 @@ def act(
 def _scored_by_time(rules: Routing) -> bool:
     """Whether the experts that a policy is scored with depend on the update: noise until a freeze."""
     return bool(rules.noise) and rules.freeze and router.chooses(rules)
-
-
-def _without_noise(agent: Agent, state: TrainState) -> TrainState:
-    """The state with the experts that the router's scores alone choose."""
-    rules, chosen = agent.world.routing, state.table.experts
-    scores = router.scores(rules, state.params["shared"], state.update)
-    return state._replace(table=state.table._replace(experts=router.without_noise(rules, scores, chosen, state.update)))
 
 
 def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
@@ -220,5 +213,5 @@ def after_save(agent: Agent, learner: Any, directory: Path) -> None:
     table = learner.single(state.table)
     if agent.world.routing.noise:  # else nothing needs computing between updates
         named = learner.single(dict(params={"shared": state.params["shared"]}, update=state.update))
-        table = _without_noise(agent, state._replace(table=table, **named)).table
+        table = inspection.without_noise(agent, state._replace(table=table, **named)).table
     clustering.write_experts(path, np.asarray(table.experts))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from mow_jax.ops.distributions import kl, sample_latent
 from mow_jax.ops.gradients import layer_vectors
 from mow_jax.ops.keys import task_keys
-from mow_jax.systems.mow import world_model
+from mow_jax.systems.mow import router, world_model
 from mow_jax.systems.mow.agent import Agent, gather, task_losses
 from mow_jax.systems.mow.blocks import causal_mask
 from mow_jax.systems.mow.types import TrainState
@@ -74,6 +74,13 @@ def row_losses(agent: Agent, state: TrainState, batch: Batch, draw: jax.Array, s
     return jax.lax.map(on_row, jnp.arange(agent.world.clusters)).T
 
 
+def without_noise(agent: Agent, state: TrainState) -> TrainState:
+    """The state with the experts that the router's scores alone choose."""
+    rules, chosen = agent.world.routing, state.table.experts
+    scores = router.scores(rules, state.params["shared"], state.update)
+    return state._replace(table=state.table._replace(experts=router.without_noise(rules, scores, chosen, state.update)))
+
+
 def task_gradients(
     agent: Agent, state: TrainState, batch: Batch, draw: jax.Array, shard: Shard, vector: str, size: int
 ) -> dict[str, dict[str, jax.Array]]:
@@ -89,9 +96,10 @@ def reduced_gradients(
     `draw` [] numbers the batch, so that each has latent samples of its own.
 
     Taken with respect to the gathered rows, so that one backward pass keeps the tasks' gradients apart. "cluster" are
-    the perceptual and predictor parameters, "experts" the mean over slots of the temporal ones. No dropout, and batch
-    norm on its running statistics.
+    the perceptual and predictor parameters, "experts" the mean over slots of the temporal ones. No dropout, no noise in
+    the router, and batch norm on its running statistics.
     """
+    state = without_noise(agent, state)
     rows, keys = gather(agent, state, shard), task_keys(draw, "gradients", shard)
 
     def total(cluster, experts):
