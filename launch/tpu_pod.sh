@@ -7,77 +7,130 @@
 # Assumes: gcloud is logged in with a project that may create TPU VMs; SERVER:/SHARE is an NFS share (e.g. Filestore) in the
 #   TPU's network, which every worker mounts at /mnt/runs: all workers must see one workdir, and a bucket mounted as a folder
 #   cannot rename folders, as checkpoints must; run from the root of the project.
-# Variables: VERSION (of the TPU software, default tpu-ubuntu2204-base), SPOT (1, the default: preemptible).
+# Variables: VERSION (of the TPU software, default tpu-ubuntu2204-base), SPOT (1, the default: preemptible), WAIT (seconds
+#   between tries where no TPU is free, default 300).
 # Progress: worker 0's log runs through this terminal; WORKDIR/metrics.jsonl and TensorBoard files lie on the share. The run
-#   does not depend on this terminal: the same command attaches to it again.
+#   does not depend on this terminal: the same command attaches to it again. Where nothing runs it copies the project as it
+#   is here, installs and starts.
 # Stop: Ctrl-C here, then:
-#   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command='pkill -TERM -f [m]ow_jax.train'
+#   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all --command="pkill -TERM -f '^[^ ]*python -m mow_jax.train'"
 #   which saves on all workers; then: gcloud compute tpus tpu-vm delete NAME --zone=ZONE. A TPU costs until it is deleted.
-# Not run yet on a TPU by its authors.
+# Tried with a gcloud of our own (tests/test_launch.py); not run yet on a TPU by its authors.
 set -euo pipefail
 
 if (($# < 5)); then sed -n '2,5p' "$0"; exit 2; fi
 name=$1 zone=$2 type=$3 share=$4
 shift 4
-version=${VERSION:-tpu-ubuntu2204-base}
+version=${VERSION:-tpu-ubuntu2204-base} wait=${WAIT:-300}
 spot=()
 if [[ ${SPOT:-1} == 1 ]]; then spot=(--spot); fi
 here="--zone=$zone"
-arguments=$(printf ' %q' "$@")
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+# Results name it; on the workers there is no git. Changed files are told apart as mow_jax/origin.py does.
+if commit=$(git rev-parse --short=12 HEAD 2> /dev/null); then
+  git diff --quiet HEAD || commit+=+$(git diff HEAD --binary --no-ext-diff | sha256sum | cut -c1-6)
+else
+  commit=unknown
+fi
 
+# Whether a worker answers is read off what it prints: a lost connection is no answer, and ends nothing.
 on() { gcloud compute tpus tpu-vm ssh "$name" "$here" "--worker=$1" --command="$2"; }
 
-state() { gcloud compute tpus tpu-vm describe "$name" "$here" --format='value(state)' 2>/dev/null || echo MISSING; }
+state() {
+  gcloud compute tpus tpu-vm describe "$name" "$here" --format='value(state)' 2> "$made/fault" && return
+  if grep -qi 'not.found' "$made/fault"; then echo MISSING; else echo UNKNOWN; fi
+}
 
 create() {
   gcloud compute tpus tpu-vm create "$name" "$here" "--accelerator-type=$type" "--version=$version" "${spot[@]}"
 }
 
-# The system's Python may be too old: uv brings one.
-install() {
-  tar --exclude-vcs --exclude=runs --exclude=.venv -czf /tmp/mow_jax.tar.gz .
-  gcloud compute tpus tpu-vm scp /tmp/mow_jax.tar.gz "$name:" "$here" --worker=all
-  on all "set -e
-    mkdir -p mow_jax && tar -xzf mow_jax.tar.gz -C mow_jax
-    sudo apt-get -q update && sudo apt-get -qy install nfs-common libosmesa6 python3-pip
-    sudo mkdir -p /mnt/runs && (mountpoint -q /mnt/runs || sudo mount -t nfs $share /mnt/runs) && sudo chmod a+rwx /mnt/runs
-    python3 -m pip install -q --user uv && ~/.local/bin/uv venv --clear --python 3.12 ~/env
-    ~/.local/bin/uv pip install -q --python ~/env/bin/python -e ./mow_jax'[all]' 'jax[tpu]'
-    touch ~/installed"
-}
+# What every worker does before a run. The system's Python may be too old: uv brings one.
+cat > "$made/prepare.sh" <<END
+set -e
+rm -rf mow_jax
+mkdir mow_jax
+tar -xzf mow_jax.tar.gz -C mow_jax
+if ! mountpoint -q /mnt/runs; then # after a reboot, too
+  sudo apt-get -o DPkg::Lock::Timeout=600 -q update
+  sudo apt-get -o DPkg::Lock::Timeout=600 -qy install nfs-common libosmesa6 python3-pip
+  sudo mkdir -p /mnt/runs
+  sudo mount -t nfs $(printf '%q' "$share") /mnt/runs
+  sudo chmod a+rwx /mnt/runs
+fi
+[ -x ~/.local/bin/uv ] || python3 -m pip install -q --user uv
+[ -x env/bin/python ] || ~/.local/bin/uv venv --python 3.12 env
+~/.local/bin/uv pip install -q --python env/bin/python -e './mow_jax[all]' 'jax[tpu]'
+echo prepared
+END
 
-# Workers find each other by the TPU's own metadata. Each leaves its exit code in ~/code.
+# The run: workers find each other by the TPU's own metadata. Each leaves its exit code in ~/code.
+cat > "$made/run.sh" <<END
+cd mow_jax
+export MOW_JAX_COMMIT=$commit
+~/env/bin/python -m mow_jax.train --distributed --preempted_exit_code=75$(printf ' %q' "$@")
+echo \$? > ~/code
+END
+
+# Prints "started" and "failed" of the workers.
 start() {
-  on all "rm -f code && cd mow_jax && (nohup bash -c '~/env/bin/python -m mow_jax.train --distributed \
-    --preempted_exit_code=75$arguments; echo \$? > ~/code' > ~/train.log 2>&1 < /dev/null &)"
+  rm -f "$made/mow_jax.tar.gz"
+  tar --exclude-vcs --exclude=./runs --exclude=./results --exclude=./.venv -czf "$made/mow_jax.tar.gz" .
+  gcloud compute tpus tpu-vm scp "$made/mow_jax.tar.gz" "$made/prepare.sh" "$made/run.sh" "$name:" "$here" --worker=all
+  on all 'bash prepare.sh || echo not-prepared' | tee "$made/said" >&2
+  if grep -q not-prepared "$made/said" || ! grep -q prepared "$made/said"; then return 1; fi
+  on all 'rm -f code; nohup bash run.sh > train.log 2>&1 < /dev/null &'
 }
 
-# Worker 0's log until its process has ended, then that exit code.
+# Worker 0's log until its process has ended.
 # shellcheck disable=SC2016  # it is worker 0 that expands this
 follow() {
-  on 0 'tail -n +1 -F train.log & while [ ! -e code ]; do sleep 5; done; sleep 1; kill $!; exit "$(cat code)"'
+  on 0 "tail -n +1 -F train.log & while $process && [ ! -e code ]; do sleep 5; done; sleep 1; kill \$!"
 }
 
-running() { on 0 'pgrep -f [m]ow_jax.train > /dev/null && [ ! -e code ]'; }
-
+process="pgrep -f '^[^ ]*python -m mow_jax.train' > /dev/null"
+failures=0
 while true; do
   case $(state) in
     READY) ;;
-    MISSING) create ;;
-    *) # a preempted slice stays behind as a corpse
-      gcloud compute tpus tpu-vm delete "$name" "$here" --quiet || true
-      create
+    MISSING)
+      create || { echo "tried again in $wait s; Ctrl-C ends this" >&2; sleep "$wait"; }
+      continue
+      ;;
+    PREEMPTED | TERMINATED) # it stays behind as a corpse
+      gcloud compute tpus tpu-vm delete "$name" "$here" --quiet || sleep "$wait"
+      continue
+      ;;
+    *) # on its way, or gcloud has not answered
+      cat "$made/fault" >&2
+      sleep "$((wait / 10))"
+      continue
       ;;
   esac
-  on all '[ -e installed ]' 2>/dev/null || install
-  running || start
-  follow && code=0 || code=$?
-  if ((code == 0)); then
+  running=$(on all "if $process; then echo is-running; else echo is-idle; fi" || true)
+  case $running in
+    *is-running*) ;;
+    *is-idle*)
+      if ! start; then
+        if ((++failures == 5)); then echo "it could not be started on all workers: see above; nothing was deleted" >&2; exit 1; fi
+        sleep "$((wait / 10))"
+        continue
+      fi
+      sleep "$((wait / 30))" # until the log is there
+      ;;
+    *) sleep "$((wait / 10))"; continue ;;
+  esac
+  failures=0
+  follow || true
+  # shellcheck disable=SC2016
+  code=$(on 0 'echo "code $(cat code)"' 2> /dev/null | sed -n 's/^code \([0-9][0-9]*\)$/\1/p' || true)
+  if [[ $code == 0 ]]; then
     echo "done; the TPU still costs: gcloud compute tpus tpu-vm delete $name $here"
     exit 0
   fi
-  sleep 90 # a preemption shows in the state only after a while; ssh itself ends with 255 when the connection is lost
-  if ((code != 75 && code != 255)) && [[ $(state) == READY ]]; then
+  sleep "$((wait * 3 / 10))" # a preemption shows in the state only after a while
+  if [[ -n $code && $code != 75 && $(state) == READY ]]; then
     echo "the run failed with $code and the TPU is well: see above; nothing was deleted" >&2
     exit 1
   fi

@@ -14,6 +14,47 @@ import yaml
 from processes import ROOT
 
 LAUNCH = ROOT / "launch"
+# A gcloud of one slice of two workers, whose homes are folders. The first TPU is not to be had, the first look at a log
+# is a lost connection, and one worker's first sudo fails.
+GCLOUD = """
+verb=$4
+shift 4
+echo "$verb" >> calls
+case $verb in
+  describe) [ -e state ] && cat state || { echo "ERROR: NOT_FOUND" >&2; exit 1; } ;;
+  create)
+    [ -e asked ] || { touch asked; echo "no capacity" >&2; exit 1; }
+    mkdir w0 w1; echo READY > state ;;
+  scp) for file; do case $file in -*|*:) ;; *) cp "$file" w0; cp "$file" w1 ;; esac; done ;;
+  ssh)
+    which=${3#--worker=} command=${4#--command=}
+    case $command in tail*) [ -e lost ] || { touch lost; exit 255; } ;; esac
+    for worker in w0 w1; do
+      [ "$which" = all ] || [ "w$which" = $worker ] || continue
+      (cd $worker && HOME=$PWD bash -c "$command")
+    done ;;
+esac
+"""
+PROGRAMS = {
+    "gcloud": 'cd "$CLOUD"\n' + GCLOUD,
+    "sleep": 'exec /bin/sleep "0$(echo "scale=3; $1 / 20" | bc)"',
+    "sudo": '[ -e ../broken ] || [ "${PWD##*/}" = w0 ] || { touch ../broken; exit 100; }',
+    "mountpoint": '[ -e "../mounted-${PWD##*/}" ] || { touch "../mounted-${PWD##*/}"; exit 1; }',
+    "python3": "mkdir -p .local/bin; cp $CLOUD/bin/uv .local/bin",
+    "uv": '[ "$1" = pip ] || { mkdir -p env/bin; ln -s $PYTHON env/bin/python; }',
+    # Only processes of this cloud.
+    "pgrep": 'for p in $(/usr/bin/pgrep "$@"); do grep -zqs "^HOME=$PWD$" /proc/$p/environ && exit 0; done; exit 1',
+}
+# What runs there: it writes down what it was, then ends with the next code of its plan.
+LEARNS = """
+import os, sys, time
+from pathlib import Path
+told = Path.home() / "told"
+with told.open("a") as file:
+    print(os.environ["MOW_JAX_COMMIT"], Path("version").read_text(), *sys.argv[1:], file=file)
+time.sleep(1)
+sys.exit([75, 0][len(told.read_text().splitlines()) - 1])
+"""
 SHELL = [*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch"), *(ROOT / ".ci").iterdir()]
 
 
@@ -46,6 +87,35 @@ def test_the_jobset_starts_one_process_a_pod():
 def test_the_launcher_on_this_machine_explains_itself():
     done = subprocess.run([LAUNCH / "local.sh"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "launch/local.sh N --config" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_pod_s_run_goes_on_after_what_happens_to_pods(tmp_path):
+    """No TPU at first, a worker that cannot be prepared, a lost connection, a preemption, code that has changed."""
+    cloud, project = tmp_path / "cloud", tmp_path / "project"
+    (cloud / "bin").mkdir(parents=True), (project / "mow_jax").mkdir(parents=True)
+    for name, text in PROGRAMS.items():
+        (cloud / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (cloud / "bin" / name).chmod(0o755)
+    (project / "mow_jax" / "__init__.py").touch()
+    (project / "mow_jax" / "train.py").write_text(LEARNS)
+    (project / "version").write_text("old")
+    own = {"PATH": f"{cloud / 'bin'}:{os.environ['PATH']}", "CLOUD": str(cloud), "PYTHON": sys.executable, "WAIT": "30"}
+    words = ["TPU", "zone", "v4-16", "10.0.0.2:/runs", "--config=x y.py", "--config.suite.tasks=('Pong','Boxing')"]
+    with (tmp_path / "said").open("w") as said:
+        job = subprocess.Popen(["bash", LAUNCH / "tpu_pod.sh", *words], cwd=project, env=own, stdout=said)
+    deadline = time.monotonic() + 60
+    while not (cloud / "w1" / "told").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    (project / "version").write_text("new")
+    assert job.wait(timeout=60) == 0 and "done; the TPU still costs" in (tmp_path / "said").read_text()
+    for worker in ("w0", "w1"):
+        told = (cloud / worker / "told").read_text().splitlines()
+        flags = " ".join(["--distributed", "--preempted_exit_code=75", *words[4:]])
+        assert told == [f"unknown old {flags}", f"unknown new {flags}"]
+    calls = (cloud / "calls").read_text().split()
+    assert calls.count("create") == 2 and calls.count("scp") == 3 and "delete" not in calls
+    assert (cloud / "lost").exists() and (cloud / "broken").exists()
 
 
 def test_a_job_of_an_array_runs_its_own_run_and_passes_a_signal_on(tmp_path):
