@@ -344,6 +344,6 @@ def _shares(count: int, workers: int) -> list[slice | None]:
     """Cut `count` streams into one contiguous share a worker; [None]: all of them in the caller's process."""
     if workers == 0:
         return [None]
-    workers = min(count, workers if workers > 0 else os.cpu_count() or 1)
+    workers = min(count, workers if workers > 0 else len(os.sched_getaffinity(0)))
     edges = [count * worker // workers for worker in range(workers + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]

@@ -27,6 +27,7 @@ from orbax.checkpoint import v1 as orbax
 
 import mow_jax
 from mow_jax import processes
+from mow_jax.files import reserve
 from mow_jax.types import DISK_FULL, BadInput
 
 FORMAT = 1  # raised when checkpoints come to mean something else to older versions; the first had no number
@@ -216,32 +217,45 @@ def _reserve(directory: Path, arrays: Sequence[np.ndarray]) -> None:
     path = directory / f"reserved-{processes.index()}"
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
     try:
-        os.posix_fallocate(descriptor, 0, size)
+        reserve(descriptor, size)
     finally:
         os.close(descriptor)
         path.unlink()
 
 
 def _verify(path: Path, step: int) -> dict:
-    """The manifest of a checkpoint all of whose files are as they were written, else Damaged."""
+    """The manifest of a checkpoint all of whose files are as they were written, else Damaged; BadInput where one cannot
+    be read now, which says nothing of what it holds."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        with _reading(path / "manifest.json"):
+            manifest = json.loads((path / "manifest.json").read_text())
         check = manifest.pop("check")
         intact = check == _check(manifest) and manifest["step"] == step
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"manifest.json: {error}") from error
     if not intact:
         raise Damaged("manifest.json is not what was written")
     if manifest.get("format", 1) > FORMAT:
         raise BadInput(f"checkpoint {path} was written by mow_jax {manifest.get('version')}, a later version: update")
     for name, written in manifest["files"].items():
-        try:
+        with _reading(path / name):
             found = _signature(path / name)
-        except OSError as error:
-            raise Damaged(f"{name}: {error.strerror}") from error
         if found != written:
             raise Damaged(f"{name} is not what was written")
     return manifest
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise Damaged(f"{file.name}: {error.strerror}") from error
+    except OSError as error:
+        raise BadInput(
+            f"{file} cannot be read now ({error.strerror}): run the same command again; if that stays, move its"
+            " checkpoint's folder away to go on from the one before"
+        ) from error
 
 
 def _check_arrays(path: Path, manifest: dict, like: Any) -> None:

@@ -1,12 +1,36 @@
-"""Files that appear whole or not at all, whatever ends their writer. Used where others may be reading them."""
+"""Files that appear whole or not at all, whatever ends their writer, used where others may be reading them; space for
+those that grow, used by replay and checkpoint."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def reserve(descriptor: int, size: int, keep: int = 0) -> None:
+    """Gives an open file `size` bytes: its first `keep` ones, zeros behind. Raises OSError where they have no room.
+
+    Not by os.posix_fallocate, which writes into every block where the file system cannot reserve (NFS before 4.2): all
+    of it would go over the network. There free space is looked at instead, and nothing is held.
+    """
+    os.ftruncate(descriptor, keep)
+    while _LIBC.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
+        code = ctypes.get_errno()
+        if code == errno.EOPNOTSUPP:
+            system = os.fstatvfs(descriptor)
+            if system.f_bavail * system.f_frsize >= size - keep:
+                os.ftruncate(descriptor, size)
+                return
+            code = errno.ENOSPC
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
 
 
 @contextlib.contextmanager

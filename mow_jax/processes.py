@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import platform
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -169,6 +170,12 @@ def gather(value: Any) -> list[Any]:
     padded[: text.size] = text
     rows = np.asarray(multihost_utils.process_allgather(padded))
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def neighbours() -> int:
+    """How many of the job's processes share this machine, this one included."""
+    name = platform.node()
+    return gather(name).count(name)
 
 
 def gather_rows(rows: np.ndarray, total: int) -> np.ndarray:

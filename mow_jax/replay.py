@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from mow_jax.files import reserve
 from mow_jax.memory import Memory
 from mow_jax.seeding import generator
 from mow_jax.types import DISK_FULL, BadInput, Batch, Task, frame
@@ -315,8 +316,7 @@ class _Stream:
         """Makes `chunk` the one that grows, with its first `rows` rows kept, zeros after them, and space reserved."""
         self._release()
         self._writer = os.open(self._path(chunk), os.O_RDWR | os.O_CREAT, 0o666)
-        os.ftruncate(self._writer, rows * self._record)
-        os.posix_fallocate(self._writer, 0, self._chunk_rows * self._record)
+        reserve(self._writer, self._chunk_rows * self._record, keep=rows * self._record)
         self._dirty.add(chunk)
         self._map(chunk)
 

@@ -178,7 +178,7 @@ def state_bytes(system: System) -> int:
 
 def environments_bytes(config: ConfigDict, tasks: list[Task]) -> tuple[int, int, int]:
     """Worker processes, environments (an evaluation's beside training's) and the memory they take at most."""
-    each, cores = config.train.envs * len(tasks), os.cpu_count() or 1
+    each, cores = config.train.envs * len(tasks), len(os.sched_getaffinity(0))
     played = min(config.evaluation.parallel, config.evaluation.episodes) * len(tasks)
     processes = sum(
         min(count, cores if config.actors.workers < 0 else config.actors.workers) for count in (each, played)
@@ -195,8 +195,9 @@ def environments_text(config: ConfigDict, tasks: list[Task]) -> str:
 
 
 def refuse_too_large(config: ConfigDict, system: System, tasks: list[Task], workdir: Path) -> None:
-    """Raises BadInput where disk or memory cannot hold the run."""
-    state, windows = state_bytes(system), windows_bytes(config, system, tasks)
+    """Raises BadInput where the disk cannot hold all `tasks`, or memory those of the processes on this machine."""
+    mine, neighbours = processes.share(tasks), processes.neighbours()
+    state, windows = state_bytes(system), windows_bytes(config, system, mine)
     checkpoints = (config.checkpoint.keep + 1 + len(config.checkpoint.milestones)) * state
     replay, disk = replay_bytes(config, system, tasks), free_disk(workdir) + used(workdir)
     if replay + checkpoints > disk:
@@ -206,19 +207,20 @@ def refuse_too_large(config: ConfigDict, system: System, tasks: list[Task], work
         )
     if jax.default_backend() != "cpu":
         state = 0  # in a memory of its own
-    if state > free_memory():
+    free = free_memory() // neighbours
+    if state > free:
         raise BadInput(
-            f"the training state takes {size(state)}, {size(free_memory())} of memory are free:"
+            f"the training state takes {size(state)}, {size(free)} of memory are free:"
             " lower model.width or other sizes of the model"
         )
-    if windows + state > free_memory():
+    if windows + state > free:
         raise BadInput(
-            f"an update draws {size(windows)} of replay, {size(free_memory() - state)} of memory are free: lower the"
+            f"an update draws {size(windows)} of replay, {size(free - state)} of memory are free: lower the"
             " number or length of its windows (config.batch)"
         )
-    if environments_bytes(config, tasks)[-1] + state > free_memory():
+    if environments_bytes(config, mine)[-1] + state > free:
         raise BadInput(
-            f"the environments take {environments_text(config, tasks)}; {size(free_memory() - state)} are free: lower"
+            f"the environments take {environments_text(config, mine)}; {size(free - state)} are free: lower"
             " train.envs, evaluation.parallel or actors.workers, or name fewer suite.tasks"
         )
 
@@ -239,10 +241,23 @@ def used(workdir: Path) -> int:
     return found
 
 
-def free_memory() -> int:
-    """Bytes of memory that the system could still give."""
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else os.sysconf("SC_PAGE_SIZE")
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that the system could still give to this process, by the limits of its control groups (v2), too:
+    those of a job, a container or a pod."""
+    fields = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
+    free = [int(fields.get("MemAvailable", fields["MemFree"]).split()[0]) * 1024]
+    groups = root / "sys/fs/cgroup"
+    with contextlib.suppress(OSError, ValueError):
+        own = (root / "proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+        for group in (groups / own, *(groups / own).parents):
+            if (
+                group.is_relative_to(groups)
+                and (limit := group / "memory.max").exists()
+                and limit.read_text() != "max\n"
+            ):
+                held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                free.append(int(limit.read_text()) - int(held["anon"]))  # files that are kept in memory make room
+    return max(0, min(free))
 
 
 def size(count: float) -> str:

@@ -160,7 +160,7 @@ def train(
     saved = Stopped if processes.count() > 1 else (Stopped, WorkersFailed)
     agreed = workdir.agree(directory, config, allowed)
     tasks, system = preflight.check(agreed, directory, profile)
-    summary.refuse_too_large(agreed, system, processes.share(tasks), directory)
+    summary.refuse_too_large(agreed, system, tasks, directory)
     with (
         workdir.claim(directory, config, allowed) as config,
         contextlib.closing(Run(config, directory, heard, profile)) as run,

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from mow_jax import command, preflight, processes, summary, workdir
+from mow_jax import command, preflight, summary, workdir
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     for directory, words in json.load(sys.stdin):
         settings = workdir.agree(Path(directory), command.settings(words), ())
         tasks, system = preflight.check(settings, Path(directory))
-        summary.refuse_too_large(settings, system, processes.share(tasks), Path(directory))
+        summary.refuse_too_large(settings, system, tasks, Path(directory))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -118,6 +119,24 @@ def test_any_damaged_file_of_the_newest_leads_to_the_one_before(tmp_path, capsys
         assert checkpoints.newest(set_aside=True) == 3
         assert "damaged-20-1, using the one before" in capsys.readouterr().err
         assert sorted(path.name for path in directory.iterdir()) == ["3", "damaged-20-1"]
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_file_that_cannot_be_read_for_now_is_no_damage(manifest, tmp_path, monkeypatch):
+    """A network's file system may refuse for a moment: the newest checkpoint must not be given up for that."""
+    checkpoints = make_checkpoints(tmp_path, 3, 20)
+    read = Path.open
+
+    def refuse(path, *args, **options):
+        if "20" in path.parts and (path.name == "manifest.json") is manifest:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return read(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BadInput, match="cannot be read now .*run the same command again"):
+        checkpoints.newest(set_aside=True)
+    monkeypatch.undo()
+    assert checkpoints.newest(set_aside=True) == 20
 
 
 def test_empty_directory_is_no_checkpoint_and_nothing_valid_is_bad_input(tmp_path):

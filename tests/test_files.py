@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,3 +47,24 @@ def test_what_cannot_be_written_is_told_by_its_own_name(place: str, tmp_path: Pa
         temporary.write_text("x")
     assert raised.value.filename == str(tmp_path / place)
     assert [found.name for found in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_file_has_its_space_keeps_its_beginning_and_is_refused_where_there_is_no_room(
+    supported, tmp_path, monkeypatch
+):
+    if not supported:  # as NFS before 4.2 answers
+
+        def refuses(*_):
+            ctypes.set_errno(errno.EOPNOTSUPP)
+            return -1
+
+        monkeypatch.setattr(files, "_LIBC", SimpleNamespace(fallocate=refuses))
+    path = tmp_path / "rows"
+    path.write_bytes(bytes(range(1, 101)))
+    with path.open("r+b") as file:
+        files.reserve(file.fileno(), 10_000, keep=60)
+        assert path.read_bytes() == bytes(range(1, 61)) + bytes(9_940)
+        with pytest.raises(OSError) as refusal:
+            files.reserve(file.fileno(), 1 << 60)
+    assert refusal.value.errno in (errno.ENOSPC, errno.EFBIG)

@@ -37,8 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "episodes": {"seeding", "workers"},
     "actors": {"episodes", "workers", "types"},
     "memory": set(),
-    "replay": {"memory", "types", "seeding"},
-    "checkpoint": {"", "processes", "types"},  # "": the package itself, for its version
+    "replay": {"files", "memory", "types", "seeding"},
+    "checkpoint": {"", "files", "processes", "types"},  # "": the package itself, for its version
     "logs": {"types"},
     "report": {"advice", "checks", "command", "files", "locks", "types"},
     "command": {"types"},

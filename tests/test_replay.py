@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mow_jax import replay as replay_module
 from mow_jax.replay import Replay
 from mow_jax.types import BadInput, Batch, Task
 
@@ -184,13 +185,13 @@ def test_a_resume_that_ends_while_it_makes_room_can_be_repeated(tmp_path, monkey
     fill(replay, data, rows, 25)
     replay.close()
 
-    def full(descriptor: int, offset: int, length: int) -> None:
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size + left)
+    def full(descriptor: int, _: int, keep: int) -> None:
+        os.ftruncate(descriptor, keep + left)
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(os, "posix_fallocate", full)
+            patch.setattr(replay_module, "reserve", full)
             resumed = make_replay(tmp_path / "replay")
             with pytest.raises(BadInput, match="disk is full"):
                 resumed.restore(saved)

@@ -1,0 +1,63 @@
+"""What is too large for a machine's disk and memory, which others use as well."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from processes import ROOT, TINY
+
+from mow_jax import build, processes, summary
+from mow_jax.types import BadInput
+
+GB = 1 << 30
+
+
+def machine(root: Path, available: str, **files: str) -> Path:
+    """A root folder whose system says so much of its memory, and of the groups of /job/step."""
+    told = {
+        "proc/meminfo": f"MemTotal: 64 kB\nMemFree: {3 * GB >> 10} kB\n{available}",
+        "proc/self/cgroup": "0::/job/step\n",
+    }
+    for name, text in (
+        told | {f"sys/fs/cgroup/{name.replace('__', '/')}": text for name, text in files.items()}
+    ).items():
+        path = root / (name.replace("memory_", "memory."))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_free_memory_is_what_the_system_and_every_group_above_leave(tmp_path):
+    much = f"MemAvailable: {8 * GB >> 10} kB\n"
+    assert summary.free_memory(machine(tmp_path / "no groups", much)) == 8 * GB
+    assert summary.free_memory(machine(tmp_path / "an old kernel", "")) == 3 * GB
+    limits = dict(
+        job__memory_max=f"{2 * GB}\n",
+        job__memory_stat=f"anon {GB // 2}\nfile {5 * GB}\n",
+        job__step__memory_max="max\n",
+    )
+    assert summary.free_memory(machine(tmp_path / "a job's", much, **limits)) == 3 * GB // 2
+    limits |= dict(job__step__memory_max=f"{GB}\n", job__step__memory_stat=f"anon {2 * GB}\n")
+    assert summary.free_memory(machine(tmp_path / "over its limit", much, **limits)) == 0
+
+
+def test_a_disk_must_hold_all_tasks_and_memory_those_of_this_machine_s_processes(tmp_path, monkeypatch):
+    config = runpy.run_path(str(ROOT / TINY))["get_config"]()
+    tasks = build.tasks(config)
+    system = build.system(config, tasks)
+    monkeypatch.setattr(processes, "share", lambda items: list(items)[:1])
+    disk = summary.replay_bytes(config, system, tasks) + 9 * summary.state_bytes(system)
+    monkeypatch.setattr(summary, "free_disk", lambda _: disk)
+    memory = summary.state_bytes(system) + summary.environments_bytes(config, tasks[:1])[-1]
+    monkeypatch.setattr(summary, "free_memory", lambda: memory)
+    summary.refuse_too_large(config, system, tasks, tmp_path)
+    monkeypatch.setattr(processes, "neighbours", lambda: 2)
+    with pytest.raises(BadInput, match="memory are free|are free: lower"):
+        summary.refuse_too_large(config, system, tasks, tmp_path)
+    checkpoints = (config.checkpoint.keep + 1 + len(config.checkpoint.milestones)) * summary.state_bytes(system)
+    of_one = summary.replay_bytes(config, system, tasks[:1])
+    monkeypatch.setattr(summary, "free_disk", lambda _: checkpoints + of_one)
+    with pytest.raises(BadInput, match="of replay and"):
+        summary.refuse_too_large(config, system, tasks, tmp_path)
