@@ -97,6 +97,7 @@ def rows(config: ConfigDict, system: System, tasks: list[Task], workdir: Path) -
         *((f"  {name}", f"{count:,}") for name, count in sizes.items()),
         ("replay", f"{size(replay_bytes(config, system, tasks))} at most; free: {size(free_disk(workdir))} of disk"),
         ("memory", f"{size(state_bytes(system))} of training state; free: {size(free_memory())}"),
+        *[("replay on a device", size(mirror_bytes(config, system, tasks)))] * config.replay.device_mirror,
         ("environments", environments_text(config, tasks)),
         (
             "plan",
@@ -158,6 +159,12 @@ def replay_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
     return len(tasks) * envs * -(-kept // chunk) * chunk * row_bytes(config, system, tasks)
 
 
+def mirror_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
+    """Bytes of the copy of replay on each of this process's devices (`replay.device_mirror`), which holds all rows."""
+    rows = build.plan(config).joint_steps * config.train.envs * config.replay.device_mirror
+    return -(-len(tasks) // jax.local_device_count()) * rows * row_bytes(config, system, tasks)
+
+
 def row_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
     """Bytes of one row of one environment."""
     row = jax.tree.leaves(replay.empty(tasks[0], config.suite.image_size, system.extras, ()))
@@ -205,9 +212,15 @@ def refuse_too_large(config: ConfigDict, system: System, tasks: list[Task], work
             f"the run needs {size(replay)} of replay and {size(checkpoints)} of checkpoints, {workdir} has"
             f" {size(disk)}: lower replay.capacity, checkpoint.keep or checkpoint.every, or choose a larger disk"
         )
+    free = free_memory() // neighbours
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", free)  # of a CPU nothing is said
+    if (copy := mirror_bytes(config, system, mine)) and copy + state > limit:
+        raise BadInput(
+            f"replay.device_mirror takes {size(copy)} of a device's memory beside {size(state)} of training state, of"
+            f" {size(limit)}: leave it off, lower train.steps, or use more devices"
+        )
     if jax.default_backend() != "cpu":
         state = 0  # in a memory of its own
-    free = free_memory() // neighbours
     if state > free:
         raise BadInput(
             f"the training state takes {size(state)}, {size(free)} of memory are free:"

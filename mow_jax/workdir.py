@@ -102,9 +102,11 @@ def write(workdir: Path, config: ConfigDict) -> None:
     if processes.index():
         return
     path = workdir / "config.json"
-    temporary = path.with_suffix(".tmp")
+    temporary, text = path.with_suffix(".tmp"), json.dumps(config.to_dict(), indent=1, default=list) + "\n"
     try:
-        temporary.write_text(json.dumps(config.to_dict(), indent=1, default=list) + "\n")
+        if path.exists() and path.read_text() == text:
+            return  # nothing that a power cut could spoil
+        temporary.write_text(text)
         temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

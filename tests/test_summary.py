@@ -61,3 +61,17 @@ def test_a_disk_must_hold_all_tasks_and_memory_those_of_this_machine_s_processes
     monkeypatch.setattr(summary, "free_disk", lambda _: checkpoints + of_one)
     with pytest.raises(BadInput, match="of replay and"):
         summary.refuse_too_large(config, system, tasks, tmp_path)
+
+
+def test_a_copy_of_replay_must_fit_a_device(tmp_path, monkeypatch):
+    config = runpy.run_path(str(ROOT / TINY))["get_config"]()
+    tasks = build.tasks(config)
+    system = build.system(config, tasks)
+    monkeypatch.setattr(summary, "free_disk", lambda _: 10**15)
+    monkeypatch.setattr(summary, "free_memory", lambda: 10**10)
+    config.train.steps = 10**8
+    summary.refuse_too_large(config, system, tasks, tmp_path)
+    config.replay.device_mirror = True
+    assert summary.mirror_bytes(config, system, tasks[:1]) > 10**8 * 16 * 16 * 3
+    with pytest.raises(BadInput, match=r"replay.device_mirror takes [\d.]+ GB of a device's memory"):
+        summary.refuse_too_large(config, system, tasks, tmp_path)
