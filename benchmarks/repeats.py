@@ -4,11 +4,12 @@
 
 Frames are random. Compared are parameters, optimisers and all else of the state after the last update, and the metrics
 of every update. Both times the same compiled program runs, as in a run that is resumed with JAX_COMPILATION_CACHE_DIR:
-what XLA would choose otherwise in compiling anew is not seen.
+what XLA would choose otherwise in compiling anew is not seen. Where FILE has such a record, it is compared with, too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -37,10 +38,14 @@ def main(config: ConfigDict, updates: int, output: str | None) -> None:
     with tempfile.TemporaryDirectory() as directory:
         replay = throughput.filled_replay(config, tasks, Path(directory))
         learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1], seed=config.seed)
-        found = compare(*(run(config, learner, replay, updates) for _ in range(2)))
+        both = [run(config, learner, replay, updates) for _ in range(2)]
+    found = compare(*both) | {"digest": digest(both[0])}
     rows = [(name, f"{part['numbers']:,}", f"{part['differ']:,}") for name, part in found["parts"].items()]
     logs.table(f"{updates} updates, twice, on {throughput.device()}", ["part", "numbers", "differ"], rows)
     print("equal bit for bit" if found["equal"] else f"NOT equal; first seen in metrics of update {found['first']}")
+    if output and Path(output).exists():  # by another process
+        found["same_as_before"] = json.loads(Path(output).read_text())["digest"] == found["digest"]
+        print(f"{'the same' if found['same_as_before'] else 'NOT the same'} as what {output} had")
     if output:
         record = {"device": throughput.device(), "versions": summary.versions(), "commit": summary.commit()}
         record |= {"updates": updates, "tasks": len(tasks), "dtype": config.model.compute_dtype} | found
@@ -53,6 +58,14 @@ def run(config: ConfigDict, learner: Learner, replay: Replay, updates: int) -> t
     windows = lambda update: throughput.sample(config, learner, replay, update)
     metrics = [learner.update("training", *windows(update)) for update in range(updates)]
     return learner.snapshot(), jax.device_get(metrics)
+
+
+def digest(made: tuple[Any, list[dict[str, Any]]]) -> str:
+    """Of all bits of a state and its metrics."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(made):
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 def compare(one: tuple[Any, list], other: tuple[Any, list]) -> dict[str, Any]:

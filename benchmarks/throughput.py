@@ -54,11 +54,16 @@ def main(
     tasks = tasks_of(config)
     agent = agent_of(config, tasks)
     logs.first_screen([("measuring", f"{len(tasks)} tasks, {agent.world.clusters} clusters, on {device()}")])
+
+    def write(results: dict[str, Any]) -> None:
+        if output:
+            Path(output).write_text(json.dumps(results, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as directory:
-        results = measure(config, agent, tasks, Path(directory), rounds, seconds, parts, profile)
+        results = measure(config, agent, tasks, Path(directory), rounds, seconds, parts, profile, write)
     show(results)
+    write(results)
     if output:
-        Path(output).write_text(json.dumps(results, indent=1) + "\n")
         print(f"written: {output}")
 
 
@@ -91,8 +96,9 @@ def measure(
     seconds: float,
     parts: bool,
     profile: str | None,
+    write: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """All numbers, for JSON."""
+    """All numbers, for JSON; those that are known before a trace and FLOP are written at once."""
     learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1], seed=config.seed)
     learner.initialise()
     replay = filled_replay(config, tasks, directory)
@@ -119,14 +125,15 @@ def measure(
         for name, call in calls.items():
             times[name].append(timed(call, repeats[name]))
     median = {name: statistics.median(values) for name, values in times.items()}
+    known = functools.partial(results, config, learner, agent, median, times, matrix_flop / median["matrix"])
+    write(known({}))
     if profile:
         with jax.profiler.trace(profile):
             timed(calls["whole update"], 2)
-    counted = part_flops(learner, agent, windows)
-    return results(config, learner, agent, median, times, counted, matrix_flop / median["matrix"])
+    return known(part_flops(learner, agent, windows))
 
 
-def results(config: ConfigDict, learner: Learner, agent: Agent, median, times, counted, rate) -> dict[str, Any]:
+def results(config: ConfigDict, learner: Learner, agent: Agent, median, times, rate, counted) -> dict[str, Any]:
     """The record that is written and shown."""
     updates = 1 / median["whole update"]
     joint = median["acting"] + config.train.ratio * (median["whole update"] + median["sampling"])

@@ -33,7 +33,7 @@ def get_config(variant="Pong"):
 
 
 def small(config):
-    """The sizes of experiments/atari_search.py."""
+    """The sizes of experiments/atari_search.py, and four windows where it has two."""
     config.train.update(steps=10_000, ratio=0.5)
     config.batch.update(sequences=4, length=32)
     config.model.update(categoricals=16, classes=16, channels=8, width=128, layers=1, heads=4, head_width=128)

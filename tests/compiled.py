@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 from unittest import mock
 
 import jax
 
 from mow_jax import xla
 
-OPTIONS = xla.options("cpu", often=False)
+# The suite for GPUs runs parity there.
+OPTIONS = xla.options("gpu" if "cuda" in os.environ.get("JAX_PLATFORMS", "") else "cpu", often=False)
 quick = functools.partial(jax.jit, compiler_options=OPTIONS)
 
 

@@ -27,7 +27,11 @@ def environment() -> dict[str, str]:
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
     # What is compiled for a few updates is not worth optimising.
     flags += [f"--{name}={str(value).lower()}" for name, value in xla.OLDER_GENERATOR.items()]
-    return {**os.environ, "XLA_FLAGS": " ".join(flags), "PYTHONPATH": str(ROOT)}
+    return {
+        **os.environ,
+        "XLA_FLAGS": " ".join(flags),
+        "PYTHONPATH": ":".join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
 
 
 def start(module: str, *arguments: str, **variables: str) -> subprocess.Popen:

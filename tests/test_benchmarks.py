@@ -208,12 +208,13 @@ def test_a_part_keeps_to_its_own_limit_and_does_not_begin_where_half_of_it_is_go
     assert run(minutes=3, left=80.0) == {"outcome": "not begun: too little time left", "seconds": 0.0}
 
 
-def test_rates_and_convolutions_come_first_then_whole_updates_and_learning_last(tmp_path):
+def test_the_machine_and_whole_updates_come_first_then_whether_numbers_are_right_and_learning_last(tmp_path):
     listed = gpu_suite.parts(tmp_path, tmp_path, None, tiny=False)
     names = [part.name for part in listed]
-    assert names[:5] == ["convolutions", "storm", "repeats", "atari26_first", "atari26"] and names[-1] == "learning"
+    assert names[:5] == ["machine", "atari26_first", "storm", "agree", "parity"] and names[-1] == "learning"
     assert sum(part.minutes for part in listed[:3]) <= 9
-    assert all("--noparts" in part.arguments for part in (listed[1], listed[3]))
+    assert all("--noparts" in part.arguments for part in listed[1:3])
+    assert listed[1].variables == listed[names.index("atari26_repeats")].variables, "else it is compiled again"
 
 
 class Ends(NamedTuple):
@@ -257,18 +258,30 @@ def test_the_gpu_suite_begins_nothing_that_it_has_no_time_for_and_goes_on_with_w
     _, parts = rehearse(tmp_path, "--minutes=0.1")  # a false limit: nothing begins, and every part says why
     outcomes = {entry["outcome"] for entry in parts.values()}
     assert all(outcome.startswith(("not begun", "skipped")) for outcome in outcomes), outcomes
-    stdout, parts = rehearse(tmp_path, "--minutes=9", "--parts=convolutions,storm,repeats,compare_storm")
+    stdout, parts = rehearse(
+        tmp_path,
+        "--minutes=9",
+        "--parts=machine,convolutions,storm,repeats,repeats_again,agree,compare_storm",
+        f"--back={tmp_path}.tgz",
+    )
     done = {name for name, entry in parts.items() if entry["outcome"] == "done"}
-    assert done == {"convolutions", "storm", "repeats"}, os.listdir(tmp_path)
+    assert done == {"machine", "convolutions", "storm", "repeats", "repeats_again", "agree"}, os.listdir(tmp_path)
     assert parts["compare_storm"]["outcome"] == "skipped: needs --reference=DIR"
     record = json.loads((tmp_path / "storm.json").read_text())
     assert record["milliseconds"]["whole update"] > 0 and record["flop"]["whole update"] > 0
     assert "imagination" not in record["milliseconds"]
     again = json.loads((tmp_path / "repeats.json").read_text())
-    assert again["equal"] is True and again["first"] is None and again["updates"] == 3
+    assert again["equal"] is True and again["first"] is None and again["updates"] == 3 and again["same_as_before"]
     compared = {name for name, part in again["parts"].items() if part["numbers"] and not part["differ"]}
     assert compared >= {"params", "actor", "critic", "world_optimizer", "agent_optimizer", "metrics"}
-    assert len(json.loads((tmp_path / "convolutions.json").read_text())["lines"]) == 3 + 4 * 2 * 2 * 2
+    convolutions = json.loads((tmp_path / "convolutions.json").read_text())
+    assert len(convolutions["lines"]) == 3 + 4 * 2 * 2 and "failed" not in convolutions
+    agreed = json.loads((tmp_path / "agree.json").read_text())
+    assert [line["difference"] for line in agreed["updates"]] == [0, 0, 0] and agreed["learning_rates_apart"] == 0
+    with tarfile.open(f"{tmp_path}.tgz") as packed:
+        assert {"suite.json", "storm.json", "storm.log"} <= set(
+            packed.getnames()
+        ) and "compiled" not in packed.getnames()
     assert "holds" in stdout and list((tmp_path / "compiled").iterdir())
 
 
