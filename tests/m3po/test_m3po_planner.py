@@ -132,5 +132,9 @@ def test_measured_numbers_keep_their_digits_in_a_model_of_bfloat16():
         networks.linear(layers[0], places, jnp.bfloat16) if not exact else networks.measured(layers[0], places)
     )
     assert not np.any(np.diff(of(), axis=0)) and np.all(np.diff(of(exact=True), axis=0))
+    above = networks.linear(
+        dict(kernel=jnp.array([[1.0], [2.0**-7]]), bias=jnp.zeros(1)), jnp.array([[2.0, 1.0]]), jnp.bfloat16
+    )
+    assert above[0, 0] == 2 + 2.0**-7, "half of bfloat16's step there: products add up in float32"
     moved = networks.mlp(layers, places, jnp.bfloat16, 8, exact=True)
     assert np.any(moved[0] != moved[1])
