@@ -65,8 +65,8 @@ def mlp(
 
 
 def linear(layer: dict, x: jax.Array, dtype: Any) -> jax.Array:
-    """x W + b in float32, the product of numbers in `dtype`: rounded to bfloat16 a policy's mean beyond 2 would have steps
-    wider than its narrowest deviation."""
+    """x W + b in float32, the product of numbers in `dtype`: rounded to bfloat16 a policy's mean beyond 2 would have
+    steps wider than its narrowest deviation."""
     product = jnp.matmul(x.astype(dtype), layer["kernel"].astype(dtype), preferred_element_type=jnp.float32)
     return product + layer["bias"]
 
