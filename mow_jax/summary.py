@@ -12,7 +12,7 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -255,22 +255,22 @@ def used(workdir: Path) -> int:
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that the system could still give to this process, by the limits of its control groups (v2), too:
-    those of a job, a container or a pod."""
+    """Bytes of memory that the system could still give to this process."""
     fields = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
-    free = [int(fields.get("MemAvailable", fields["MemFree"]).split()[0]) * 1024]
+    free = int(fields.get("MemAvailable", fields["MemFree"]).split()[0]) * 1024
+    return max(0, min([free, *_left_by_groups(root)]))
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    """What the limits of its control groups (v2) leave: of a job, a container, a pod and all those around it."""
     groups = root / "sys/fs/cgroup"
     with contextlib.suppress(OSError, ValueError):
-        own = (root / "proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
-        for group in (groups / own, *(groups / own).parents):
-            if (
-                group.is_relative_to(groups)
-                and (limit := group / "memory.max").exists()
-                and limit.read_text() != "max\n"
-            ):
+        own = groups / (root / "proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+        for group in filter(lambda path: path.is_relative_to(groups), (own, *own.parents)):
+            limit = group / "memory.max"
+            if limit.exists() and limit.read_text() != "max\n":
                 held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-                free.append(int(limit.read_text()) - int(held["anon"]))  # files that are kept in memory make room
-    return max(0, min(free))
+                yield int(limit.read_text()) - int(held["anon"])  # files that are kept in memory make room
 
 
 def size(count: float) -> str:

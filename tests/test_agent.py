@@ -579,7 +579,7 @@ def test_only_scores_are_of_the_best_actions_and_only_if_asked_for(choice: str, 
     settings.evaluation.actions = choice
     made, asked = build.system(settings, build.tasks(settings)), []
     monkeypatch.setattr(algorithm, "act", lambda *arguments: (asked.append(arguments[-1]), None))
-    monkeypatch.setattr(mow, "_without_noise", lambda agent, state: state)
+    monkeypatch.setattr(inspection, "without_noise", lambda agent, state: state)
     for explore in (True, False):
         made.act(*[None] * 6, explore=explore)
     assert asked == [False, choice == "best"]
