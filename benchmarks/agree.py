@@ -6,7 +6,8 @@
 
 Frames are random. Shown for each update is the metric that differs most and by how much of itself, and at the end how
 far parameters are apart, in learning rates, of which Adam's step has about one. Rounding should change the first update
-by some 1e-5 of its metrics; one latent that is drawn otherwise does by more. Half precision would say nothing here.
+by some 1e-5 of its metrics; one latent that is drawn otherwise does by more. Half precision would say nothing here. The
+CPU runs the program that is made for the accelerator.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def furthest(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> tuple[
 
 def apart(one: Any, other: Any) -> float:
     """The largest difference of two trees' numbers."""
-    return float(max(jax.tree.leaves(jax.tree.map(lambda a, b: np.max(np.abs(a - b), initial=0.0), one, other))))
+    return float(np.max(jax.tree.leaves(jax.tree.map(lambda a, b: np.max(np.abs(a - b), initial=0.0), one, other))))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from mow_jax import command, logs, summary
+from mow_jax import command, files, logs, summary
 from mow_jax.types import BadInput
 
 HERE = Path(__file__).resolve().parent
@@ -87,7 +87,7 @@ def parts(output: Path, scratch: Path, reference: str | None, tiny: bool) -> lis
         throughput("atari26_first", "atari26", 5, "--noparts", **FAST_COMPILE),
         throughput("storm", "storm", 3, "--noparts"),
         Part("agree", 2, [str(HERE / "agree.py"), *small, file("agree")], "", both),
-        Part("parity", 3, parity, "", FULL_PRECISION),
+        Part("parity", 3, parity, "" if importlib.util.find_spec("xdist") else "needs pytest-xdist", FULL_PRECISION),
         repeats("repeats", "storm", 2),  # of the program that is compiled already; so is atari26's below
         repeats("repeats_again", "storm", 2),
         repeats("atari26_repeats", "atari26", 2, **FAST_COMPILE),
@@ -172,7 +172,7 @@ def bring(output: Path, back: Path | None) -> None:
     """All results and logs into one file; compiled programs and traces are for whoever carries DIR itself."""
     if back:
         left_out = ("compiled", "trace")
-        with tarfile.open(back, "w:gz") as packed:
+        with files.whole(back) as made, tarfile.open(made, "w:gz") as packed:
             for path in sorted(output.iterdir()):
                 if path.name not in left_out:
                     packed.add(path, path.name)

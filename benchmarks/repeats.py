@@ -43,8 +43,9 @@ def main(config: ConfigDict, updates: int, output: str | None) -> None:
     rows = [(name, f"{part['numbers']:,}", f"{part['differ']:,}") for name, part in found["parts"].items()]
     logs.table(f"{updates} updates, twice, on {throughput.device()}", ["part", "numbers", "differ"], rows)
     print("equal bit for bit" if found["equal"] else f"NOT equal; first seen in metrics of update {found['first']}")
-    if output and Path(output).exists():  # by another process
-        found["same_as_before"] = json.loads(Path(output).read_text())["digest"] == found["digest"]
+    before = json.loads(Path(output).read_text()) if output and Path(output).exists() else {}  # by another process
+    if "digest" in before:
+        found["same_as_before"] = before["digest"] == found["digest"]
         print(f"{'the same' if found['same_as_before'] else 'NOT the same'} as what {output} had")
     if output:
         record = {"device": throughput.device(), "versions": summary.versions(), "commit": summary.commit()}

@@ -27,11 +27,10 @@ if [[ ${SPOT:-1} == 1 ]]; then spot=(--spot); fi
 here="--zone=$zone"
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
-# Results name it; on the workers there is no git. Changed files are told apart as mow_jax/origin.py does.
-if commit=$(git rev-parse --short=12 HEAD 2> /dev/null); then
-  git diff --quiet HEAD || commit+=+$(git diff HEAD --binary --no-ext-diff | sha256sum | cut -c1-6)
-else
-  commit=unknown
+command -v gcloud > /dev/null || { echo "gcloud is not there: install Google Cloud's command line" >&2; exit 2; }
+if [[ " $*" != *" --workdir=/mnt/runs/"* ]]; then
+  echo "--workdir must lie under /mnt/runs, the share that all workers see" >&2
+  exit 2
 fi
 
 # Whether a worker answers is read off what it prints: a lost connection is no answer, and ends nothing.
@@ -39,7 +38,7 @@ on() { gcloud compute tpus tpu-vm ssh "$name" "$here" "--worker=$1" --command="$
 
 state() {
   gcloud compute tpus tpu-vm describe "$name" "$here" --format='value(state)' 2> "$made/fault" && return
-  if grep -qi 'not.found' "$made/fault"; then echo MISSING; else echo UNKNOWN; fi
+  if grep -q NOT_FOUND "$made/fault"; then echo MISSING; else echo UNKNOWN; fi
 }
 
 create() {
@@ -65,26 +64,37 @@ fi
 echo prepared
 END
 
+# Which code it is: results name it, and the workers have no git. Changed files are told apart as mow_jax/origin.py does.
+commit() {
+  local head
+  head=$(git rev-parse --short=12 HEAD 2> /dev/null) || { echo unknown; return; }
+  git diff --quiet HEAD || head+=+$(git diff HEAD --binary --no-ext-diff | sha256sum | cut -c1-6)
+  echo "$head"
+}
+
 # The run: workers find each other by the TPU's own metadata. Each leaves its exit code in ~/code.
-cat > "$made/run.sh" <<END
+write_run() {
+  cat > "$made/run.sh" <<END
 cd mow_jax
-export MOW_JAX_COMMIT=$commit
+export MOW_JAX_COMMIT=$(commit)
 ~/env/bin/python -m mow_jax.train --distributed --preempted_exit_code=75$(printf ' %q' "$@")
 echo \$? > ~/code
 END
+}
 
-# Prints "started" and "failed" of the workers.
+# The project as it is now to all workers, and the run; fails unless all of them have been prepared.
 start() {
+  write_run "$@"
   rm -f "$made/mow_jax.tar.gz"
-  tar --exclude-vcs --exclude=./runs --exclude=./results --exclude=./.venv -czf "$made/mow_jax.tar.gz" .
-  gcloud compute tpus tpu-vm scp "$made/mow_jax.tar.gz" "$made/prepare.sh" "$made/run.sh" "$name:" "$here" --worker=all
-  on all 'bash prepare.sh || echo not-prepared' | tee "$made/said" >&2
-  if grep -q not-prepared "$made/said" || ! grep -q prepared "$made/said"; then return 1; fi
+  tar --exclude-vcs --exclude=./runs --exclude=./results --exclude=./.venv -czf "$made/mow_jax.tar.gz" . || return 1
+  gcloud compute tpus tpu-vm scp "$made/mow_jax.tar.gz" "$made/prepare.sh" "$made/run.sh" "$name:" "$here" \
+    --worker=all || return 1
+  on all 'bash prepare.sh || echo not-prepared' | tee "$made/said" >&2 || return 1
+  if grep -q not-prepared "$made/said"; then return 1; fi
   on all 'rm -f code; nohup bash run.sh > train.log 2>&1 < /dev/null &'
 }
 
 # Worker 0's log until its process has ended.
-# shellcheck disable=SC2016  # it is worker 0 that expands this
 follow() {
   on 0 "tail -n +1 -F train.log & while $process && [ ! -e code ]; do sleep 5; done; sleep 1; kill \$!"
 }
@@ -92,7 +102,8 @@ follow() {
 process="pgrep -f '^[^ ]*python -m mow_jax.train' > /dev/null"
 failures=0
 while true; do
-  case $(state) in
+  now=$(state)
+  case $now in
     READY) ;;
     MISSING)
       create || { echo "tried again in $wait s; Ctrl-C ends this" >&2; sleep "$wait"; }
@@ -103,23 +114,24 @@ while true; do
       continue
       ;;
     *) # on its way, or gcloud has not answered
+      echo "the TPU is $now" >&2
       cat "$made/fault" >&2
       sleep "$((wait / 10))"
       continue
       ;;
   esac
-  running=$(on all "if $process; then echo is-running; else echo is-idle; fi" || true)
+  running=$(on all "if $process; then echo is-running; else echo is-idle; fi") || running+=not-all-have-answered
   case $running in
     *is-running*) ;;
-    *is-idle*)
-      if ! start; then
+    *not-all-have-answered*) sleep "$((wait / 10))"; continue ;;
+    *)
+      if ! start "$@"; then
         if ((++failures == 5)); then echo "it could not be started on all workers: see above; nothing was deleted" >&2; exit 1; fi
         sleep "$((wait / 10))"
         continue
       fi
       sleep "$((wait / 30))" # until the log is there
       ;;
-    *) sleep "$((wait / 10))"; continue ;;
   esac
   failures=0
   follow || true

@@ -97,7 +97,8 @@ def rows(config: ConfigDict, system: System, tasks: list[Task], workdir: Path) -
         *((f"  {name}", f"{count:,}") for name, count in sizes.items()),
         ("replay", f"{size(replay_bytes(config, system, tasks))} at most; free: {size(free_disk(workdir))} of disk"),
         ("memory", f"{size(state_bytes(system))} of training state; free: {size(free_memory())}"),
-        *[("replay on a device", size(mirror_bytes(config, system, tasks)))] * config.replay.device_mirror,
+        *[("replay on a device", size(mirror_bytes(config, system, processes.share(tasks))))]
+        * config.replay.device_mirror,
         ("environments", environments_text(config, tasks)),
         (
             "plan",
@@ -270,7 +271,7 @@ def _left_by_groups(root: Path) -> Iterator[int]:
             limit = group / "memory.max"
             if limit.exists() and limit.read_text() != "max\n":
                 held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-                yield int(limit.read_text()) - int(held["anon"])  # files that are kept in memory make room
+                yield int(limit.read_text()) - int(held["anon"]) - int(held.get("shmem", 0))  # other files make room
 
 
 def size(count: float) -> str:

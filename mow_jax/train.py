@@ -184,7 +184,7 @@ if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment file, e.g. experiments/toy.py.")
     _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one with a checkpoint is resumed.")
     _ALLOWED = flags.DEFINE_list("allow_config_change", [], "Config keys that a resumed run may change.")
-    _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print sizes and plans, start nothing.")
+    _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print sizes and plans of one process, start nothing.")
     _PREEMPTED = flags.DEFINE_integer("preempted_exit_code", 0, "Exit code after SIGTERM or SIGINT.")
     _PROFILE = flags.DEFINE_string("profile", "", "START:COUNT, the updates to trace into WORKDIR/profile.")
     processes.define_flags()

@@ -22,6 +22,7 @@ from mow_jax import build
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation_outcomes
+import agree
 import bonus_outcomes
 import gpu_suite
 import host
@@ -245,6 +246,16 @@ def test_a_run_that_differs_in_one_bit_is_not_called_equal():
         assert found["parts"][part]["differ"] == 1
 
 
+def test_how_far_two_devices_updates_are_apart_is_the_worst_of_them():
+    one = {"loss": np.array([2.0, 4.0]), "tiny": np.array(1e-9), "norm": np.array(1.0)}
+    assert agree.furthest(one, one)[0] == 0
+    assert agree.furthest(one, one | {"loss": np.array([2.0, 5.0])}) == (pytest.approx(0.2), "loss")
+    assert agree.furthest(one, one | {"tiny": np.array(1e-6)}) == (pytest.approx(1e-3, rel=2e-3), "tiny")
+    assert np.isnan(agree.furthest(one, one | {"norm": np.array(np.nan), "loss": np.zeros(2)})[0])
+    trees = [{"a": np.zeros(2), "b": np.array([1.0, value]), "c": np.zeros(0)} for value in (3.0, 3.5, np.nan)]
+    assert agree.apart(trees[0], trees[1]) == 0.5 and np.isnan(agree.apart(trees[0], trees[2]))
+
+
 def rehearse(folder: Path, *more: str) -> tuple[str, dict[str, dict]]:
     """What the suite prints at test sizes, and what came of its parts."""
     command = [sys.executable, "benchmarks/gpu_suite.py", f"--output={folder}", "--tiny", *more]
@@ -261,11 +272,13 @@ def test_the_gpu_suite_begins_nothing_that_it_has_no_time_for_and_goes_on_with_w
     stdout, parts = rehearse(
         tmp_path,
         "--minutes=9",
-        "--parts=machine,convolutions,storm,repeats,repeats_again,agree,compare_storm",
+        "--parts=machine,convolutions,convolutions_native,storm,repeats,repeats_again,agree,compare_storm",
         f"--back={tmp_path}.tgz",
     )
     done = {name for name, entry in parts.items() if entry["outcome"] == "done"}
-    assert done == {"machine", "convolutions", "storm", "repeats", "repeats_again", "agree"}, os.listdir(tmp_path)
+    assert done == {"machine", "convolutions", "convolutions_native", "storm", "repeats", "repeats_again", "agree"}, (
+        os.listdir(tmp_path)
+    )
     assert parts["compare_storm"]["outcome"] == "skipped: needs --reference=DIR"
     record = json.loads((tmp_path / "storm.json").read_text())
     assert record["milliseconds"]["whole update"] > 0 and record["flop"]["whole update"] > 0
@@ -274,8 +287,9 @@ def test_the_gpu_suite_begins_nothing_that_it_has_no_time_for_and_goes_on_with_w
     assert again["equal"] is True and again["first"] is None and again["updates"] == 3 and again["same_as_before"]
     compared = {name for name, part in again["parts"].items() if part["numbers"] and not part["differ"]}
     assert compared >= {"params", "actor", "critic", "world_optimizer", "agent_optimizer", "metrics"}
-    convolutions = json.loads((tmp_path / "convolutions.json").read_text())
-    assert len(convolutions["lines"]) == 3 + 4 * 2 * 2 and "failed" not in convolutions
+    for name, ways in (("convolutions", 1), ("convolutions_native", 2)):
+        convolutions = json.loads((tmp_path / f"{name}.json").read_text())
+        assert len(convolutions["lines"]) == 3 + 4 * 2 * 2 * ways and "failed" not in convolutions
     agreed = json.loads((tmp_path / "agree.json").read_text())
     assert [line["difference"] for line in agreed["updates"]] == [0, 0, 0] and agreed["learning_rates_apart"] == 0
     with tarfile.open(f"{tmp_path}.tgz") as packed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,8 +39,9 @@ esac
 PROGRAMS = {
     "gcloud": 'cd "$CLOUD"\n' + GCLOUD,
     "sleep": 'exec /bin/sleep "0$(echo "scale=3; $1 / 20" | bc)"',
-    "sudo": '[ -e ../broken ] || [ "${PWD##*/}" = w0 ] || { touch ../broken; exit 100; }',
-    "mountpoint": '[ -e "../mounted-${PWD##*/}" ] || { touch "../mounted-${PWD##*/}"; exit 1; }',
+    "sudo": """[ -e ../broken ] || [ "${PWD##*/}" = w0 ] || { touch ../broken; exit 100; }
+[ "$1" != mount ] || touch "../mounted-${PWD##*/}" """,
+    "mountpoint": '[ -e "../mounted-${PWD##*/}" ]',
     "python3": "mkdir -p .local/bin; cp $CLOUD/bin/uv .local/bin",
     "uv": '[ "$1" = pip ] || { mkdir -p env/bin; ln -s $PYTHON env/bin/python; }',
     # Only processes of this cloud.
@@ -100,19 +102,29 @@ def test_a_pod_s_run_goes_on_after_what_happens_to_pods(tmp_path):
     (project / "mow_jax" / "__init__.py").touch()
     (project / "mow_jax" / "train.py").write_text(LEARNS)
     (project / "version").write_text("old")
+    git = lambda *words: subprocess.run(["git", *words], cwd=project, check=True, capture_output=True, text=True).stdout
+    git("init", "--quiet"), git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=b@c", "commit", "--quiet", "-m", "first")
+    head = git("rev-parse", "--short=12", "HEAD").strip()
     own = {"PATH": f"{cloud / 'bin'}:{os.environ['PATH']}", "CLOUD": str(cloud), "PYTHON": sys.executable, "WAIT": "30"}
     words = ["TPU", "zone", "v4-16", "10.0.0.2:/runs", "--config=x y.py", "--config.suite.tasks=('Pong','Boxing')"]
+    words += ["--workdir=/mnt/runs/a"]
     with (tmp_path / "said").open("w") as said:
         job = subprocess.Popen(["bash", LAUNCH / "tpu_pod.sh", *words], cwd=project, env=own, stdout=said)
-    deadline = time.monotonic() + 60
-    while not (cloud / "w1" / "told").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    (project / "version").write_text("new")
-    assert job.wait(timeout=60) == 0 and "done; the TPU still costs" in (tmp_path / "said").read_text()
+    try:
+        deadline = time.monotonic() + 60
+        while not (cloud / "w1" / "told").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        (project / "version").write_text("new")
+        assert job.wait(timeout=60) == 0 and "done; the TPU still costs" in (tmp_path / "said").read_text()
+    finally:
+        job.kill()
+        job.wait()
     for worker in ("w0", "w1"):
-        told = (cloud / worker / "told").read_text().splitlines()
+        first, again = (line.partition(" ") for line in (cloud / worker / "told").read_text().splitlines())
         flags = " ".join(["--distributed", "--preempted_exit_code=75", *words[4:]])
-        assert told == [f"unknown old {flags}", f"unknown new {flags}"]
+        assert first == (head, " ", f"old {flags}") and again[2] == f"new {flags}"
+        assert re.fullmatch(rf"{head}\+[0-9a-f]{{6}}", again[0])
     calls = (cloud / "calls").read_text().split()
     assert calls.count("create") == 2 and calls.count("scp") == 3 and "delete" not in calls
     assert (cloud / "lost").exists() and (cloud / "broken").exists()

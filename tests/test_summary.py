@@ -35,7 +35,7 @@ def test_free_memory_is_what_the_system_and_every_group_above_leave(tmp_path):
     assert summary.free_memory(machine(tmp_path / "an old kernel", "")) == 3 * GB
     limits = dict(
         job__memory_max=f"{2 * GB}\n",
-        job__memory_stat=f"anon {GB // 2}\nfile {5 * GB}\n",
+        job__memory_stat=f"anon {GB // 4}\nfile {5 * GB}\nshmem {GB // 4}\n",
         job__step__memory_max="max\n",
     )
     assert summary.free_memory(machine(tmp_path / "a job's", much, **limits)) == 3 * GB // 2
