@@ -247,6 +247,7 @@ def _verify(path: Path, step: int) -> dict:
 
 @contextlib.contextmanager
 def _reading(file: Path) -> Iterator[None]:
+    """Damaged where a file is not there, BadInput where it cannot be read now."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:

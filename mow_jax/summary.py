@@ -70,8 +70,8 @@ def record_start(workdir: Path, system: System) -> None:
 
 def learned(system: System, of_a_task: bool = False) -> int:
     """How many parameters are learned, moving averages left out; or those of them that one task uses."""
-    parts, counts = system.components(abstract_state(system)), parameters(system, of_a_task)
-    return sum(counts[name] for name, part in parts.items() if part.learned)
+    counts = parameters(system, of_a_task)
+    return sum(counts[name] for name, part in system.components(abstract_state(system)).items() if part.learned)
 
 
 def parameters(system: System, of_a_task: bool = False) -> dict[str, int]:
