@@ -1,4 +1,4 @@
-"""Everything that waits for a CUDA GPU, for a machine rented by the minute, offline, whose disk is lost after.
+"""Everything that waits for a CUDA GPU, for a machine that is there for minutes, offline, and keeps no disk.
 
     python benchmarks/gpu_suite.py --output=DIR [--back=FILE.tgz] [--minutes=9] [--parts=NAME,...] [--reference=DIR]
 

@@ -1,4 +1,4 @@
-"""MoW's keys: their defaults are the paper's setting for 26 Atari games."""
+"""MoW's keys: their defaults are the paper's sizes for 26 Atari games, with the choices of docs/design.md."""
 
 from __future__ import annotations
 
