@@ -2,7 +2,8 @@
 
     python -m mow_jax.train --config=experiments/metaworld_mt50.py --workdir=runs/metaworld_mt50
 
-Hardware: an accelerator and a host whose cores render 50 environments; some 185 GB of replay on disk (by arithmetic); sizes: --dry_run. Not yet run at this scale.
+Hardware: an accelerator, a host whose cores render 50 environments, some 185 GB of disk for replay (by arithmetic);
+sizes: --dry_run. Not yet run at this scale.
 """
 
 from mow_jax.config import default

@@ -93,7 +93,8 @@ def scalezero():
     # H as released: windows of six steps left half of the questions without their cue.
     config.batch.update(windows=8, unroll=10, steps=3)
     config.model.update(width=64, layers=2, heads=4, experts=4, dropout=0.0)
-    config.model.update(patch=4, vit_width=64, vit_layers=2, vit_heads=4, vit_head_width=16, vit_hidden=128)
+    # Patches wider than an object: each is normed by itself, so that one that is all white is as one that is all black.
+    config.model.update(patch=8, vit_width=64, vit_layers=2, vit_heads=4, vit_head_width=16, vit_hidden=128)
     config.search.update(simulations=12, context=5, gamma=0.97)
     config.search.update(temperature_start=1.0, temperature_updates=2696)  # all updates of the run
     config.loss.update(entropy=1e-2, smoothing=0.0)  # smoothed values see 20 steps ahead, not the tasks' longest reward

@@ -27,7 +27,7 @@ from orbax.checkpoint import v1 as orbax
 
 import mow_jax
 from mow_jax import processes
-from mow_jax.files import reserve
+from mow_jax.files import fsync, reserve
 from mow_jax.types import DISK_FULL, BadInput
 
 FORMAT = 1  # raised when checkpoints come to mean something else to older versions; the first had no number
@@ -150,7 +150,7 @@ class Checkpoints:
         if path.exists():
             path.rename(replaced)
         temporary.rename(path)
-        _fsync(self._directory)
+        fsync(self._directory)
         if replaced.exists():
             shutil.rmtree(replaced)
 
@@ -188,7 +188,7 @@ def _write_part(directory: Path, index: int, host: dict) -> str:
         (directory / f"host-{index}.npz", lambda path: np.savez(path, *packed, allow_pickle=False)),
     ):
         write(path)
-        _fsync(path)
+        fsync(path)
     return _digest(dict(enumerate(packed)), text)
 
 
@@ -206,7 +206,7 @@ def _write_manifest(directory: Path, step: int, leaves: dict[str, np.ndarray], p
     }
     (directory / "manifest.json").write_text(json.dumps(manifest | {"check": _check(manifest)}, indent=1))
     for path in (*directory.rglob("*"), directory):
-        _fsync(path)
+        fsync(path)
 
 
 def _reserve(directory: Path, arrays: Sequence[np.ndarray]) -> None:
@@ -333,14 +333,6 @@ def _signature(path: Path) -> list:
     """Size in bytes and sha256."""
     with path.open("rb") as file:
         return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

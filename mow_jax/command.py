@@ -96,8 +96,8 @@ def _no_device(error: Exception) -> str:
     because = f" ({error})" if str(error) else ""
     return (
         f"jax finds no device with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r}{because}: unset it, set"
-        " JAX_PLATFORMS=cpu, or install jax's package for your accelerator beside this one, e.g. pip install -e . 'jax[cuda13]'"
-        " or 'jax[cuda12]'"
+        " JAX_PLATFORMS=cpu, or install jax's package for your accelerator beside this one, e.g. pip install -e ."
+        " 'jax[cuda13]' or 'jax[cuda12]'"
     )
 
 

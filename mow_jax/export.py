@@ -7,7 +7,6 @@ The file is a zip of plain arrays, no pickle; `load_agent` and `make_env` take i
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from mow_jax import command, load, summary
+from mow_jax import command, files, load, summary
 from mow_jax.learner import Learner
 from mow_jax.types import BadInput
 
@@ -28,15 +27,11 @@ def write(path: Path, config: ConfigDict, learner: Learner, step: int) -> None:
     header |= {"versions": summary.versions()}
     text = np.frombuffer(json.dumps(header, default=list).encode(), np.uint8)
     arrays = load.arrays(learner.snapshot(), learner.system)
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with files.whole(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, header=text, **arrays)
-        temporary.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise BadInput(f"cannot write --out={path}: {error.strerror}; free space or name another file") from None
 
 

@@ -1,5 +1,5 @@
-"""Files that appear whole or not at all, whatever ends their writer, used where others may be reading them; space for
-those that grow, used by replay and checkpoint."""
+"""Files that appear whole or not at all, whatever ends their writer, for all that others may be reading; space for
+those that grow and certainty that they are on the disk, used by replay and checkpoint."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def reserve(descriptor: int, size: int, keep: int = 0) -> None:
             code = errno.ENOSPC
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
+
+
+def fsync(path: Path) -> None:
+    """Waits until a file, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

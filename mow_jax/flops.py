@@ -22,11 +22,6 @@ def of(jaxpr: Any) -> int:
     return _jaxpr(jaxpr)
 
 
-def compiled(function: Callable, *arguments: Any) -> float:
-    """The compiler's count for one device: of all operations, but of a loop's body only once."""
-    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
-
-
 def _jaxpr(jaxpr: Any) -> int:
     return sum(_equation(equation) for equation in jaxpr.eqns)
 

@@ -1,4 +1,4 @@
-"""Experience on disk: rows of the actors' environments come in, windows [K, B, T] go out. Called by train.
+"""Experience on disk: rows of the actors' environments come in, windows [K, B, T] go out. Called by run.
 
 Every stream (an environment of a task) is a directory of chunk files: a fixed number of fixed-size records,
 reserved at once, written with pwrite and read through a read-only memory map. (Writing through a map on a full
@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from mow_jax.files import reserve
+from mow_jax.files import fsync, reserve
 from mow_jax.memory import Memory
 from mow_jax.seeding import generator
 from mow_jax.types import DISK_FULL, BadInput, Batch, Task, frame
@@ -187,7 +187,7 @@ class Replay:
         with _usable(self._directory):
             for stream in self._streams:
                 stream.sync()
-            _fsync(self._directory)
+            fsync(self._directory)
 
     def prune(self, oldest: int) -> None:
         """Deletes the chunks all of whose rows are below row `oldest`."""
@@ -288,7 +288,7 @@ class _Stream:
 
     def sync(self) -> None:
         for path in (*map(self._path, self._dirty), self._directory, self._directory.parent):
-            _fsync(path)
+            fsync(path)
         self._dirty.clear()
 
     def prune(self, oldest: int) -> None:
@@ -355,7 +355,7 @@ def _claim(directory: Path, layout: dict) -> None:
     if foreign := [entry.name for entry in directory.iterdir() if entry != temporary]:
         raise BadInput(f"{directory} is no replay directory: it holds {foreign[0]!r}; choose another --workdir")
     temporary.write_text(json.dumps(layout, indent=1) + "\n")
-    _fsync(temporary)
+    fsync(temporary)
     temporary.rename(path)
 
 
@@ -379,14 +379,6 @@ def _sum(path: Path, size: int) -> int:
         while size and (part := file.read(min(size, 1 << 20))):
             found, size = zlib.crc32(part, found), size - len(part)
     return found
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _allow_open_files() -> None:

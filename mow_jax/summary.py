@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mow_jax
-from mow_jax import build, logs, processes, replay, xla
+from mow_jax import build, files, logs, processes, replay, xla
 from mow_jax.envs.suites import MEMORY, MEMORY_OF_OTHERS, MEMORY_OF_VECTORS
 from mow_jax.learner import abstract_state
 from mow_jax.origin import commit
@@ -64,8 +64,8 @@ def record_start(workdir: Path, system: System) -> None:
         "machine": machine,
     }
     made |= {"command": shlex.join(sys.argv), "parameters": learned(system), "active": learned(system, of_a_task=True)}
-    path.with_suffix(".tmp").write_text(json.dumps([*starts, made], indent=1) + "\n")
-    path.with_suffix(".tmp").replace(path)
+    with files.whole(path) as temporary:
+        temporary.write_text(json.dumps([*starts, made], indent=1) + "\n")
 
 
 def learned(system: System, of_a_task: bool = False) -> int:

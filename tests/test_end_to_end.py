@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import runpy
 import shutil
 import zipfile
 from pathlib import Path
 
-import jax
 import numpy as np
 import processes
 import pytest
-from processes import ROOT, TINY, acted, assert_same_run, digests, metrics, run, train
+from processes import acted, digests, metrics, run, train
 from test_metrics_page import documented
 
 import mow_jax
-from mow_jax import train as loop
 from mow_jax.report import data
 from mow_jax.types import BadInput
 
@@ -249,21 +246,6 @@ def test_continuous_actions_train_and_so_does_one_thing_after_the_other(tmp_path
 def test_a_mirror_on_the_device_changes_nothing(finished, tmp_path):
     train(tmp_path, "--config.replay.device_mirror=True")
     assert metrics(tmp_path) == metrics(finished)
-
-
-@pytest.mark.long
-def test_windows_drawn_ahead_change_nothing(tmp_path, monkeypatch):
-    """Two short runs, in one of which every update draws its windows when it is due."""
-    config, one = runpy.run_path(str(ROOT / TINY))["get_config"](), jax.local_devices()[:1]
-    config.train.steps, config.warmup.updates, config.log.every = 32, 2, 1
-    config.clustering.method = "random"
-    config.evaluation.update(every=0, episodes=1, max_steps=4)
-    monkeypatch.setattr(jax, "local_devices", lambda: one)
-    assert loop.train(config, tmp_path / "ahead") == 0
-    monkeypatch.setattr(loop, "draw_ahead", lambda run: None)
-    assert loop.train(config, tmp_path / "when due") == 0
-    assert_same_run(tmp_path / "ahead", tmp_path / "when due")
-    assert metrics(tmp_path / "ahead")[-1]["update"] > 5
 
 
 @pytest.mark.long

@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "",
         "build",
         "envs",
+        "files",
         "learner",
         "logs",
         "origin",
@@ -62,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "play": {"command", "load", "types"},
     "jobs": {"locks"},
     "sweep": {"checks", "command", "config", "envs", "files", "jobs", "locks", "origin", "report", "types"},
-    "export": {"command", "learner", "load", "summary", "types"},
+    "export": {"command", "files", "learner", "load", "summary", "types"},
     "load": {"build", "checkpoint", "config", "envs", "learner", "types", "workdir"},
 }
 MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "advice", "learner", "logs", "meter", "mirror"} | {
@@ -70,7 +71,7 @@ MAY_IMPORT["run"] = {"actors", "build", "checkpoint", "advice", "learner", "logs
 }
 MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] = {*MAY_IMPORT, "train", "evaluate"} - {"systems"}
 # Every system's folder: the algorithm itself needs the first two only; what the house calls, gets the others.
-A_SYSTEM = {"ops", "types", "learner", "processes", "replay"}
+A_SYSTEM = {"files", "ops", "types", "learner", "processes", "replay"}
 JAX_FREE = (
     "types",
     "seeding",

@@ -45,15 +45,6 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(suite, moment, tmp_path):
     assert_same_run(finished(config_of(suite)), workdir)
 
 
-@pytest.mark.long
-def test_killed_again_and_again(tmp_path):
-    workdir = tmp_path / "killed"
-    for update in (5, 13, 22, 27):
-        kill_when(lambda update=update: any(line["update"] >= update for line in metrics(workdir)), workdir)
-    train(workdir)
-    assert_same_run(finished(config_of("toy")), workdir)
-
-
 @pytest.mark.parametrize(
     ("signum", "suite"),
     [(signal.SIGTERM, "toy"), pytest.param(signal.SIGINT, "atari", marks=pytest.mark.long)],

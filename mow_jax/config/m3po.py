@@ -83,7 +83,6 @@ def add(config: ConfigDict) -> None:
     )
     config.discount = ConfigDict(dict(divisor=5.0, low=0.95, high=0.995))  # (L/5 - 1) / (L/5) of a task of L steps
     config.optimizer = ConfigDict(dict(lr=3e-4, encoder_rate=0.3, clip=20.0, target_rate=0.01))
-    preset(config, "m3po")
 
 
 def _model() -> ConfigDict:

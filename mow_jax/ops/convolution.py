@@ -4,7 +4,7 @@ Equal to `lax.conv` and its transpose, but under vmap over parameter rows they b
 grouped convolutions. Each is the other's derivative, which spares the slow scatter that autodiff would write. The large
 side of a product is an image in blocks of 2x2 pixels: block (i, j) holds the pixels 2i - 1 and 2i of the columns 2j - 1
 and 2j, row by row. What they cost is memory traffic, so that shifted copies are made of whichever side of a product is
-narrower. Used by models.
+narrower. Used by systems.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Layer norm with a gradient of its own: from the input and two numbers a row, where autodiff of flax's writes out what
-is as large as the input several times (on CPUs that took ten times as long). Used by models."""
+is as large as the input several times (on CPUs that took ten times as long). Used by systems."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the report's figures have in common: colours and style, panels, short numbers and names, smoothing, scales.
 
 Matplotlib's object interface with the Agg canvas only: nothing global is touched. Called by curves, figures,
-knowledge and comparing.
+knowledge, comparing, compare and sweep.
 """
 
 from __future__ import annotations

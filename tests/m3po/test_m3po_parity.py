@@ -83,7 +83,7 @@ def test_normed_layers_and_their_gradients(name: str):
 
     def run(params, x):
         if name == "normed":
-            return networks.mish(networks.norm(params[0], networks.linear(params[0], x, jnp.float32)))
+            return jax.nn.mish(networks.norm(params[0], networks.linear(params[0], x, jnp.float32)))
         return networks.mlp(params, x, jnp.float32, 8)
 
     @quick

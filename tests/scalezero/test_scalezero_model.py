@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import runpy
 
 import chex
 import jax
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 from compiled import quick
 from drawing import parameters as drawn
+from processes import ROOT
 
+from mow_jax import envs
+from mow_jax.envs import suites
 from mow_jax.systems.scalezero import agent as algorithm
-from mow_jax.systems.scalezero import mixture, targets, transformer, world_model
+from mow_jax.systems.scalezero import encoder, mixture, targets, transformer, world_model
 from mow_jax.systems.scalezero.world_model import WorldModel
 
 # --- The mixture ------------------------------------------------------------------------------------------------------
@@ -287,3 +291,26 @@ def test_no_output_depends_on_later_steps_other_episodes_or_other_tasks():
     allowed = np.tril(np.ones((4, 4), bool))
     allowed[2:, :2] = False  # the episode before
     np.testing.assert_array_equal(np.asarray(matrix[:, 0]) > 0, allowed)
+
+
+# --- What the encoder sees --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", suites.expand("toy", ("toy13",)))
+def test_patches_that_are_normed_by_themselves_hide_no_object(name: str):
+    """A patch of one brightness is nothing but its norm's offset, whatever the brightness: patches as
+    narrow as the toys' objects hid the white ball of catch at every second step."""
+    size = runpy.run_path(str(ROOT / "experiments" / "toy.py"))["get_config"]("scalezero").model.patch
+    (task,) = envs.resolve("toy", (name,), {"image_size": 16})
+    env, seen, random = envs.make(task, {"image_size": 16}), {}, np.random.default_rng(0)
+    for seed in range(40):
+        frame, ended = env.reset(seed), False
+        while not ended:
+            seen.setdefault(frame.tobytes(), frame)
+            step = env.step(int(random.choice(np.flatnonzero(task.action_mask))))
+            frame, ended = step.observation, step.terminated or step.truncated
+    x = np.asarray(encoder.patches(np.stack(list(seen.values())) / 255.0, size))
+    normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    each = normed.reshape(len(seen), -1)
+    apart = np.abs(each[:, None] - each[None]).max(-1) + 9 * np.eye(len(seen))
+    assert len(seen) > 2 and apart.min() > 0.1

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from mow_jax.ops import routing
+from mow_jax.ops import routing, updates
 from mow_jax.ops.keys import named_key, task_keys
 from mow_jax.systems.m3po import chance, fresh, networks, planner, world_model
 from mow_jax.systems.m3po.fresh import Trust
@@ -195,10 +195,8 @@ def gammas(agent: Agent, shard: Shard) -> jax.Array:
 def keep_finite(old: State, new: State, metrics: dict, norms: dict) -> tuple[State, dict]:
     """The new state, or the old one with the skip counted where a gradient was not finite."""
     finite = jnp.isfinite(jnp.stack(list(norms.values()))).all()
-    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-    skipped = jnp.where(finite, old.skipped * jnp.array([1, 0]), old.skipped + 1)
-    kept = kept._replace(update=old.update + 1, skipped=skipped)
-    return kept, metrics | {"train/skipped": skipped[0], "train/skipped_in_row": skipped[1]}
+    skipped, counts = updates.counted(finite, old.skipped)
+    return updates.kept(finite, new, old)._replace(update=old.update + 1, skipped=skipped), metrics | counts
 
 
 # --- One round on fresh rows ------------------------------------------------------------------------------------------
@@ -220,9 +218,8 @@ def on_policy(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[S
     given = (start, rows, e, shard, task_keys(state.update, "fresh", shard))
     learned, optimizer, moved, finite, going = fresh.epochs(agent.world, trust, agent.policy_optimizer, *given)
 
-    kept = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-    params = state.params | kept(learned, start[0])
-    optimizer = state.optimizer | {"fresh": kept(optimizer, start[1])}
+    params = state.params | updates.kept(finite, learned, start[0])
+    optimizer = state.optimizer | {"fresh": updates.kept(finite, optimizer, start[1])}
     if count < batch.reward.shape[1]:
         said["acting/planner"] = batch.reward[:, count:].mean((1, 2))
     said |= {"acting/policy": mine.reward.mean((1, 2)), "fresh/first_moved": moved["fresh/moved"][0]}

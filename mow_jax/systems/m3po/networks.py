@@ -25,11 +25,6 @@ def simnorm(x: jax.Array, group: int) -> jax.Array:
     return jax.nn.softmax(x.reshape(*x.shape[:-1], x.shape[-1] // group, group)).reshape(x.shape)
 
 
-def mish(x: jax.Array) -> jax.Array:
-    """x tanh(softplus(x))."""
-    return x * jnp.tanh(jax.nn.softplus(x))
-
-
 def init_mlp(key: jax.Array, inputs: int, hidden: tuple[int, ...], outputs: int, last: str = "plain") -> list[dict]:
     """Layers from `inputs` over `hidden` to `outputs` numbers; the last "plain", "zero" (its kernel) or "normed"."""
     sizes = (inputs, *hidden, outputs)
@@ -60,7 +55,7 @@ def mlp(
             x = x * kept
         if "scale" in layer:
             x = norm(layer, x)
-            x = simnorm(x, group) if place == len(layers) - 1 else mish(x)
+            x = simnorm(x, group) if place == len(layers) - 1 else jax.nn.mish(x)
     return x
 
 

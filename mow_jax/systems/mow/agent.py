@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from mow_jax.ops import precision, routing
+from mow_jax.ops import precision, routing, updates
 from mow_jax.ops.keys import named_key, task_keys
 from mow_jax.systems.mow import actor_critic, imagination, router, world_model
 from mow_jax.systems.mow.actor_critic import ActorCritic
@@ -125,17 +125,11 @@ def warmup_update(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -
     return count(*learn_world(agent, state, batch, shard))
 
 
-def keep_finite(old: TrainState, new: TrainState, gradient_norm: jax.Array) -> TrainState:
-    """The new state, or the old where the gradient was not finite: chosen on the optimiser's own way over the state."""
-    return jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(gradient_norm), a, b), new, old)
-
-
 def count(state: TrainState, metrics: dict) -> tuple[TrainState, dict]:
     """Counts the update, and that it was skipped where a gradient was not finite."""
     finite = jnp.isfinite(metrics["world/gradient_norm"]) & jnp.isfinite(metrics.get("agent/gradient_norm", 0.0))
-    skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
-    metrics |= {"train/skipped": skipped[0], "train/skipped_in_row": skipped[1]}
-    return state._replace(update=state.update + 1, skipped=skipped), metrics
+    skipped, counts = updates.counted(finite, state.skipped)
+    return state._replace(update=state.update + 1, skipped=skipped), metrics | counts
 
 
 # --- The world model --------------------------------------------------------------------------------------------------
@@ -173,7 +167,7 @@ def learn_world(agent: Agent, state: TrainState, batch: Batch, shard: Shard) -> 
         world_optimizer=world_optimizer,
         harmony_optimizer=harmony_optimizer,
     )
-    state = keep_finite(before, state, metrics["world/gradient_norm"])
+    state = updates.kept(jnp.isfinite(metrics["world/gradient_norm"]), state, before)
     return state, metrics | {"harmony": jnp.exp(state.harmony)}
 
 
@@ -251,7 +245,8 @@ def learn_behaviour(agent: Agent, state: TrainState, rows: Rows, dream: Dream, s
     slow = optax.incremental_update(critic, state.slow_critic, 1 - agent.slow_decay)
     new = dict(actor=actor, critic=critic, slow_critic=slow, return_scale=scale, agent_optimizer=agent_optimizer)
     norm = jnp.linalg.norm(gradient)
-    return keep_finite(state, state._replace(**new), norm + world_norm), metrics | {"agent/gradient_norm": norm}
+    state = updates.kept(jnp.isfinite(norm + world_norm), state._replace(**new), state)
+    return state, metrics | {"agent/gradient_norm": norm}
 
 
 def behaviour_loss(agent: Agent, params: tuple, state: TrainState, rows: Rows, dream: Dream, shard: Shard):

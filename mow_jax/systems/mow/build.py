@@ -95,23 +95,9 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
     model = config.model.to_dict() | {"dtype": dtype}
     del model["compute_dtype"]
     embedding = model.pop("embedding")
-    routing = config.router
-    rules = Routing(
-        tasks=len(tasks),
-        experts=routing.experts,
-        active=routing.active,
-        embedding=embedding,
-        mode=routing.mode,
-        margin=routing.margin,
-        noise=routing.noise,
-        first=routing.first,
-        rest=routing.rest,
-        gate=routing.gate,
-        freeze=routing.freeze,
-        tau_start=routing.tau_start,
-        tau_end=routing.tau_end,
-        anneal_updates=routing.anneal * plan.schedule_updates,
-    )
+    routing = config.router.to_dict()
+    anneal = routing.pop("anneal") * plan.schedule_updates
+    rules = Routing(tasks=len(tasks), embedding=embedding, anneal_updates=anneal, **routing)
     own = config.agent.to_dict()
     imagination = Imagination(
         **{key: own[key] for key in ("context", "horizon", "act_context", "act_on", "continuation")}

@@ -1,7 +1,7 @@
 """Gradient vectors to a task table, and the file `clusters.json` that holds it.
 
 In: {layer: [K, V]} for the perceptual ("cluster") and the temporal ("experts") parameters. Out: Clusters. Called by
-train; the file can be edited or handed to another run (`clustering.table`).
+warmup and build; the file can be edited or handed to another run (`clustering.table`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mow_jax import files
 from mow_jax.systems.mow.types import Table
 from mow_jax.types import BadInput
 
@@ -166,9 +167,8 @@ def write_experts(path: Path, experts: np.ndarray) -> None:
 
 
 def _replace(path: Path, content: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+    with files.whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read(path: str | Path, names: list[str], *, clusters: int, experts: int, active: int) -> Clusters:

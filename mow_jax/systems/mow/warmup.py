@@ -1,5 +1,5 @@
-"""The end of the warm-up: gradients of all tasks on the shared rows become the task table. Called by train (`end`), and
-by preflight for a table that is given."""
+"""The end of the warm-up: gradients of all tasks on the shared rows become the task table. Called by run (`end`), and
+by preflight for a table that is given, both through the system's record."""
 
 from __future__ import annotations
 

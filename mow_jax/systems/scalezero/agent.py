@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from mow_jax.ops import routing
+from mow_jax.ops import routing, updates
 from mow_jax.ops.keys import named_key, task_keys
 from mow_jax.systems.scalezero import search, stages, targets, world_model
 from mow_jax.systems.scalezero.mixture import Activity
@@ -108,17 +108,12 @@ def _decay(agent: Agent, path: tuple, leaf: jax.Array) -> float:
 def keep_finite(agent: Agent, old: State, new: State, metrics: dict) -> tuple[State, dict]:
     """The new state, or the old one with the skip counted where the gradient was not finite; then the stage."""
     finite = jnp.isfinite(metrics["world/gradient_norm"])
-    kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-    skipped = jnp.where(finite, old.skipped * jnp.array([1, 0]), old.skipped + 1)
+    skipped, counts = updates.counted(finite, old.skipped)
     done = old.update + 1
     at = stages.switch(agent.stages, old.stage, old.switched, old.solved_then, old.solved, done)
+    kept = updates.kept(finite, new, old)
     kept = kept._replace(update=done, skipped=skipped, stage=at[0], switched=at[1], solved_then=at[2])
-    return kept, metrics | {
-        "train/skipped": skipped[0],
-        "train/skipped_in_row": skipped[1],
-        "stages/stage": at[0],
-        "stages/solved": old.solved.sum(),
-    }
+    return kept, metrics | counts | {"stages/stage": at[0], "stages/solved": old.solved.sum()}
 
 
 def loss(agent: Agent, params: Any, state: State, batch: Batch, policy, shard: Shard) -> tuple[jax.Array, dict]:
