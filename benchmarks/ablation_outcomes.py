@@ -66,11 +66,17 @@ def spread(groups: list[np.ndarray]) -> tuple[float, float, float]:
 
 
 def power_table(folder: Path, runs: int, comparisons: int) -> str:
-    """A row an outcome that results.json holds."""
+    """A row an outcome that results.json holds. Raises BadInput where runs are too few to say anything."""
+    if not folder.is_dir() or runs < 2 or comparisons < 1:
+        raise BadInput(
+            f"--power={folder} must be a folder, --runs={runs} at least 2, --comparisons={comparisons} at least 1"
+        )
     found = [
         [at_end(json.loads(path.read_text())) for path in sorted(place.glob("*.json"))] for place in _folders(folder)
     ]
     found = [group for group in found if len(group) > 1]
+    if not found:
+        raise BadInput(f"{folder} has no folder of a variant with two runs (VARIANT/*.json): name another")
     columns = ["outcome", "deviation over seeds [95%]", "shown 4 times in 5, one comparison"]
     columns += [f"the first of {comparisons} (Holm)", "power for 1 deviation, one comparison"]
     rows = []
@@ -91,22 +97,28 @@ def _folders(folder: Path) -> list[Path]:
 
 def sweep_table(folder: Path, variants: list[str] | None = None, seeds: list[int] | None = None) -> str:
     """A table an outcome: a row a variant, all or those named, of which the first is the one to compare with; of runs
-    with all seeds or those named. Raises BadInput for a variant that has none."""
-    measured: dict[str, list[dict[str, float]]] = {}
+    at their last step with all seeds or those named; then which variants lack a seed that others have, or that is
+    named. Raises BadInput for a variant that has none."""
+    measured: dict[str, dict[int, dict[str, float]]] = {}
     for name, runs in compare.read([str(folder)]).items():
-        wanted = [run for run in runs if run.results and (seeds is None or (run.config or {}).get("seed") in seeds)]
-        if wanted:
-            measured[name] = [at_end(run.results) | {AT_HALF: half_way(run.lines)} for run in wanted if run.results]
+        for run in runs:
+            seed, end = (run.config or {}).get("seed"), (run.config or {}).get("train", {}).get("steps")
+            if run.results and run.results["step"] == end and seed in (seeds or [seed]):
+                measured.setdefault(name, {})[seed] = at_end(run.results) | {AT_HALF: half_way(run.lines)}
     if lacking := [name for name in variants or [] if name not in measured]:
         raise BadInput(
             f"no finished run of {', '.join(lacking)} in {folder}: there are {', '.join(measured) or 'none'}"
         )
     measured = {name: measured[name] for name in variants or measured}
-    return "\n".join(_outcome(measured, outcome) for outcome in (MEAN, FAILED, AT_HALF))
+    wanted = seeds or sorted({seed for runs in measured.values() for seed in runs})
+    lacks = {name: [seed for seed in wanted if seed not in runs] for name, runs in measured.items()}
+    said = [f"{name} lacks seed {', '.join(map(str, them))}" for name, them in lacks.items() if them]
+    tables = [_outcome(measured, outcome) for outcome in (MEAN, FAILED, AT_HALF)]
+    return "\n".join([*tables, *([f"No finished run: {'; '.join(said)}.\n"] if said else [])])
 
 
-def _outcome(measured: dict[str, list[dict[str, float]]], outcome: str) -> str:
-    values = {name: np.array([run[outcome] for run in runs]) for name, runs in measured.items()}
+def _outcome(measured: dict[str, dict[int, dict[str, float]]], outcome: str) -> str:
+    values = {name: np.array([run[outcome] for run in runs.values()]) for name, runs in measured.items()}
     values = {name: held[np.isfinite(held)] for name, held in values.items()}
     first, *others = [name for name, held in values.items() if len(held)] or [""]
     if not first:
@@ -139,13 +151,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--runs", type=int, default=5, help="a side, with --power")
     parser.add_argument("--comparisons", type=int, default=16, help="with the first variant, with --power")
     options = parser.parse_args(arguments)
-    if options.sweep:
-        try:
-            made = sweep_table(options.sweep, options.variants.split(",") if options.variants else None, options.seeds)
-        except BadInput as problem:
-            parser.error(str(problem))
-    else:
-        made = power_table(options.power, options.runs, options.comparisons)
+    variants = options.variants.split(",") if options.variants else None
+    try:
+        if options.sweep:
+            made = sweep_table(options.sweep, variants, options.seeds)
+        else:
+            made = power_table(options.power, options.runs, options.comparisons)
+    except BadInput as problem:
+        parser.error(str(problem))
     print(made, end="")
 
 

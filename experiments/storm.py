@@ -23,6 +23,7 @@ def get_config(variant="Pong"):
     config.router.update(experts=1, active=1)
     config.clustering.update(method="single", clusters=1)
     config.warmup.updates = 0
+    config.train.overlap = False  # an action is of the newest weights
     config.loss.update(task=0.0, balance=0.0, harmony="off", mask_boundaries=False)
     config.optimizer.update(world_eps=1e-8, world_clip=1000.0)  # losses are not divided
     config.agent.update(

@@ -21,8 +21,9 @@ from mow_jax.report import scores, tables
 from mow_jax.seeding import generator, seed_of
 from mow_jax.types import BadInput, System, Task
 
-# Settings of evaluation: scores are never clipped; goals come in order, and an episode that has succeeded is over.
-DIFFERENT = {"clip_reward": False, "goal_order": "ordered", "end_on_success": True}
+# Settings of evaluation: goals come in order, and an episode that has succeeded is over. (Scores are of raw rewards,
+# whatever learning sees.)
+DIFFERENT = {"goal_order": "ordered", "end_on_success": True}
 # Heads of tables.knowledge that leave room for names of tasks in 100 columns.
 KNOWLEDGE = ["task", "reward\ncorr", "reward AP\n(chance)", "ends said\n(real)", "at\nends", "calibration\nerror"]
 KNOWLEDGE += ["action\nnats", "recon\nratio"]

@@ -141,15 +141,18 @@ def _json(path: Path) -> Any:
 
 
 def _last(job: Job) -> dict[str, Any]:
-    """The last whole line of a run's metrics, empty without one."""
+    """The last whole line of a run's metrics that can be read, empty without one."""
     try:
         with open(job.directory / "metrics.jsonl", "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
             whole = file.read().splitlines(keepends=True)
     except OSError:
         return {}
-    ended = [line for line in whole if line.endswith(b"\n")]
-    return json.loads(ended[-1]) if ended else {}
+    for line in reversed(whole):
+        with contextlib.suppress(ValueError):
+            if line.endswith(b"\n") and isinstance(found := json.loads(line), dict):
+                return found
+    return {}
 
 
 # --- Running ----------------------------------------------------------------------------------------------------------

@@ -140,9 +140,12 @@ def _refuse_another(job: Job, settings: Any) -> None:
 
 
 def refuse_another_commit(jobs: list[Job], mine: list[Job]) -> None:
-    """Raises BadInput where there is something left to run, and runs of the sweep are of other code than this."""
-    now = origin.commit()
-    for job in jobs if any(finished(job) is None for job in mine) else ():
+    """Raises BadInput where there is something left to run, and runs in the sweep's folder, those of its other commands
+    too, are of other code than this."""
+    now, left = origin.commit(), any(finished(job) is None for job in mine)
+    beside = {path.parent for path in jobs[0].directory.parents[1].glob("*/*/*.json")}
+    beside -= {job.directory for job in jobs}
+    for job in [*jobs, *(jobs[0]._replace(directory=folder) for folder in sorted(beside))] if left else ():
         if others := [commit for commit in commits(job) if commit != now]:
             raise BadInput(
                 f"{job.directory} is of commit {others[0]}, and this is {now}: their scores would not compare. Go on"

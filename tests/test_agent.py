@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import runpy
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiled import hastily, quick
+from processes import ROOT
 from tiny_agent import (
     AGENT,
     BATCH,
@@ -39,7 +41,7 @@ from mow_jax.systems.mow import actor_critic, imagination, inspection, router, w
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.systems.mow import build as mow
 from mow_jax.systems.mow.agent import Agent
-from mow_jax.systems.mow.blocks import causal_mask
+from mow_jax.systems.mow.blocks import Transformer, causal_mask
 from mow_jax.systems.mow.types import Table, TrainState
 from mow_jax.systems.mow.world_model import Rows
 from mow_jax.types import Batch, Shard, Task
@@ -342,6 +344,23 @@ def test_acting_and_imagination_agree_wherever_an_episode_begins_in_a_context(st
     imagined, acted, trained = quick(both)()
     np.testing.assert_allclose(acted, imagined, atol=1e-5)
     np.testing.assert_allclose(acted, trained, atol=1e-5)
+
+
+def test_what_is_imagined_behind_the_longest_episode_has_positions_that_windows_train():
+    """Rows of the table that no window reads keep their random start: here a large one."""
+    settings = runpy.run_path(str(ROOT / "experiments" / "toy_slide.py"))["get_config"]()
+    tasks = build.tasks(settings)
+    made = mow.agent(settings, tasks, build.plan(settings)).world
+    assert made.positions == tasks[0].horizon == 10 < made.max_length == 16
+    assert AGENT.world.positions == AGENT.world.max_length == 6  # a toy of 20 steps is among its tasks
+    model = Transformer(layers=1, heads=2, max_length=6, positions=4)
+    x, mask = np.ones((1, 6, 8), np.float32), causal_mask(np.zeros((1, 6)))
+    params = model.init(jax.random.key(0), x, mask)
+    last = params["params"]["positions"][3]
+    put = lambda rows: {"params": params["params"] | {"positions": params["params"]["positions"].at[4:].set(rows)}}
+    hidden, _ = quick(model.apply)(put(100.0), x, mask)
+    repeated, _ = quick(dataclasses.replace(model, positions=6).apply)(put(last), x, mask)
+    np.testing.assert_allclose(hidden, repeated, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -97,7 +97,8 @@ def test_the_outcomes_of_a_sweep_are_those_fixed_before_it(tmp_path):
     for variant, seed, score in (("mow", 0, 0.9), ("mow", 1, 0.8), ("one", 0, 0.5), ("one", 1, 0.55)):
         place = tmp_path / variant / str(seed)
         make_run(place, seed, score) if not place.mkdir(parents=True) else None
-        (place / "config.json").write_text(json.dumps({"seed": seed, "suite": {"name": "toy"}, "x": variant}))
+        said = {"seed": seed, "suite": {"name": "toy"}, "x": variant, "train": {"steps": 200}}
+        (place / "config.json").write_text(json.dumps(said))
         with (place / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": 3200, "update": 9, "seconds": 99.0, "evaluation/mean": score / 2}) + "\n")
     text = ablation_outcomes.sweep_table(tmp_path)
@@ -109,6 +110,13 @@ def test_the_outcomes_of_a_sweep_are_those_fixed_before_it(tmp_path):
     assert "| one | 2 | 0.525 | – |" in turned and "1 comparison with one" in turned
     first = ablation_outcomes.sweep_table(tmp_path, None, [0])
     assert "| mow | 1 | 0.900 | – |" in first and "| one | 1 | 0.500 | -0.400 |" in first
+    config = tmp_path / "one" / "1" / "config.json"
+    config.write_text(config.read_text().replace("200", "400"))  # evaluated half way
+    unfinished = ablation_outcomes.sweep_table(tmp_path)
+    assert "| one | 1 | 0.500 |" in unfinished and "No finished run: one lacks seed 1." in unfinished
+    assert "mow lacks seed 7; one lacks seed 7" in ablation_outcomes.sweep_table(tmp_path, None, [0, 7])
+    config.write_text(config.read_text().replace("400", "200"))
+    assert "lacks" not in ablation_outcomes.sweep_table(tmp_path)
     for variants, seeds, said in ((["clusters=3", "mow"], None, "clusters=3"), (["mow", "one"], [2], "mow, one")):
         with pytest.raises(BadInput, match=f"no finished run of {said}"):
             ablation_outcomes.sweep_table(tmp_path, variants, seeds)
@@ -117,6 +125,14 @@ def test_the_outcomes_of_a_sweep_are_those_fixed_before_it(tmp_path):
     with pytest.raises(BadInput, match=r"step 3,200: no run of mow has it"):
         ablation_outcomes.sweep_table(tmp_path, ["mow", "one"])
     assert "| evaluation mean" in ablation_outcomes.sweep_table(tmp_path, ["one", "mow"])
+
+
+@pytest.mark.parametrize("words", ["--power=no/such", "--power=. --runs=1", "--power=results/toy13/mow"])
+def test_power_of_too_few_runs_is_refused(words: str, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        ablation_outcomes.main(words.split())
+    assert ended.value.code == 2 and words.split()[-1].partition("=")[2] in capsys.readouterr().err
 
 
 # Of two seeds: the first evaluation at or above 0.8 (None: there is none), the final score, the mean of fresh/step.

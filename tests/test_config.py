@@ -29,7 +29,7 @@ def test_every_experiment_imagines_and_acts_on_trained_positions_only(path: Path
         return
     own, length = settings.agent, settings.batch.length
     known = own.context - (own.act_on == "posterior")
-    assert known + own.horizon < length and own.act_context <= length
+    assert known + own.horizon < length and own.act_context <= known + own.horizon
     assert window.length == length
 
 
@@ -38,7 +38,7 @@ def test_every_experiment_imagines_and_acts_on_trained_positions_only(path: Path
     [
         ({"batch.length": 8, "agent.context": 4, "agent.horizon": 12}, ["batch.length=8", "horizon=12", "16"]),
         ({"batch.length": 23}, ["agent.context=8", "agent.horizon=16", "batch.length to 24"]),
-        ({"agent.act_context": 65}, ["agent.act_context=65", "64"]),
+        ({"agent.act_context": 24}, ["agent.act_context=24", "at most 23", "agent.context=8", "agent.horizon=16"]),
         ({"agent.act_on": "prior"}, ["agent.act_on='prior'", "loss.mask_boundaries=False"]),
         ({"agent.context": 1}, ["agent.context=1", "2"]),
     ],

@@ -263,6 +263,12 @@ def test_what_a_run_cost_by_hand(workdir):
     assert (cells["run"], cells["agent steps a task"], cells["updates"]) == ("mine", "200", "20")
     assert cells["core-hours"] == f"{15 / 3600:.3f}" and cells["hours"] == f"{10 / 3600:.3f}"
     assert (cells["GB of memory"], cells["updates a second"]) == ("2.50", "2.00")
+    kept = run._replace(metrics={"time/cores_busy": speed["time/cores_busy"]})  # as thinned files have it
+    begun = kept._replace(results=None, lines=lines[:1])
+    said = costs.section({"mine": [kept, begun]}, of="variant")
+    cells = dict(zip(said.tables[0].columns, said.tables[0].rows[0], strict=True))
+    assert cells["core-hours"] == f"{15 / 3600:.3f}" and cells["agent steps a task"] == "200"
+    assert said.text[0].endswith("1 that are not at their end are left out.")
 
 
 @pytest.mark.parametrize(("scores", "said"), [([1.0, 0.999, 2.5, None], "2 of 3"), ([None], "–"), ([-0.5], "0 of 1")])

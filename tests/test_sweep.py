@@ -260,6 +260,9 @@ def test_a_sweep_goes_on_at_its_own_commit_alone(tmp_path, monkeypatch, capsys):
     assert "0a1b2c" in message and "7d8e9f" in message and "--allow_other_commit" in message and begun == [1]
     assert sweep.main([*common, "--seeds=6,8", "--only=1"]) == 2, "one of an array, beside those before it"
     assert sweep.main([*common, "--seeds=6,8", "--jobs=0"]) == 0 == sweep.main([*common, "--seeds=6,8", "--count"])
+    assert sweep.main([*common, "--seeds=8"]) == 2 and "6 is of commit 0a1b2c" in capsys.readouterr().err, (
+        "a part of it"
+    )
     assert sweep.main([*common, "--seeds=6,8", "--allow_other_commit"]) == 0 and begun == [1, 2]
     (tmp_path / "toy" / "8").mkdir()
     (tmp_path / "toy" / "6" / "results.json").unlink()

@@ -183,7 +183,8 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_positions(config: ConfigDict) -> None:
-    """Every position that a token can have in imagination or acting must be one that windows of the batch train."""
+    """Every position that a token can have in imagination or acting must be one that windows of the batch train (those
+    behind the longest episode: `positions` of systems/mow/world_model.py)."""
     own, length, blind = config.agent, config.batch.length, config.agent.act_on == "prior"
     if own.context == 1 and not blind:
         raise BadInput(
@@ -201,10 +202,10 @@ def _check_positions(config: ConfigDict) -> None:
             f"agent.context={own.context} and agent.horizon={own.horizon} imagine {last} tokens, and batch.length="
             f"{length} trains predictions from {length - 1}: raise batch.length to {last + 1} or lower agent.horizon"
         )
-    if own.act_context > length:
+    if own.act_context > last:
         raise BadInput(
-            f"agent.act_context={own.act_context} is longer than the windows that train it: at most batch.length="
-            f"{length}"
+            f"agent.act_context={own.act_context} is longer than what the actor learns from: at most {last}, the tokens"
+            f" that agent.context={own.context} and agent.horizon={own.horizon} imagine"
         )
 
 

@@ -55,6 +55,8 @@ def decode(logits: jax.Array, limit: float = LIMIT) -> jax.Array:
 def mean(logits: jax.Array) -> jax.Array:
     """The expectation [...] of the scalars that the bins stand for, under logits [..., 255] (DreamerV3).
 
+    Targets are split between neighbours in symlog space, so that one that lies between two bins is read as a little
+    more: 1 as 1.006, 0.05 as 0.053.
     Bins of opposite sign are added up first, so that what a young head gives to the outermost ones cancels.
     """
     p, half = jax.nn.softmax(logits.astype(jnp.float32)), BINS // 2

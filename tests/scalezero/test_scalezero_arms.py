@@ -57,13 +57,14 @@ def test_an_arm_is_what_its_name_says_and_has_what_mow_has(arm: str):
             assert rules.keep == (0.25 if "kept" in arm else 0.0)
     free = {"actions"}  # each system's own in training; mow_jax.evaluate --actions scores all by either
     free |= {"every"} if arm in GROWING else set()  # a solved task must be seen soon
-    for section in ("suite.tasks", "train.steps", "train.envs", "evaluation", "checkpoint"):
+    free |= {"atari"}  # whose rewards ScaleZero learns from by their sign
+    for section in ("suite", "train.steps", "train.envs", "evaluation", "checkpoint"):
         ours, theirs = (functools.reduce(lambda part, key: part[key], section.split("."), c) for c in (made, mow))
-        if section == "evaluation":
+        if section in ("suite", "evaluation"):
             ours, theirs = ({k: v for k, v in part.items() if k not in free} for part in (ours, theirs))
         assert ours == theirs, section
-    if arm.startswith("atari_two"):
-        assert made.train.ratio == mow.train.ratio
+    games = [dict(c.suite.atari) | {"clip_reward": None} for c in (made, mow)]
+    assert games[0] == games[1] and (not arm.startswith("atari_two") or made.train.ratio == mow.train.ratio)
     assert parameters(arm) == pytest.approx(parameters(f"{arm.partition('/')[0]}/mow"), rel=0.05)
 
 
@@ -120,12 +121,13 @@ def test_stages_by_their_budget_need_no_evaluations():
 SEARCHING = [*(arm for arm in ARMS if "scalezero" in arm), "scalezero_quickstart"]
 
 
-@pytest.mark.parametrize("arm", SEARCHING)
+@pytest.mark.parametrize("arm", [arm for arm in SEARCHING if settings(arm).search.method == "puct"])
 def test_training_ends_at_the_final_temperature(arm: str):
     made = settings(arm)
     look = {key: value for key, value in made.search.items() if key != "context"}
-    found = search.temperature(search.Search(**look), build.plan(made).updates)
-    assert float(found) == pytest.approx(made.search.temperature)
+    at = lambda update: float(search.temperature(search.Search(**look), update))
+    updates = build.plan(made).updates
+    assert at(updates) == pytest.approx(made.search.temperature) and at(0.95 * updates) > at(updates)
 
 
 @pytest.mark.parametrize("arm", SEARCHING)

@@ -233,6 +233,14 @@ def test_a_walk_through_the_tree_is_the_window_read_at_once():
 
     assert node.context.length.tolist() == [3, 3]
     chex.assert_trees_all_close(root(PARAMETERS, node), jax.tree.map(lambda x: x[:, 3], outputs.prediction), atol=1e-5)
+    # A full context drops its oldest step: what follows is a window that begins one later.
+    reward, _, prediction, last = follow(PARAMETERS, node, action[:, 3])
+    later = np.concatenate([latents[:, 1:], last.latent[:, None]], 1), np.roll(action, -1, 1)
+    outputs = quick(whole)(PARAMETERS, *later, is_first)
+    chex.assert_trees_all_close(prediction, jax.tree.map(lambda x: x[:, 3], outputs.prediction), atol=1e-5)
+    np.testing.assert_allclose(reward, quick(targets.scalar)(outputs.reward[:, 2]), atol=1e-4)
+    np.testing.assert_allclose(last.latent, outputs.latent[:, 2], atol=1e-5)
+    assert last.context.length.tolist() == [3, 3]
 
 
 def test_a_prediction_heeds_actions_their_order_and_where_its_episode_began():

@@ -215,13 +215,14 @@ class Transformer(nn.Module):
     Tokens x [B, T, D] attend as mask [B, T, L] allows: to each other (L = T), or, with a cache of L places or more in
     which they are written from `place` on, to everything written to its first L places so far. A token's position is
     the number of tokens that it sees before it, so that training, imagination and acting agree wherever a window or an
-    episode begins.
+    episode begins; beyond the last of `positions` it is that one, as imagination goes on behind the longest episode.
     Returns [B, T, D] and the new cache.
     """
 
     layers: int
     heads: int
     max_length: int
+    positions: int  # that windows train, at most max_length
     dropout: float = 0.0
     position_scale: float = 1.0  # deviation of the initial position vectors
     dtype: Any = jnp.float32
@@ -229,8 +230,11 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, x, mask, cache: Cache | None = None, place=0, deterministic: bool = True):
         table = self.param("positions", nn.initializers.normal(self.position_scale), (self.max_length, x.shape[-1]))
+        seen = mask.sum(-1)
+        if self.positions < self.max_length:
+            seen = jnp.minimum(seen, self.positions)
         # A product with one-hot rows: the gradient of a gather would be a scatter with repeated indices.
-        position = jax.nn.one_hot(mask.sum(-1) - 1, self.max_length, dtype=self.dtype)
+        position = jax.nn.one_hot(seen - 1, self.max_length, dtype=self.dtype)
         x = x + position @ table.astype(self.dtype)
         x = LayerNorm(epsilon=1e-6, dtype=self.dtype)(x)
         new_cache = []

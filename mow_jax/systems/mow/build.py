@@ -98,6 +98,8 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
     routing = config.router.to_dict()
     anneal = routing.pop("anneal") * plan.schedule_updates
     rules = Routing(tasks=len(tasks), embedding=embedding, anneal_updates=anneal, **routing)
+    # Where tokens see over an episode's end their positions go on, too.
+    longest = max(task.horizon for task in tasks) if config.loss.mask_boundaries else config.batch.length
     own = config.agent.to_dict()
     imagination = Imagination(
         **{key: own[key] for key in ("context", "horizon", "act_context", "act_on", "continuation")}
@@ -109,6 +111,7 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         clusters=clusters(config, len(tasks)),
         routing=rules,
         max_length=config.batch.length,
+        positions=min(config.batch.length, longest),
         mask_boundaries=config.loss.mask_boundaries,
         free_bits=config.loss.free_bits,
         **model,

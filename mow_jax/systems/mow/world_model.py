@@ -55,6 +55,7 @@ class WorldModel:
     clusters: int  # N_m
     routing: Routing
     max_length: int  # longest sequence of tokens
+    positions: int  # of them the first that windows train, as no episode is longer
     categoricals: int = 32  # G
     classes: int = 32  # C
     unimix: float = 0.01
@@ -103,6 +104,7 @@ class WorldModel:
             Transformer,
             heads=self.heads,
             max_length=self.max_length,
+            positions=self.positions,
             dropout=self.dropout,
             position_scale=self.position_scale,
             dtype=self.dtype,
