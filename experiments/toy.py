@@ -9,8 +9,7 @@ scalezero_mixture (its router fixed, as released; "scalezero" is the same), scal
 scalezero_dense, scalezero_stages (solved tasks leave), scalezero_kept (they keep a quarter of their weight),
 scalezero_budget (stages by updates alone, nothing leaves). experiments/toy13.py has all but scalezero_kept on thirteen
 tasks. "one" is a third of their size.
-Hardware: one CPU core, 3 to 5 minutes (results/toy); scalezero_stages 28, scalezero_kept 24, at width 68
-(results/toy_scalezero).
+Hardware: one CPU core, 3 to 5 minutes (results/toy); scalezero_mixture 9 (results/toy_scalezero).
 Expected: mean normalised score 0.95 or more, no task under 0.82 (ten seeds); the other arms of the comparison have not
 been run yet as they are now.
 """
