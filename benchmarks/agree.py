@@ -12,7 +12,6 @@ CPU runs the program that is made for the accelerator.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import build, command, logs, summary
+from mow_jax import build, command, logs
 from mow_jax.config import check
 from mow_jax.learner import Learner
 from mow_jax.replay import Replay
@@ -53,14 +52,14 @@ def main(config: ConfigDict, updates: int, output: str | None) -> None:
     logs.table(f"a CPU and {throughput.device()}", ["update", "differs most", "of itself"], rows)
     print(f"parameters of the world model: at most {moved:.2g} learning rates apart after {updates} updates")
     if output:
-        record = {"device": throughput.device(), "versions": summary.versions(), "commit": summary.commit()}
+        record = throughput.made()
         record |= {"tasks": len(tasks), "updates": found, "learning_rates_apart": moved}
-        Path(output).write_text(json.dumps(record, indent=1) + "\n")
+        throughput.write(output, record)
 
 
 def run(config: ConfigDict, learner: Learner, replay: Replay, updates: int) -> list[dict[str, np.ndarray]]:
     """Each update's metrics."""
-    windows = lambda update: throughput.sample(config, learner, replay, update)
+    windows = lambda update: throughput.sample(learner, replay, update)
     return [jax.device_get(learner.update("training", *windows(update))) for update in range(updates)]
 
 

@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import build, command, logs, summary
+from mow_jax import build, command, logs
 from mow_jax.config import check
 from mow_jax.learner import Learner
 from mow_jax.types import BadInput
@@ -48,12 +48,11 @@ def main(config: ConfigDict, reference: str, python: str, pairs: int, dtype: str
     for _ in range(pairs):
         for name in NAMES:
             times[name].append((theirs.seconds(name), throughput.timed_alone(calls[name])))
-    record = {"device": throughput.device(), "versions": summary.versions(), "commit": summary.commit(), "dtype": dtype}
+    record = throughput.made() | {"dtype": dtype}
     record |= {"torch": theirs.version, "seconds": times}
     record["ratio"] = {name: statistics.median(a / b for a, b in pairs) for name, pairs in times.items()}
     show(record)
-    if output:
-        Path(output).write_text(json.dumps(record, indent=1) + "\n")
+    throughput.write(output, record)
 
 
 def our_calls(config: ConfigDict, directory: Path) -> dict[str, Any]:
@@ -61,7 +60,7 @@ def our_calls(config: ConfigDict, directory: Path) -> dict[str, Any]:
     tasks = throughput.tasks_of(config)
     learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1], seed=config.seed)
     learner.initialise()
-    windows = throughput.sample(config, learner, throughput.filled_replay(config, tasks, directory), 0)
+    windows = throughput.sample(learner, throughput.filled_replay(config, tasks, directory), 0)
     update = lambda: learner.update("training", *windows)
     update()
     return throughput.part_calls(learner, throughput.agent_of(config, tasks), windows) | {"whole update": update}

@@ -13,10 +13,8 @@ as it is measured; one that cannot be is written with its reason.
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +23,7 @@ import numpy as np
 import throughput
 from absl import flags
 
-from mow_jax import command, flops, logs, summary
+from mow_jax import command, flops, logs
 from mow_jax.ops import convolution
 
 COPY = {"cpu": 1 << 24}  # numbers of the copied array, by platform; on accelerators:
@@ -47,16 +45,14 @@ class Case(NamedTuple):
 def main(tasks: int, images: int, channels: int, seconds: float, output: str | None, native: bool = True) -> None:
     """Measures line by line; prints and writes each at once."""
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    record: dict[str, Any] = {"device": throughput.device(), "dtype": dtype.__name__, "lines": {}}
-    record |= {"versions": summary.versions(), "commit": summary.commit()}
+    record = throughput.made() | {"dtype": dtype.__name__, "lines": {}}
     for case in cases(tasks, images, channels, dtype, native):
         try:
             record["lines"][case.name] = measured(case, seconds)
         except Exception as error:  # of a kernel that this device has not, or no memory for: the others still count
             print(f"{case.name}: {error}", flush=True)
             record["failed"] = record.get("failed", {}) | {case.name: str(error)[:500]}
-        if output:
-            Path(output).write_text(json.dumps(record, indent=1) + "\n")
+        throughput.write(output, record)
     rows = [
         (name, f"{line['milliseconds']:.3f}", f"{line['tera']:.2f} {line['unit']}")
         for name, line in record["lines"].items()

@@ -27,7 +27,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import build, command, logs, summary
+from mow_jax import build, command, logs
 from mow_jax.config import check
 from mow_jax.learner import Learner
 from mow_jax.types import BadInput
@@ -44,18 +44,15 @@ def main(config: ConfigDict, rows: int, rounds: int, output: str | None) -> None
     learner = Learner(system, tasks, jax.local_devices()[:1], seed=config.seed)
     with tempfile.TemporaryDirectory() as directory:
         replay = throughput.filled_replay(config, tasks, Path(directory), rows)
-        windows = lambda update: throughput.sample(config, learner, replay, update)
+        windows = lambda update: throughput.sample(learner, replay, update)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(jax.block_until_ready(windows(0))))
         source, target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
         times: dict[str, list[float]] = {"windows": [], "memcpy": []}
         for update in range(1, rounds + 1):
             times["windows"].append(seconds(lambda update=update: windows(update)))
             times["memcpy"].append(seconds(lambda: np.copyto(target, source)))
-    record = {
-        "device": throughput.device(),
+    record = throughput.made() | {
         "cores": len(os.sched_getaffinity(0)),
-        "versions": summary.versions(),
-        "commit": summary.commit(),
         "bytes": size,
         "seconds": times,
         "ratio": statistics.median(a / b for a, b in zip(*times.values(), strict=True)),
@@ -63,8 +60,7 @@ def main(config: ConfigDict, rows: int, rounds: int, output: str | None) -> None
     spread = lambda name: [f"{1e3 * pick(times[name]):.1f}" for pick in (statistics.median, min, max)]
     title = f"{size / 1e6:.0f} MB an update, {record['cores']} cores: ratio {record['ratio']:.2f}"
     logs.table(title, ["", "ms", "least", "most"], [(name, *spread(name)) for name in times])
-    if output:
-        Path(output).write_text(json.dumps(record, indent=1) + "\n")
+    throughput.write(output, record)
 
 
 def beside(events: list[dict[str, Any]]) -> list[tuple[float, float]]:

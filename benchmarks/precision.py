@@ -7,7 +7,6 @@ The sizes are those of the experiment, the tasks the toy suite's at its image si
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import build, command, logs, summary
+from mow_jax import build, command, logs
 from mow_jax.actors import Actors, random_actions
 from mow_jax.config import check
 from mow_jax.learner import Learner
@@ -45,9 +44,9 @@ def main(config: ConfigDict, updates: int, output: str | None) -> None:
     rows = [(name, *(f"{tail[dtype][name]:.5g}" for dtype in DTYPES), f"{apart(tail, name):.2%}") for name in SHOWN]
     logs.table(f"means of the last {updates // 4} of {updates} updates", ["loss", *DTYPES, "apart"], rows)
     if output:
-        record = {"device": throughput.device(), "versions": summary.versions(), "commit": summary.commit()}
+        record = throughput.made()
         record |= {"updates": updates, "last_quarter": tail, "curves": curves}
-        Path(output).write_text(json.dumps(record) + "\n")
+        throughput.write(output, record)
 
 
 def apart(tail: dict[str, dict[str, float]], name: str) -> float:
@@ -75,9 +74,7 @@ def losses(config: ConfigDict, tasks: list[Task], replay: Replay, dtype: str, up
     config.model.compute_dtype = dtype
     learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1], seed=config.seed)
     learner.initialise()
-    found = [
-        learner.update("training", *throughput.sample(config, learner, replay, update)) for update in range(updates)
-    ]
+    found = [learner.update("training", *throughput.sample(learner, replay, update)) for update in range(updates)]
     found = jax.device_get(found)
     return {name: [float(np.mean(metrics[name])) for metrics in found] for name in SHOWN}
 

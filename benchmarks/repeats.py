@@ -22,7 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import build, command, logs, summary
+from mow_jax import build, command, logs
 from mow_jax.config import check
 from mow_jax.learner import Learner
 from mow_jax.replay import Replay
@@ -48,15 +48,15 @@ def main(config: ConfigDict, updates: int, output: str | None) -> None:
         found["same_as_before"] = before["digest"] == found["digest"]
         print(f"{'the same' if found['same_as_before'] else 'NOT the same'} as what {output} had")
     if output:
-        record = {"device": throughput.device(), "versions": summary.versions(), "commit": summary.commit()}
+        record = throughput.made()
         record |= {"updates": updates, "tasks": len(tasks), "dtype": config.model.compute_dtype} | found
-        Path(output).write_text(json.dumps(record, indent=1) + "\n")
+        throughput.write(output, record)
 
 
 def run(config: ConfigDict, learner: Learner, replay: Replay, updates: int) -> tuple[Any, list[dict[str, Any]]]:
     """The state after so many updates of a new run, and each one's metrics."""
     learner.initialise()
-    windows = lambda update: throughput.sample(config, learner, replay, update)
+    windows = lambda update: throughput.sample(learner, replay, update)
     metrics = [learner.update("training", *windows(update)) for update in range(updates)]
     return learner.snapshot(), jax.device_get(metrics)
 

@@ -9,7 +9,6 @@ cost.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from mow_jax import build, command, logs, summary
+from mow_jax import build, command, logs
 from mow_jax.config import check
 from mow_jax.learner import Learner
 
@@ -42,13 +41,12 @@ def main(config: ConfigDict, rounds: int, output: str | None) -> None:
     for _ in range(rounds):
         for name, (call, _) in sides.items():
             times[name].append(throughput.timed_alone(call))
-    record = {"device": throughput.device(), "versions": summary.versions(), "commit": summary.commit()}
+    record = throughput.made()
     record |= {"seconds": times, "flop": {name: flop for name, (_, flop) in sides.items()}}
     many, one = (statistics.median(times[name]) / flop for name, (_, flop) in sides.items())
     record["ratio"] = many / one
     show(record)
-    if output:
-        Path(output).write_text(json.dumps(record, indent=1) + "\n")
+    throughput.write(output, record)
 
 
 def side(config: ConfigDict) -> tuple[Callable, int]:
@@ -59,7 +57,7 @@ def side(config: ConfigDict) -> tuple[Callable, int]:
     learner.initialise()
     with tempfile.TemporaryDirectory() as directory:
         replay = throughput.filled_replay(config, tasks, Path(directory))
-        windows = throughput.sample(config, learner, replay, 0)
+        windows = throughput.sample(learner, replay, 0)
     call = lambda: learner.update("training", *windows)
     throughput.timed_alone(call)
     return call, throughput.part_flops(learner, throughput.agent_of(config, tasks), windows)["whole update"]

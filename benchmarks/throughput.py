@@ -32,7 +32,7 @@ from ml_collections.config_flags import config_flags
 
 from mow_jax import build, command, flops, logs, summary
 from mow_jax.config import check
-from mow_jax.envs.suites import LISTS
+from mow_jax.envs import suites
 from mow_jax.learner import Learner
 from mow_jax.replay import Replay
 from mow_jax.systems.mow import agent as algorithm
@@ -55,14 +55,11 @@ def main(
     agent = agent_of(config, tasks)
     logs.first_screen([("measuring", f"{len(tasks)} tasks, {agent.world.clusters} clusters, on {device()}")])
 
-    def write(results: dict[str, Any]) -> None:
-        if output:
-            Path(output).write_text(json.dumps(results, indent=1) + "\n")
-
+    keep = functools.partial(write, output)
     with tempfile.TemporaryDirectory() as directory:
-        results = measure(config, agent, tasks, Path(directory), rounds, seconds, parts, profile, write)
+        results = measure(config, agent, tasks, Path(directory), rounds, seconds, parts, profile, keep)
     show(results)
-    write(results)
+    keep(results)
     if output:
         print(f"written: {output}")
 
@@ -74,7 +71,7 @@ def tasks_of(config: ConfigDict) -> list[Task]:
     except BadInput:
         if config.suite.name != "atari" or importlib.util.find_spec("ale_py"):
             raise
-    names = [name for given in config.suite.tasks for name in LISTS["atari"].get(given, (given,))]
+    names = suites.expand("atari", config.suite.tasks)
     return [Task(name, "atari", True, 18, (True,) * 18, 27_000, None, None) for name in names]
 
 
@@ -96,13 +93,13 @@ def measure(
     seconds: float,
     parts: bool,
     profile: str | None,
-    write: Callable[[dict[str, Any]], None],
+    keep: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     """All numbers, for JSON; those that are known before a trace and FLOP are written at once."""
     learner = Learner(build.system(config, tasks), tasks, jax.local_devices()[:1], seed=config.seed)
     learner.initialise()
     replay = filled_replay(config, tasks, directory)
-    windows = sample(config, learner, replay, 0)
+    windows = sample(learner, replay, 0)
     learner.update("training", *windows)  # compiles, and fills the return scales
     acting = learner.init_acting(config.train.envs)
     frames, first = (np.asarray(x[0][:, :1, 0]) for x in (windows[0].observation, windows[0].is_first))
@@ -111,7 +108,7 @@ def measure(
 
     calls = part_calls(learner, agent, windows) if parts else {}
     calls["whole update"] = lambda: learner.update("training", *windows)
-    calls["sampling"] = lambda: sample(config, learner, replay, 1)
+    calls["sampling"] = lambda: sample(learner, replay, 1)
 
     def act() -> Any:
         action, _, state["acting"] = learner.act(state["acting"], frames, first, 1, True)
@@ -126,7 +123,7 @@ def measure(
             times[name].append(timed(call, repeats[name]))
     median = {name: statistics.median(values) for name, values in times.items()}
     known = functools.partial(results, config, learner, agent, median, times, matrix_flop / median["matrix"])
-    write(known({}))
+    keep(known({}))
     if profile:
         with jax.profiler.trace(profile):
             timed(calls["whole update"], 2)
@@ -137,10 +134,7 @@ def results(config: ConfigDict, learner: Learner, agent: Agent, median, times, r
     """The record that is written and shown."""
     updates = 1 / median["whole update"]
     joint = median["acting"] + config.train.ratio * (median["whole update"] + median["sampling"])
-    return {
-        "device": device(),
-        "versions": summary.versions(),
-        "commit": summary.commit(),
+    return made() | {
         "dtype": np.dtype(agent.world.dtype).name,
         "tasks": len(learner.mine),
         "milliseconds": {name: 1000 * value for name, value in median.items() if name != "matrix"},
@@ -216,14 +210,10 @@ def filled_replay(config: ConfigDict, tasks: list[Task], directory: Path, rows: 
     return replay
 
 
-def sample(config: ConfigDict, learner: Learner, replay: Replay, update: int) -> tuple[Batch, Batch]:
-    """World-model windows and contexts, on the device, as train.py draws them."""
-    draws = (
-        ("world", config.batch.sequences, config.batch.length),
-        ("imagine", config.agent.contexts, config.agent.context),
-    )
-    indices = [(replay.indices(count, length, update, name), length) for name, count, length in draws]
-    return tuple(learner.deal(replay.gather(*drawn)) for drawn in indices)
+def sample(learner: Learner, replay: Replay, update: int) -> tuple[Batch, ...]:
+    """An update's windows, on the device, as run.py draws them."""
+    drawn = learner.system.updates["training"].windows.items()
+    return tuple(learner.deal(replay.sample(window.batch, window.length, update, name)) for name, window in drawn)
 
 
 def matrix_product(dtype: Any) -> tuple[Callable, int]:
@@ -256,6 +246,17 @@ def timed_alone(call: Callable) -> float:
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
     return seconds
+
+
+def made() -> dict[str, Any]:
+    """What a record of measurements begins with: on what, with what and of what it was made."""
+    return {"device": device(), "versions": summary.versions(), "commit": summary.commit()}
+
+
+def write(output: str | None, record: dict[str, Any]) -> None:
+    """The record as JSON, where a file is wanted."""
+    if output:
+        Path(output).write_text(json.dumps(record, indent=1) + "\n")
 
 
 def device() -> str:

@@ -25,11 +25,11 @@ from mow_jax.types import Batch
 class Imagination:
     """How rollouts start, how long they are, and what acting sees."""
 
-    context: int = 8  # C, frames before a rollout
-    horizon: int = 16  # H
-    act_context: int = 16  # L, past steps that acting attends to
-    act_on: str = "posterior"  # or "prior": blind to the current frame (STORM)
-    continuation: str = "soft"  # or "hard": threshold (STORM)
+    context: int  # C, frames before a rollout
+    horizon: int  # H
+    act_context: int  # L, past steps that acting attends to
+    act_on: str  # "posterior", or "prior": blind to the current frame (STORM)
+    continuation: str  # "soft", or "hard": threshold (STORM)
 
 
 def imagine(

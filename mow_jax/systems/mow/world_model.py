@@ -56,26 +56,26 @@ class WorldModel:
     routing: Routing
     max_length: int  # longest sequence of tokens
     positions: int  # of them the first that windows train, as no episode is longer
-    categoricals: int = 32  # G
-    classes: int = 32  # C
-    unimix: float = 0.01
-    autoencoder: str = "convolutions"
-    channels: int = 32
-    norm: str = "batch"
-    activation: str = "relu"
-    posterior_scale: float = 1.0
-    width: int = 512  # D
-    layers: int = 2
-    shared_layers: int = 2
-    heads: int = 8
-    dropout: float = 0.1
-    position_scale: float = 1.0
-    head_width: int = 512
-    zero_heads: bool = False
-    reward: str = "symlog"
-    mask_boundaries: bool = True
-    free_bits: float = 1.0
-    dtype: Any = jnp.float32
+    categoricals: int  # G
+    classes: int  # C
+    unimix: float
+    autoencoder: str
+    channels: int
+    norm: str
+    activation: str
+    posterior_scale: float
+    width: int  # D
+    layers: int
+    shared_layers: int
+    heads: int
+    dropout: float
+    position_scale: float
+    head_width: int
+    zero_heads: bool
+    reward: str
+    mask_boundaries: bool
+    free_bits: float
+    dtype: Any
 
     @property
     def latent(self) -> int:
