@@ -64,12 +64,13 @@ def explodes(imagined: list[float], returns: list[float]) -> bool:
     """Imagined returns far above whatever an episode has brought."""
     if not returns or len(imagined) < PATIENCE:
         return False
-    return min(np.abs(imagined[-PATIENCE:])) > FAR * max(1.0, *np.abs(returns))
+    least = min(np.abs(imagined[-PATIENCE:]))
+    return bool(least > FAR) and least > FAR * max(np.abs(returns))  # most lines ask for no look at all returns
 
 
 def runs_away(sigmas: list[float], losses: list[float]) -> bool:
-    """A weight sigma that after many lines is nowhere near the loss that it should follow; all ones: it is off."""
-    if min(len(sigmas), len(losses)) <= LONG or set(sigmas) == {1.0}:
+    """A weight sigma that after many lines is nowhere near the loss that it should follow; ones: it is off."""
+    if min(len(sigmas), len(losses)) <= LONG or set(sigmas[-PATIENCE:]) == {1.0}:
         return False
     ratio = np.array(sigmas[-PATIENCE:]) / np.maximum(losses[-PATIENCE:], 1e-9)
     return bool((ratio > AWAY).all() or (ratio < 1 / AWAY).all())
