@@ -60,6 +60,7 @@ def add(config: ConfigDict) -> None:
         dict(
             replay=True,  # climbs the value functions in latents from replay
             entropy=1e-4,
+            squashed=False,  # True: entropy is of the action, behind tanh; else of what tanh squashes (as released)
         )
     )
     config.fresh = ConfigDict(
@@ -209,6 +210,6 @@ def _check_fresh(config: ConfigDict) -> None:
 # could set.
 RENAMED = {"model.values": "model.value_functions"}
 # Keys that older runs' config.json lack, and the values that those runs had.
-BEFORE: dict[str, dict[str, Any]] = {}
+BEFORE: dict[str, dict[str, Any]] = {"policy": {"squashed": False}}
 # Keys that a resumed run of other systems may change, and this one's may not.
 LOCKED: tuple[str, ...] = ()

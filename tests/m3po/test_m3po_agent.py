@@ -29,7 +29,15 @@ def agent(trust: bool = True, pixels: bool = False, **changes) -> Agent:
     """A tiny one; half of the environments act by the bare policy, unless `share` says otherwise."""
     sizes = dict(tasks=TASKS, action_size=ACTIONS, numbers=0 if pixels else NUMBERS, image_size=8, latent=16, simnorm=8)
     sizes |= dict(embedding=3, encoder=8, encoder_layers=2, channels=4, hidden=8, bins=11, limit=3.0, values=3)
-    sizes |= dict(dropout=0.1, termination=True, shift=1, log_std_min=-3.0, log_std_max=1.0, dtype=jnp.float32)
+    sizes |= dict(
+        dropout=0.1,
+        squashed=changes.pop("squashed", False),
+        termination=True,
+        shift=1,
+        log_std_min=-3.0,
+        log_std_max=1.0,
+        dtype=jnp.float32,
+    )
     settings = dict(weight=1.0, epochs=1, minibatch=64, clip=0.2, kl=0.0, lambda_=0.9, entropy=1e-3, steps=2)
     settings |= dict(share=changes.pop("share", 0.5), bonus=changes.pop("bonus", "clipped"), beta=0.5)
     return Agent(
@@ -289,6 +297,12 @@ def test_the_first_minibatch_s_ratio_is_one_and_later_the_policy_moves():
     assert metrics["fresh/replay_step"] == 0, "nothing since the round before"
     assert metrics["fresh/going"] == 0 and metrics["fresh/step"] == 0
     chex.assert_trees_all_equal(rests.params["policy"], state.params["policy"])
+    # What it would have learned while it rested is in no moment of the optimiser, of which it has the first places.
+    afresh = state._replace(optimizer=started(made).optimizer)
+    rests, _ = learned(algorithm.on_policy, held, afresh, batch)
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves(state.params["policy"]))
+    moments = [leaf for leaf in jax.tree.leaves(rests.optimizer["fresh"]) if np.size(leaf) > 1]
+    assert len(moments) == 2 and all(not leaf[:size].any() and leaf[size:].any() for leaf in moments)
     assert np.any(rests.params["value"][0]["kernel"] != state.params["value"][0]["kernel"])
     _, metrics = learned(algorithm.on_policy, made, started(made)._replace(update=np.int32(75)), batch)
     assert metrics["bonus/weight"] == pytest.approx(0.125), "falls with the share of the run"
@@ -415,6 +429,12 @@ def test_four_devices_do_what_one_does():
         four, others = learned(function, made, started(made), data, 4)
         chex.assert_trees_all_close(metrics, others, atol=1e-4, rtol=1e-4)
         chex.assert_trees_all_close(one.params, four.params, atol=2e-4)
+    # A task is far and the other is not: whether the policy rests is one decision.
+    far = dataclasses.replace(made, trust=dataclasses.replace(made.trust, epochs=6, minibatch=8, kl=0.02))
+    state, metrics = learned(algorithm.on_policy, far, started(made), newest, 1)
+    again, others = learned(algorithm.on_policy, far, started(made), newest, 4)
+    assert 0 < metrics["fresh/going"] == others["fresh/going"] < 1
+    chex.assert_trees_all_close(state.params, again.params, atol=2e-4)
 
 
 @pytest.mark.slow

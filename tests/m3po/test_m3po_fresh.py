@@ -12,11 +12,12 @@ import pytest
 from sharded import shard
 
 from mow_jax.ops.returns import advantages
-from mow_jax.systems.m3po import bonus, fresh
+from mow_jax.systems.m3po import bonus, fresh, world_model
 from mow_jax.systems.m3po.fresh import Trust
 from mow_jax.systems.m3po.types import Choice, Dream
 
 GAMMA = 0.9
+RAW, ACTION = (types.SimpleNamespace(squashed=squashed) for squashed in (False, True))  # whose entropy is meant
 
 
 def trust(**changes) -> Trust:
@@ -141,7 +142,7 @@ def test_a_ratio_that_has_led_far_enough_leads_no_further(scaled, ratio: float, 
     likely = lambda scale: fresh.log_prob(fresh.world_model.choose(None, scale, None, mask, z, None), mask, 0.52 * z)
     before = likely(0.51) - np.log(ratio)
     rows = fresh.Rows(z, 0.52 * z, before, np.array([advantage]), {})
-    ask = lambda scale: fresh.loss(None, made, {"policy": scale}, None, mask, rows)
+    ask = lambda scale: fresh.loss(RAW, made, {"policy": scale}, None, mask, rows)
     (found, said), slope = jax.value_and_grad(ask, has_aux=True)(0.51)
     assert float(found) == pytest.approx(-min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage), rel=1e-4)
     far = ratio > 1.2 if advantage > 0 else ratio < 0.8
@@ -157,7 +158,7 @@ def test_the_policy_alone_steps_at_the_round_s_weight(scaled, monkeypatch):
     z, start = 0.5 + rng.random((1, 5, 2)), {"policy": jnp.float32(0.51), "value": jnp.float32(rng.normal(size=(2, 7)))}
     before = fresh.log_prob(fresh.world_model.choose(None, 0.51, None, 1, z, None), 1, 0.52 * z)
     rows = fresh.Rows(z, 0.52 * z, before, rng.normal(size=(1, 5)), {"value": rng.normal(size=(1, 5))})
-    model, places = types.SimpleNamespace(tasks=1, limit=3.0), shard(mask, 1)
+    model, places = types.SimpleNamespace(tasks=1, limit=3.0, squashed=False), shard(mask, 1)
 
     def moved(weight: float) -> dict:
         made = trust(weight=weight, epochs=1, minibatch=5, bonus="none", beta=0.0, steps=1)
@@ -184,7 +185,7 @@ def test_a_row_that_was_lost_with_its_environment_says_nothing_of_the_policy(sca
     lost = whole._replace(raw=whole.raw * (np.arange(5) != 3)[:, None], log_prob=drawn * (np.arange(5) != 3))
     without = jax.tree.map(lambda x: x[np.arange(5) != 3], whole)
     learns = jax.value_and_grad(
-        lambda scale, rows: fresh.loss(None, made, {"policy": scale}, None, mask, rows), has_aux=True
+        lambda scale, rows: fresh.loss(RAW, made, {"policy": scale}, None, mask, rows), has_aux=True
     )
     results = [learns(0.51, rows) for rows in (lost, without)]
     for one, other in zip(*map(jax.tree.leaves, results), strict=True):
@@ -206,3 +207,55 @@ def test_every_epoch_goes_through_the_rows_once():
     assert np.any(places[:2] != places[2:])
     few = jax.eval_shape(lambda key: fresh.blocks(made, key, 3), jax.random.key(0))
     assert few.shape == (2, 3), "fewer rows than a minibatch are one"
+
+
+# --- Entropy ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_round_s_bonus_for_entropy_narrows_a_policy_that_tanh_cuts_and_widens_others(monkeypatch):
+    """The policy's only parameter is its log deviation; nothing was better than anything else."""
+
+    def choose(model, log_std, e, mask, z, noise):
+        raw = jnp.exp(log_std) * noise
+        return Choice(jnp.tanh(raw), raw, jnp.zeros_like(raw), jnp.broadcast_to(log_std, raw.shape))
+
+    monkeypatch.setattr(fresh.world_model, "choose", choose)
+    made = trust(bonus="none", entropy=1.0, beta=0.0, steps=1)
+    mask, noise = np.ones(2), np.random.default_rng(0).normal(size=(500, 2))
+
+    def slope(model, deviation: float) -> float:
+        """Of the loss: where it is negative the policy widens."""
+        raw, at = deviation * noise, float(np.log(deviation))
+        likely = fresh.log_prob(choose(model, at, None, mask, None, noise), mask, raw)
+        rows = fresh.Rows(noise, raw, likely, np.zeros(500), {})
+        return float(jax.grad(lambda at: fresh.loss(model, made, {"policy": at}, None, mask, rows)[0])(at))
+
+    assert slope(RAW, 5.0) == pytest.approx(-2, abs=1e-4) and slope(RAW, 0.3) == pytest.approx(-2, abs=1e-4)
+    assert slope(ACTION, 5.0) > 1 and slope(ACTION, 0.3) < -1
+
+
+@pytest.mark.parametrize("deviation", [0.2, 1.0, 5.0])
+def test_the_squashed_entropy_is_that_of_the_action(deviation: float):
+    """Against a histogram of actions: it falls again where the normal distribution is so wide that tanh cuts it."""
+    noise = np.random.default_rng(0).normal(size=(400_000, 1)).astype(np.float32)
+    wide = jnp.full(noise.shape, np.log(deviation))
+    choice = Choice(jnp.tanh(0.3 + deviation * noise), 0.3 + deviation * noise, jnp.full(noise.shape, 0.3), wide)
+    entropy = lambda squashed: float(
+        world_model.entropy_of(types.SimpleNamespace(squashed=squashed), choice, np.ones(1), noise).mean()
+    )
+    edges = np.tanh(np.linspace(-30, 30, 3001))
+    edges = np.unique(edges)
+    share, widths = np.histogram(np.tanh(0.3 + deviation * noise.astype(float)), edges)[0] / len(noise), np.diff(edges)
+    known = share > 0
+    found = -(share[known] * np.log(share[known] / widths[known])).sum()
+    assert entropy(True) == pytest.approx(found, abs=0.03)
+    assert entropy(False) == pytest.approx(0.5 * np.log(2 * np.pi * np.e) + np.log(deviation), abs=0.01)
+
+
+def test_the_squashed_entropy_is_largest_inside_and_has_gradients_everywhere():
+    raw = np.linspace(-40, 40, 81)
+    narrowed, slope = jax.vmap(jax.value_and_grad(world_model.narrowed))(raw.astype(np.float32))
+    np.testing.assert_allclose(
+        narrowed, np.log1p(-(np.tanh(np.clip(raw, -8, 8)) ** 2)) - 2 * (np.abs(raw) - 8).clip(0), atol=1e-2
+    )
+    assert np.isfinite(slope).all() and (np.sign(slope) == -np.sign(raw)).all()

@@ -55,7 +55,9 @@ def model(name: str) -> WorldModel:
     alone = name.endswith("episodic")
     sizes = dict(tasks=1 if alone else 2, action_size=3, numbers=5, image_size=16, latent=16, simnorm=8)
     sizes |= dict(embedding=0 if alone else 6, encoder=12, encoder_layers=2, channels=4, hidden=20, bins=21, values=5)
-    settings = dict(limit=LIMIT, dropout=0.0, termination=alone, shift=0, log_std_min=-10.0, log_std_max=2.0)
+    settings = dict(
+        limit=LIMIT, dropout=0.0, squashed=False, termination=alone, shift=0, log_std_min=-10.0, log_std_max=2.0
+    )
     return WorldModel(**sizes, **settings, dtype=jnp.float32)
 
 

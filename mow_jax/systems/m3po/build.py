@@ -67,6 +67,7 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         image_size=config.suite.image_size,
         dtype=compute_dtype(sizes.pop("compute_dtype")),
         values=sizes.pop("value_functions"),
+        squashed=config.policy.squashed,
         **sizes,
     )
     return Agent(

@@ -112,14 +112,18 @@ def prepare(
 def loss(model: WorldModel, trust: Trust, params: Any, e, mask, rows: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The clipped surrogate of rows [m], a bonus for entropy, and the critics' cross-entropies. A row that was lost
     with its environment has no draw, only zeros, and so no ratio: it says nothing of the policy."""
-    choice = world_model.choose(model, params["policy"], e, mask, rows.z, jnp.zeros_like(rows.raw))
+    choose = lambda noise: world_model.choose(model, params["policy"], e, mask, rows.z, noise)
+    choice = choose(jnp.zeros_like(rows.raw))
     moved = jnp.clip(log_prob(choice, mask, rows.raw) - rows.log_prob, -20.0, 20.0)
     ratio = jnp.exp(moved)
     held = jnp.clip(ratio, 1 - trust.clip, 1 + trust.clip)
     drawn = (rows.raw != 0).any(-1) | (rows.log_prob != 0)
     mean = lambda each: (drawn * each).sum() / jnp.maximum(drawn.sum(), 1)
     surrogate = mean(jnp.minimum(ratio * rows.advantage, held * rows.advantage))
-    spread = (choice.log_std * mask).sum(-1).mean()  # the entropy but for a constant
+    spread = (choice.log_std * mask).sum(-1).mean()  # the entropy of raw actions but for a constant
+    if model.squashed:  # by the rows' own noise, as this policy would need it
+        noise = jax.lax.stop_gradient((rows.raw - choice.mean) / jnp.exp(choice.log_std))
+        spread = spread + mean((world_model.narrowed(choose(noise).raw) * mask).sum(-1))
     total, said = -surrogate - trust.entropy * spread, {"fresh/moved": mean(jnp.abs(ratio - 1))}
     said["fresh/clipped"] = mean(ratio != held)
     said["fresh/kl"] = mean(ratio - 1 - moved)  # an estimate of KL(what acted, policy), never negative
@@ -155,9 +159,12 @@ def epochs(
         learned, state, finite, going = carry
         taken = jax.vmap(lambda tree, at: jax.tree.map(lambda x: x[at], tree))(rows, places)
         gradient, said = jax.grad(total, has_aux=True)(learned, taken)
-        flat, unravel = ravel_pytree(gradient)
-        flat, far = jax.lax.psum((flat, (mean * said["fresh/kl"]).sum()), "device")
+        far = jax.lax.psum((mean * said["fresh/kl"]).sum(), "device")
         going = going & (far <= trust.kl) if trust.kl else going
+        # A policy that rests leaves no trace: neither in the moments nor in the clip that the critics share.
+        gradient["policy"] = jax.tree.map(lambda leaf: jnp.where(going, leaf, 0.0), gradient["policy"])
+        flat, unravel = ravel_pytree(gradient)
+        flat = jax.lax.psum(flat, "device")
         change, state = optimizer.update(flat, state)
         change = unravel(change)
         change["policy"] = jax.tree.map(lambda leaf: trust.weight * going * leaf, change["policy"])

@@ -41,6 +41,7 @@ class WorldModel:
     limit: float  # bins reach from -limit to limit in symlog space
     values: int  # Q
     dropout: float  # of a value function's first layer
+    squashed: bool  # the policy's entropy is that of the action, behind tanh
     termination: bool  # whether ends are predicted
     shift: int  # pixels that pictures are moved by at most while learning
     log_std_min: float
@@ -244,16 +245,23 @@ def policy_loss(
     `entropy`, in the latents z [B, H + 1, D] of the unroll."""
     choice = choose(model, layers, e, mask, z, draws.policy)
     value = some_values(model, q, e, z, choice.action, draws.policy_pair).mean(0)
-    spread = entropy_of(choice, mask, draws.policy) * mask.sum()
+    spread = entropy_of(model, choice, mask, draws.policy) * mask.sum()
     weight = rho ** jnp.arange(z.shape[1])
     loss = -(weight * over(entropy * spread + value / scale, alive)).mean()
     return loss, {"value": over(value, alive)[0], "entropy": over(spread, alive)[0]}
 
 
-def entropy_of(choice: Choice, mask: jax.Array, noise: jax.Array) -> jax.Array:
-    """A draw of the entropy [...] of the raw action, over the task's dimensions."""
+def entropy_of(model: WorldModel, choice: Choice, mask: jax.Array, noise: jax.Array) -> jax.Array:
+    """A draw of the entropy [...] over the task's dimensions, of the raw action, which grows with the deviation without
+    end, or `squashed`: of the action, which is largest where all of [-1, 1] is as likely."""
     each = 0.5 * noise**2 + choice.log_std + 0.5 * jnp.log(2 * jnp.pi)
+    each = each + narrowed(choice.raw) if model.squashed else each
     return (each * mask).sum(-1)
+
+
+def narrowed(raw: jax.Array) -> jax.Array:
+    """ln(1 - tanh(raw)^2), by how much tanh narrows what lies about raw."""
+    return 2.0 * (jnp.log(2.0) - raw - jax.nn.softplus(-2.0 * raw))
 
 
 def policy_value(model: WorldModel, q: list, layers: list, e, mask, z, draws: Draws) -> jax.Array:
