@@ -94,13 +94,20 @@ class Rows:
     def _task_numbers(self, k: int, columns: dict[str, np.ndarray]) -> Numbers:
         parts = [(env, slice(first, end)) for task, env, first, end in self._counted if task == k]
         rows = {name: np.concatenate([column[k, env, part] for env, part in parts]) for name, column in columns.items()}
+        told = np.concatenate([self._told(part) for _, part in parts])
         return {
             "rows": len(rows["reward"]),
-            **reward_numbers(rows["reward"], rows["predicted_reward"]),
+            **reward_numbers(rows["reward"][told], rows["predicted_reward"][told]),
             **termination_numbers(rows["termination"], rows["predicted_termination"]),
             **frame_numbers(rows["predicted_error"], self._sum[k], int(self._squares[k])),
             **action_numbers(rows.get("predicted_action", np.empty(0))),
         }
+
+    def _told(self, part: slice) -> np.ndarray:
+        """[N] which rows of an episode are predicted from all that came before them in it: of one that fits into a
+        window those up to a window's start, as behind it the cue may be cut off; all rows of longer ones."""
+        window = np.arange(part.start, part.stop) // self._time
+        return (window == window[0]) | (len(window) > self._time)
 
 
 # --- Numbers of a task's rows -----------------------------------------------------------------------------------------

@@ -150,6 +150,31 @@ def test_only_rows_of_episodes_that_count_enter(played):
         assert numbers["ratio"] == pytest.approx(2 * values.mean() / spread)
 
 
+def test_rewards_behind_a_window_s_start_count_of_episodes_alone_that_fit_into_none():
+    """Of a reward that asks for the first frame: short episodes' rows that have lost it say nothing of the model."""
+    rows = diagnostics.Rows(lambda batch: {"reward": batch.reward * (np.arange(TIME) > 0), **ones(batch)}, 1, TIME)
+    first = np.ones((1, 1), bool)
+    for step in range(3 * TIME):
+        reward = np.array([[step % 3]], np.float32)
+        rows.add(Batch(np.zeros((1, 1, 2, 2, 3), np.uint8), np.zeros((1, 1), np.int32), reward, first, first))
+        first = np.array([[step % 3 == 2]])
+        if step % 3 == 2:
+            rows.settle(0, 0, True)
+    (numbers,) = rows.numbers()
+    told = [0, 1, 2, 3, 6, 7, 9, 10, 11]  # 4, 5 and 8 lie behind a start in their episode
+    real = np.array([step % 3 for step in told])
+    predicted = np.array([(step % 3) * (step % TIME > 0) for step in told])
+    assert numbers["rows"] == 3 * TIME
+    assert numbers["reward_correlation"] == pytest.approx(np.corrcoef(real, predicted)[0, 1])
+    np.testing.assert_array_equal(rows._told(slice(2, 2 + TIME)), [True, True, False, False])
+    assert rows._told(slice(2, 3 + TIME)).all()
+
+
+def ones(batch: Batch) -> dict[str, np.ndarray]:
+    """What a model says that nobody asks for."""
+    return {name: np.ones(batch.reward.shape, np.float32) for name in ("termination", "error")}
+
+
 def test_windows_have_one_shape_and_the_last_is_filled_up_with_first_rows(played):
     windows = played[1].windows
     assert [window.reward.shape for window in windows] == [(2, 2, TIME)] * 3

@@ -94,6 +94,11 @@ def test_the_last_stage_is_reached_within_the_plan(arm: str):
 
 
 REFUSED = [
+    (
+        {"model.patch": 4},
+        "model.patch=4 is no wider than the toys' objects at suite.image_size=16: .* use model.patch=8",
+    ),
+    ({"suite.image_size": 32}, "model.patch=8 is no wider .* suite.image_size=32: .* use model.patch=16"),
     ({"stages.first": 1196}, "stages.count=5 is out of reach: .* after update 2696 only, and the run has 2696 updates"),
     ({"stages.every": 50_000}, "stages.every=50000 the last stage may begin"),
     ({"evaluation.every": 0}, "stages.target=0.9 needs evaluations .* evaluation.every=0 makes none"),
@@ -102,7 +107,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("changes", "words"), REFUSED)
-def test_stages_that_cannot_come_are_refused(changes: dict, words: str):
+def test_patches_that_hide_objects_and_stages_that_cannot_come_are_refused(changes: dict, words: str):
     made = settings("toy/scalezero_stages").copy_and_resolve_references()
     made.update_from_flattened_dict(changes)
     with pytest.raises(BadInput, match=words):

@@ -138,6 +138,7 @@ def losses(model: ActorCritic, actor, critic, slow_critic, dream: Dream, embeddi
         "entropy": mean(entropy(model, pi, mask)),
     }
     metrics = {"return": lambda_return.mean(), "value": value.mean(), "reward": dream.reward.mean(), "scale": scale}
+    metrics["entropy"] = terms["entropy"] / weights.mean()  # of the steps that are reached
     return terms, scale, metrics | {"continuation": dream.continuation.mean()}
 
 

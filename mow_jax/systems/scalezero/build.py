@@ -41,9 +41,20 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
         components=components,
         exported=("update", "params", "stage"),
         carry_over=bound(carry_over),
-        check=functools.partial(check_stages, config, plan),
+        check=functools.partial(check, config, plan),
         after_evaluation=after if grows else None,
     )
+
+
+def check(config: ConfigDict, plan: Plan) -> None:
+    """Raises BadInput for what no new run should begin with: patches that hide the toys' objects, stages out of reach."""
+    patch, size = config.model.patch, config.suite.image_size
+    if config.suite.name == "toy" and config.model.encoder == "vit" and 4 * patch <= size:
+        raise BadInput(
+            f"model.patch={patch} is no wider than the toys' objects at suite.image_size={size}: as each patch is"
+            f" normed by itself, one that is all white would be as one that is all black; use model.patch={size // 2}"
+        )
+    check_stages(config, plan)
 
 
 def check_stages(config: ConfigDict, plan: Plan) -> None:
