@@ -47,7 +47,7 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
 
 
 def check(config: ConfigDict, plan: Plan) -> None:
-    """Raises BadInput for what no new run should begin with: patches that hide the toys' objects, stages out of reach."""
+    """Raises BadInput for what no new run should begin with: patches that hide the toys' objects, stages too late."""
     patch, size = config.model.patch, config.suite.image_size
     if config.suite.name == "toy" and config.model.encoder == "vit" and 4 * patch <= size:
         raise BadInput(
