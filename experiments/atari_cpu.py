@@ -7,10 +7,9 @@
 so on are agents of one game each. `:one`, and the four agents of a game taken together, have the parameters of the four
 games' agent within 2%, moving averages of critics counted (4% for `:one` without them). Settings from the search in
 results/atari_cpu: an autoencoder of patches a game, rewards read as their mean and weighted up.
-Hardware: one CPU core, 3 to 4 hours; an agent of one game 1 to 1.6; ":one" some 9, by arithmetic from an update of
-0.67 s on a slower core (benchmarks/throughput.py, commit 114689d), and not yet run to its end.
-Measured: the four games, two seeds: 0.99 and 0.74 of a human in the mean, `:others` 0.002 (results/atari_cpu). `make
-watch` shows the first one's agent.
+Hardware: one CPU core, 3 to 4 hours; an agent of one game 1 to 1.6; ":one" 5.
+Measured: the four games, two seeds: 0.99 and 0.74 of a human in the mean, `:one` 0.02, the four agents 0.77, `:others`
+0.002, one seed each (results/atari_cpu). `make watch` shows the first one's agent.
 """
 
 import runpy
