@@ -260,7 +260,7 @@ def entropy_of(model: WorldModel, choice: Choice, mask: jax.Array, noise: jax.Ar
 
 
 def narrowed(raw: jax.Array) -> jax.Array:
-    """ln(1 - tanh(raw)^2), by how much tanh narrows what lies about raw."""
+    """ln(1 - tanh(raw)^2) [..., A], by how much tanh narrows what lies about raw."""
     return 2.0 * (jnp.log(2.0) - raw - jax.nn.softplus(-2.0 * raw))
 
 
