@@ -3,7 +3,7 @@
     python -m mow_jax.train --config=experiments/metaworld_quickstart.py --workdir=runs/metaworld_quickstart
 
 Hardware: two CPU cores, no GPU.
-Expected: recognisable reconstructions; success as by chance.
+Expected: recognisable reconstructions; success as by chance (no run was kept).
 """
 
 from mow_jax.config import default

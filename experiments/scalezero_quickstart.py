@@ -2,7 +2,7 @@
 
     python -m mow_jax.train --config=experiments/scalezero_quickstart.py --workdir=runs/scalezero_quickstart
 
-Hardware: two CPU cores, two minutes.
+Hardware: two CPU cores, some two minutes (no run was kept).
 Expected: random scores or worse, of episodes cut at 500 steps.
 """
 

@@ -7,8 +7,8 @@
 Arms of the comparison of systems, of as many learned parameters as MoW has within 5%: mow, one_equal,
 scalezero_mixture (its router fixed, as released; "scalezero" is the same), scalezero_all (its router learns),
 scalezero_dense, scalezero_stages (solved tasks leave), scalezero_kept (they keep a quarter of their weight),
-scalezero_budget (stages by updates alone, nothing leaves). experiments/toy13.py has all but scalezero_kept on thirteen
-tasks. "one" is a third of their size.
+scalezero_budget (stages by updates alone, nothing leaves). experiments/toy13.py has all but scalezero_kept, and not the
+short name scalezero, on thirteen tasks. "one" is a third of their size.
 Hardware: one CPU core, 3 to 5 minutes (results/toy); scalezero_mixture 9 (results/toy_scalezero).
 Expected: mean normalised score 0.95 or more, no task under 0.82 (ten seeds); the other arms of the comparison have not
 been run yet as they are now.
