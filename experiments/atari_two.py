@@ -62,7 +62,6 @@ def scalezero():
     config.model.update(width=140, layers=2, heads=4, experts=4, dropout=0.0)
     config.model.update(vit_width=96, vit_layers=2, vit_heads=4, vit_head_width=24, vit_hidden=256)
     config.search.update(method="gumbel", simulations=12, considered=8, context=4)  # of 16 tried none is looked behind
-    config.loss.smoothing = 0.0
     config.optimizer.lr = 6e-4
     config.log.gradients = True
     return config

@@ -19,7 +19,6 @@ def get_config():
     config.model.update(width=64, layers=2, heads=4, experts=4, dropout=0.0)
     config.model.update(vit_width=64, vit_layers=2, vit_heads=4, vit_head_width=16, vit_hidden=128)
     config.search.update(method="gumbel", simulations=12, context=4)  # Boxing has 18 actions
-    config.loss.smoothing = 0.0  # smoothed values see 20 steps ahead
     config.optimizer.lr = 1e-3
     config.actors.workers = 0
     config.evaluation.update(episodes=2, parallel=2, max_steps=500)

@@ -57,7 +57,7 @@ def add(config: ConfigDict) -> None:
             policy=1.0,
             entropy=1e-4,  # of the policy, a bonus
             continuation=1.0,  # of the end that the search must foresee; 0: none, every action leads on
-            smoothing=0.1,  # share of the uniform in the categories of value and reward
+            smoothing=0.0,  # share of the uniform in the categories of value and reward
         )
     )
     config.optimizer = ConfigDict(dict(lr=1e-4, decay=1e-4, clip=5.0, target_rate=0.05))

@@ -20,6 +20,7 @@ from mow_jax.systems.scalezero import inspection, search, targets, world_model
 from mow_jax.systems.scalezero.agent import Agent
 from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
+from mow_jax.systems.scalezero.types import Context
 from mow_jax.systems.scalezero.world_model import WorldModel
 from mow_jax.types import Batch
 
@@ -222,8 +223,26 @@ def test_acting_follows_the_mask_stores_what_it_found_and_keeps_the_episode_s_co
         assert not stored["policy"][1, :, 1].any()
         assert after.length.tolist() == [[min(step + 1, 2)] * 2, [min(step + 1, 2), 1]]
         np.testing.assert_array_equal(after.action[..., -1], action)
-        np.testing.assert_array_equal(after.latent[..., 0, :], context.latent[..., 1, :])
+        np.testing.assert_array_equal(after.frame[:, :, 0], context.frame[:, :, 1])
+        np.testing.assert_array_equal(after.frame[:, :, 1], frames)
         context = after
+
+
+def test_what_was_seen_before_an_update_is_read_by_the_parameters_behind_it():
+    rng = np.random.default_rng(9)
+    frames = rng.integers(0, 256, size=(3, TASKS, ENVS, 8, 8, 3)).astype(np.uint8)
+    later, begins = started()._replace(params=parameters(lambda: algorithm.init(agent(), 0).params, seed=1)), [True, False]
+    contexts = []
+    for state in (started(), later):
+        context = no_context()
+        for step, first in enumerate(begins):
+            *_, context = acting(True)(state, context, frames[step], np.full((TASKS, ENVS), first), step)
+        contexts.append(context)
+    earlier, own = contexts
+    inputs = frames[2], np.zeros((TASKS, ENVS), bool), 2
+    chex.assert_trees_all_equal(
+        acting(True)(later, earlier, *inputs), acting(True)(later, own._replace(action=earlier.action), *inputs)
+    )
 
 
 def no_context():
@@ -265,7 +284,8 @@ def test_the_search_is_told_all_that_the_model_says():
     def by_hand(params, context, frames, heard):
         model, many = agent().world, lambda x: x.reshape(-1, *x.shape[2:])
         heads, mask = world_model.task_heads(params, jnp.arange(TASKS)), jnp.repeat(MASK, ENVS, axis=0)
-        latent, context = many(world_model.encode(model, params, frames)), jax.tree.map(many, context)
+        before, latent = (many(world_model.encode(model, params, x)) for x in (context.frame, frames))
+        context = Context(before, many(context.action), many(context.length))
         root, node = world_model.start(model, params, heads, context, latent, mask)
 
         def follow(action, node):

@@ -18,6 +18,7 @@ from mow_jax import envs
 from mow_jax.envs import suites
 from mow_jax.systems.scalezero import agent as algorithm
 from mow_jax.systems.scalezero import encoder, mixture, targets, transformer, world_model
+from mow_jax.systems.scalezero.types import Context
 from mow_jax.systems.scalezero.world_model import WorldModel
 
 # --- The mixture ------------------------------------------------------------------------------------------------------
@@ -205,7 +206,8 @@ def test_a_walk_through_the_tree_is_the_window_read_at_once():
     @quick
     def start(params, first):
         rows = world_model.task_heads(params, jnp.arange(2))
-        return world_model.start(MODEL, params, rows, world_model.empty_context(MODEL, 2), first, MASK)
+        empty = Context(jnp.zeros((2, 3, 8)), jnp.zeros((2, 3), jnp.int32), jnp.zeros(2, jnp.int32))
+        return world_model.start(MODEL, params, rows, empty, first, MASK)
 
     @quick
     def follow(params, node, action):

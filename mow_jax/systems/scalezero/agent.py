@@ -23,7 +23,7 @@ from mow_jax.systems.scalezero import search, stages, targets, world_model
 from mow_jax.systems.scalezero.mixture import Activity
 from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
-from mow_jax.systems.scalezero.types import ActState, State
+from mow_jax.systems.scalezero.types import ActState, Context, State
 from mow_jax.systems.scalezero.world_model import WorldModel
 from mow_jax.types import Batch, Shard
 
@@ -206,7 +206,9 @@ def dormant(parts: Sequence[Activity]) -> jax.Array:
 
 def init_acting(agent: Agent, tasks: int, envs: int) -> ActState:
     """Empty contexts for `envs` environments of each of `tasks` tasks."""
-    return world_model.empty_context(agent.world, tasks, envs)
+    shape, size = (tasks, envs, agent.world.context), agent.world.image_size
+    frames = jnp.zeros((*shape, size, size, 3), jnp.uint8)
+    return ActState(frames, jnp.zeros(shape, jnp.int32), jnp.zeros(shape[:-1], jnp.int32))
 
 
 def act(
@@ -223,8 +225,9 @@ def act(
     fold = lambda x: x.reshape(-1, *x.shape[2:])
     unfold = lambda x: x.reshape(-1, envs, *x.shape[1:])
     mask = jnp.repeat(shard.mask, envs, axis=0)
-    latent = fold(world_model.encode(model, params, observation))
-    root, node = world_model.start(model, params, rows, jax.tree.map(fold, acting), latent, mask)
+    z = fold(world_model.encode(model, params, jnp.concatenate([acting.frame, observation[:, :, None]], axis=2)))
+    context = Context(z[:, :-1], fold(acting.action), fold(acting.length))
+    root, node = world_model.start(model, params, rows, context, z[:, -1], mask)
 
     def follow(action, node):
         reward, on, prediction, node = world_model.follow(model, params, rows, node, action, mask)
@@ -237,8 +240,8 @@ def act(
     warmth = search.temperature(agent.search, state.update)
     value = targets.scalar(root.value)
     found = search.search(setup, follow, root.policy, value, node, mask, noise, warmth)
-    acting = jax.tree.map(unfold, world_model.push(node.context, node.latent, found.action))
-    return unfold(found.action), {"policy": unfold(found.policy)}, acting
+    action = unfold(found.action)
+    return action, {"policy": unfold(found.policy)}, world_model.push(acting, observation, action)
 
 
 # --- After an evaluation ----------------------------------------------------------------------------------------------

@@ -9,17 +9,28 @@ from typing import Any, NamedTuple
 
 
 class ActState(NamedTuple):
-    """The steps before the newest frame, right-aligned: the newest is the last; the first L - length are unused."""
+    """The steps before the newest frame, right-aligned: the newest is the last; the first L - length are unused.
 
-    latent: Any  # [..., L, D]
-    action: Any  # [..., L] int32
-    length: Any  # [...] int32, steps in use
+    Frames, so that one encoder has made all latents of a context, as in a training window: parameters change on the way.
+    """
+
+    frame: Any  # [K, E, L, S, S, 3] uint8
+    action: Any  # [K, E, L] int32
+    length: Any  # [K, E] int32, steps in use
+
+
+class Context(NamedTuple):
+    """The same in the tree, where steps behind the root have no frames."""
+
+    latent: Any  # [N, L, D]
+    action: Any  # [N, L] int32
+    length: Any  # [N] int32
 
 
 class Node(NamedTuple):
     """What the world model needs to go on from a node of the tree."""
 
-    context: ActState  # leaves [N, L, ...]
+    context: Context
     latent: Any  # [N, D] of the node itself
 
 

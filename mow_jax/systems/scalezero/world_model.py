@@ -23,7 +23,7 @@ from mow_jax.systems.scalezero import targets
 from mow_jax.systems.scalezero.encoder import Convolutions, VisionTransformer
 from mow_jax.systems.scalezero.mixture import XAVIER, FeedForward, Mixture
 from mow_jax.systems.scalezero.transformer import Cache, Transformer
-from mow_jax.systems.scalezero.types import ActState, Node, Prediction
+from mow_jax.systems.scalezero.types import ActState, Context, Node, Prediction
 
 TERMS = ("latent", "reward", "value", "policy", "entropy", "continuation")
 
@@ -79,7 +79,10 @@ class WorldModel:
 
 
 class Head(nn.Module):
-    """LayerNorm, linear, LayerNorm, GELU and a linear map that starts at zero; `norm`: one more LayerNorm."""
+    """LayerNorm, linear, LayerNorm, GELU and a linear map that starts at zero; `norm`: one more LayerNorm.
+
+    Without it the numbers are logits, and float32: rounded to bfloat16 a value moves by more than search tells apart.
+    """
 
     features: int
     norm: bool
@@ -90,7 +93,8 @@ class Head(nn.Module):
         norm = lambda: LayerNorm(epsilon=1e-5, dtype=self.dtype)
         x = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=XAVIER)(norm()(x))
         x = nn.gelu(norm()(x), approximate=True)
-        x = nn.Dense(self.features, dtype=self.dtype, kernel_init=nn.initializers.zeros)(x)
+        dtype = self.dtype if self.norm else jnp.float32
+        x = nn.Dense(self.features, dtype=dtype, kernel_init=nn.initializers.zeros)(x)
         return norm()(x) if self.norm else x
 
 
@@ -196,21 +200,16 @@ def unroll(
 # --- A step at a time, in environments and in the tree ----------------------------------------------------------------
 
 
-def empty_context(model: WorldModel, *shape: int) -> ActState:
-    """No steps yet."""
-    shape = (*shape, model.context)
-    return ActState(jnp.zeros((*shape, model.width)), jnp.zeros(shape, jnp.int32), jnp.zeros(shape[:-1], jnp.int32))
-
-
-def push(context: ActState, latent: jax.Array, action: jax.Array) -> ActState:
-    """The contexts [..., L] with one more step, latent [..., D] and action [...]; a full one drops its oldest."""
-    size = context.action.shape[-1]
-    latents = jnp.concatenate([context.latent[..., 1:, :], latent[..., None, :].astype(context.latent.dtype)], axis=-2)
+def push(context: ActState | Context, newest: jax.Array, action: jax.Array) -> ActState | Context:
+    """The contexts [..., L] with one more step: frame or latent [..., ...] and action [...]; a full one drops its
+    oldest."""
+    past, axis, size = context[0], action.ndim, context.action.shape[-1]
+    past = jnp.concatenate([jax.lax.slice_in_dim(past, 1, size, axis=axis), jnp.expand_dims(newest, axis)], axis)
     actions = jnp.concatenate([context.action[..., 1:], action[..., None]], axis=-1)
-    return ActState(latents, actions, jnp.minimum(context.length + 1, size))
+    return type(context)(past, actions, jnp.minimum(context.length + 1, size))
 
 
-def _read(model: WorldModel, params: Any, context: ActState):
+def _read(model: WorldModel, params: Any, context: Context):
     """Hidden states [N, 2 L, D] of contexts [N, L], their cache, and which tokens are in use [N, 2 L]."""
     size = 2 * model.context
     time = jnp.arange(size)
@@ -227,10 +226,10 @@ def _newest(model: WorldModel, params: Any, rows: Any, latent, cache: Cache, use
     return predict(model, rows, hidden[:, 0], mask)
 
 
-def start(model: WorldModel, params: Any, rows: Any, context: ActState, latent, mask) -> tuple[Prediction, Node]:
+def start(model: WorldModel, params: Any, rows: Any, context: Context, latent, mask) -> tuple[Prediction, Node]:
     """Policy and value of the newest latents [N, D] after contexts [N, L], and the roots of the trees."""
     _, cache, used = _read(model, params, context)
-    return _newest(model, params, rows, latent, cache, used, mask), Node(context, latent.astype(context.latent.dtype))
+    return _newest(model, params, rows, latent, cache, used, mask), Node(context, latent)
 
 
 def follow(
@@ -250,7 +249,7 @@ def follow(
     if model.continuation:
         on = jax.nn.sigmoid(head(model, rows, "continuation", hidden[:, -1])[:, 0].astype(jnp.float32))
     prediction = _newest(model, params, rows, latent, cache, used, mask)
-    return reward, on, prediction, Node(context, latent.astype(context.latent.dtype))
+    return reward, on, prediction, Node(context, latent)
 
 
 # --- The losses of a window -------------------------------------------------------------------------------------------
