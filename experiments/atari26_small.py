@@ -4,7 +4,8 @@
 
 Hardware: an estimate, not measured: one GPU with 16 GB or more.
 Not yet run at this scale; no score is claimed. Four games at half this width have been learned on a CPU
-(experiments/atari_cpu.py): with an autoencoder of patches and rewards read as their mean, which are worth a trial here.
+(experiments/atari_cpu.py): with an autoencoder of patches and rewards read as their mean by heads that start at zero,
+which are worth a trial here.
 """
 
 from mow_jax.config import default

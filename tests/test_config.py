@@ -41,9 +41,10 @@ def test_every_experiment_imagines_and_acts_on_trained_positions_only(path: Path
         ({"agent.act_context": 24}, ["agent.act_context=24", "at most 23", "agent.context=8", "agent.horizon=16"]),
         ({"agent.act_on": "prior"}, ["agent.act_on='prior'", "loss.mask_boundaries=False"]),
         ({"agent.context": 1}, ["agent.context=1", "2"]),
+        ({"model.reward": "mean"}, ["model.reward='mean'", "model.zero_heads=True", "symlog"]),
     ],
 )
-def test_states_that_training_never_sees_are_refused(changes: dict, parts: list[str]):
+def test_what_cannot_learn_is_refused(changes: dict, parts: list[str]):
     settings = config.default()
     for key, value in changes.items():
         room, _, name = key.rpartition(".")
