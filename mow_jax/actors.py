@@ -17,10 +17,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from mow_jax.episodes import Books, Episode
+from mow_jax.seeding import generator
 from mow_jax.types import BadInput, Batch, Task, frame
 from mow_jax.workers import Here, Lost, Outcome, Worker, mapped
 
 MEND = "If memory is short, use fewer workers (actors.workers); actors.timeout is the time a joint step may take"
+HELD_AT_MOST = 128  # steps
 START_SECONDS = 300.0  # imports, simulators and first frames on a busy machine; also playing open episodes again
 
 
@@ -30,6 +32,22 @@ def random_actions(draw: np.random.Generator, tasks: list[Task], envs: int) -> n
     if tasks[0].discrete:
         return np.stack([draw.choice(np.flatnonzero(mask), envs) for mask in masks]).astype(np.int32)
     return np.stack([draw.uniform(-1, 1, (envs, mask.size)) * mask for mask in masks]).astype(np.float32)
+
+
+def warm_up_actions(seed: int, joint: int, tasks: list[Task], envs: int, hold: bool) -> np.ndarray:
+    """Random actions [K, E, ...] of joint step `joint`: drawn at every step or, with `hold`, each kept for n steps with
+    a probability ~ 1 / n^2, at most HELD_AT_MOST: steps that undo each other lead nowhere (temporally extended
+    exploration, Dabney et al., arXiv 2006.01782). A function of seed and step alone."""
+    if not hold:
+        return random_actions(generator(seed, "random", joint), tasks, envs)
+    lengths = generator(seed, "held").zipf(2, (joint + 1, len(tasks), envs)).clip(max=HELD_AT_MOST)
+    begins = lengths.cumsum(0) - lengths
+    newest = np.where(begins <= joint, begins, 0).max(0)  # when the action of now was drawn, [K, E]
+    action = random_actions(generator(seed, "random", joint), tasks, envs)
+    for step in np.unique(newest):
+        drawn = random_actions(generator(seed, "random", int(step)), tasks, envs)
+        action[newest == step] = drawn[newest == step]
+    return action
 
 
 class WorkersFailed(BadInput):

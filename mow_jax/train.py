@@ -15,9 +15,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from mow_jax import command, evaluate, logs, preflight, processes, summary, workdir
-from mow_jax.actors import WorkersFailed, random_actions
+from mow_jax.actors import WorkersFailed, warm_up_actions
 from mow_jax.run import Run
-from mow_jax.seeding import generator
 from mow_jax.types import BadInput
 
 MOST_SKIPPED = 20  # non-finite updates in a row
@@ -49,8 +48,8 @@ def collect(run: Run) -> None:
     meanwhile; either way the order of everything is fixed."""
     extras: dict[str, np.ndarray] = {}
     if run.at.joint < run.plan.warmup_joint:
-        draw = generator(run.config.seed, "random", run.at.joint)
-        action = random_actions(draw, run.tasks, run.config.train.envs)[run.learner.mine]
+        rest = run.tasks, run.config.train.envs, run.config.warmup.hold
+        action = warm_up_actions(run.config.seed, run.at.joint, *rest)[run.learner.mine]
     else:
         seen = (run.actors.observation, run.actors.is_first, run.at.joint)
         action, extras, run.acting = run.learner.act(run.acting, *seen, explore=True)

@@ -16,7 +16,7 @@ import pytest
 
 from mow_jax import actors as rules
 from mow_jax import workers as module
-from mow_jax.actors import Actors, Episode, WorkersFailed, random_actions
+from mow_jax.actors import Actors, Episode, WorkersFailed, random_actions, warm_up_actions
 from mow_jax.build import env_settings
 from mow_jax.config import default
 from mow_jax.envs import make, resolve
@@ -78,6 +78,20 @@ def test_the_return_of_an_episode_is_of_raw_rewards_where_learning_sees_clipped_
     (raw, whole), (signs, same) = played
     assert signs == np.sign(raw).tolist() and max(raw) >= 10
     assert whole == same == sum(raw)
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+def test_a_random_action_is_held_for_a_while_and_depends_on_seed_and_step_alone(envs: int):
+    tasks, steps = resolve("toy", TOYS, SETTINGS), 600
+    played = np.stack([warm_up_actions(5, joint, tasks, envs, True) for joint in range(steps)])
+    np.testing.assert_array_equal(played[77], warm_up_actions(5, 77, tasks, envs, True))
+    assert all(set(np.unique(played[:, k])) == set(np.flatnonzero(task.action_mask)) for k, task in enumerate(tasks))
+    changes = played[1:] != played[:-1]
+    runs = np.diff(np.flatnonzero(np.r_[True, changes[:, 0, 0], True]))
+    assert runs.max() > 10 and (runs <= 2).mean() > 0.3
+    anew = np.stack([warm_up_actions(5, joint, tasks, envs, False) for joint in range(steps)])
+    assert changes.mean() < 0.75 * (anew[1:] != anew[:-1]).mean()
+    assert np.any(played != np.stack([warm_up_actions(6, joint, tasks, envs, True) for joint in range(steps)]))
 
 
 def assert_same(left: list[Batch], right: list[Batch]) -> None:

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "envs": {"types", "seeding", "config"},
     "workers": {"envs", "types"},
     "episodes": {"seeding", "workers"},
-    "actors": {"episodes", "workers", "types"},
+    "actors": {"episodes", "seeding", "workers", "types"},
     "memory": set(),
     "replay": {"files", "memory", "types", "seeding"},
     "checkpoint": {"", "files", "processes", "types"},  # "": the package itself, for its version

@@ -55,6 +55,7 @@ def default(system: str = FIRST) -> ConfigDict:
     config.warmup = ConfigDict(
         dict(
             steps=1024,  # random agent steps a task
+            hold=False,  # whether each is kept for a while, as rewards far away ask for; else drawn anew at every step
             updates=0,  # updates on that buffer before the policy acts, of systems that have such
         )
     )

@@ -49,6 +49,7 @@ def add(config: ConfigDict) -> None:
             reward=1.0,
             continuation=1.0,
             task=1.0,  # 0: no task head loss
+            inverse=0.0,  # ours: latents must tell the actions between them, where these move little; 0: not asked
             balance=0.1,  # 0: no balance loss
             harmony="optimum",  # start of s_k: "optimum", "zero" (the paper's), or "off"
             mask_boundaries=True,  # attention and KL stop at an episode's start
@@ -154,7 +155,7 @@ RANGES = {
     "[0, 1000]": "model.layers model.shared_layers agent.depth",
     "[0, 1e30]": (
         "router.margin router.noise loss.dyn loss.rep loss.free_bits loss.reward loss.continuation loss.task"
-        " loss.balance model.posterior_scale model.position_scale agent.entropy"
+        " loss.inverse loss.balance model.posterior_scale model.position_scale agent.entropy"
     ),
     "(0, 1e30]": (
         "router.tau_start router.tau_end optimizer.world_lr optimizer.world_eps optimizer.world_clip"

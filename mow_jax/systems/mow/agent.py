@@ -199,14 +199,15 @@ def world_loss(agent: Agent, params: Any, harmony: jax.Array, state: TrainState,
 def task_losses(agent: Agent, rows: Rows, batch: Batch, shard: Shard, state: TrainState, keys, train: bool):
     """The loss terms of the device's tasks, each [K'], with the new batch-norm statistics and the raw KL."""
     model = agent.world
-    assert {name for name, _ in agent.scales} == set(world_model.TERMS), (agent.scales, world_model.TERMS)
 
     def one_task(task_rows, task_batch, task, valid, cluster, key):
         pool = lambda x: routing.pool_by_row(x * valid, cluster, model.clusters)  # padding does not count
         return world_model.losses(model, task_rows, task_batch, task, key, train, pool)
 
     run = jax.vmap(one_task, in_axes=(ROW_AXES, 0, 0, 0, 0, 0), axis_name="task")
-    return run(rows, batch, shard.ids, shard.valid, state.table.cluster[shard.ids], keys)
+    terms, rest = run(rows, batch, shard.ids, shard.valid, state.table.cluster[shard.ids], keys)
+    assert {name for name, _ in agent.scales} == set(terms), (agent.scales, set(terms))
+    return terms, rest
 
 
 def gather(agent: Agent, state: TrainState, shard: Shard) -> Rows:

@@ -114,6 +114,7 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
         positions=min(config.batch.length, longest),
         mask_boundaries=config.loss.mask_boundaries,
         free_bits=config.loss.free_bits,
+        inverse=bool(config.loss.inverse),
         **model,
     )
     behaviour = ActorCritic(
@@ -129,11 +130,12 @@ def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:
     )
     loss = config.loss
     scales = dict(reconstruction=1.0, reward=loss.reward, continuation=loss.continuation, task=loss.task)
+    scales |= dict(dyn=loss.dyn, rep=loss.rep) | (dict(inverse=loss.inverse) if loss.inverse else {})
     return Agent(
         world=world,
         behaviour=behaviour,
         imagination=imagination,
-        scales=tuple((scales | dict(dyn=loss.dyn, rep=loss.rep)).items()),
+        scales=tuple(scales.items()),
         balance=loss.balance,
         harmony=loss.harmony,
         return_init=own["return_init"],
@@ -171,6 +173,7 @@ def components(agent: Agent, state: TrainState) -> dict[str, Component]:
         "encoders and posteriors": own([cluster["encoder"], cluster["posterior"]]),
         "decoders": own(cluster["decoder"]),
         "priors, rewards, continuations": own([cluster[name] for name in ("prior", "reward", "continuation")]),
+        **({"inverses": own(cluster["inverse"])} if "inverse" in cluster else {}),
         "mixers and expert Transformers": Component(state.params["expert"], rules.active / rules.experts),
         "shared Transformer": Component(shared["dynamics"]),
         "router, embeddings, task head": Component(

@@ -14,20 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from mow_jax.ops import distributions, routing, twohot
-from mow_jax.systems.mow import router, vae
+from mow_jax.systems.mow import inverse, router, vae
 from mow_jax.systems.mow.blocks import Head, Linear, Pool, Transformer, causal_mask
 from mow_jax.systems.mow.dynamics import Dynamics, Expert, Shared
 from mow_jax.systems.mow.router import Routing
 from mow_jax.systems.mow.types import Table
 from mow_jax.types import Batch
 
-TERMS = ("reconstruction", "reward", "continuation", "task", "dyn", "rep")
-
 
 class Rows(NamedTuple):
     """What one task sees of the parameters (under vmap: every leaf but `shared` has a leading [K])."""
 
-    cluster: Any  # encoder, posterior, decoder, prior, reward, continuation
+    cluster: Any  # encoder, posterior, decoder, prior, reward, continuation, and inverse where there is one
     statistics: Any  # batch-norm running statistics of encoder and decoder
     experts: Any  # [n_k, ...]
     shared: Any  # shared Transformer, task head
@@ -75,6 +73,7 @@ class WorldModel:
     reward: str
     mask_boundaries: bool
     free_bits: float
+    inverse: bool  # whether latents must tell what was done between them
     dtype: Any
 
     @property
@@ -95,7 +94,7 @@ class WorldModel:
             "prior": Linear(self.latent, dtype=self.dtype),
             "reward": Head(twohot.BINS, **head),
             "continuation": Head(1, **head),
-        }
+        } | ({"inverse": Head(self.action_size, **head)} if self.inverse else {})
 
     @functools.cached_property
     def dynamics(self) -> Dynamics:
@@ -131,6 +130,8 @@ def init(model: WorldModel, key: jax.Array) -> tuple[Any, Any]:
         "posterior": (jnp.zeros((1, model.cluster_modules["encoder"].features + width)),),
         "decoder": (z, embedding, True, _no_pool),
     }
+    if model.inverse:
+        inputs["inverse"] = (jnp.zeros((1, 2 * model.latent + inverse.STEPS + width)),)
 
     def init_row(row_key):
         keys = dict(zip(inputs, jax.random.split(row_key, len(inputs)), strict=True))
@@ -174,7 +175,7 @@ def _run(model: WorldModel, rows: Rows, name: str, *inputs, train: bool, pool: P
 
 
 def head(model: WorldModel, rows: Rows, name: str, hidden: jax.Array) -> jax.Array:
-    """A prediction head ("prior", "reward", "continuation") on hidden states [..., D] and the task's embedding."""
+    """A head of the cluster ("prior", "reward", ...) on hidden states [..., D] and the task's embedding."""
     x = _with_embedding(hidden, rows.embedding)
     return model.cluster_modules[name].apply({"params": rows.cluster[name]}, x)
 
@@ -279,6 +280,8 @@ def losses(model: WorldModel, rows: Rows, batch: Batch, task: jax.Array, key, tr
         "dyn": jnp.maximum(model.free_bits, kl_dyn),
         "rep": jnp.maximum(model.free_bits, kl_rep),
     }
+    asked = functools.partial(head, model, rows, "inverse")
+    terms |= {"inverse": inverse.loss(model.discrete, asked, posterior.z, batch, segment)} if model.inverse else {}
     statistics = {"encoder": encoder_statistics, "decoder": decoder_statistics}
     return terms, ({name: statistics[name] for name in rows.statistics}, kl_dyn)
 

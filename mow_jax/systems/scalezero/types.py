@@ -5,13 +5,13 @@ N roots or windows of all tasks in one batch     L steps of context     S stages
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 
 class ActState(NamedTuple):
     """The steps before the newest frame, right-aligned: the newest is the last; the first L - length are unused.
 
-    Frames, so that one encoder has made all latents of a context, as in a training window: parameters change on the way.
+    Frames, so that one encoder has made all latents of a context, as in a training window: parameters change.
     """
 
     frame: Any  # [K, E, L, S, S, 3] uint8
@@ -25,6 +25,9 @@ class Context(NamedTuple):
     latent: Any  # [N, L, D]
     action: Any  # [N, L] int32
     length: Any  # [N] int32
+
+
+Steps = TypeVar("Steps", ActState, Context)
 
 
 class Node(NamedTuple):

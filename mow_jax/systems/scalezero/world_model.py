@@ -23,7 +23,7 @@ from mow_jax.systems.scalezero import targets
 from mow_jax.systems.scalezero.encoder import Convolutions, VisionTransformer
 from mow_jax.systems.scalezero.mixture import XAVIER, FeedForward, Mixture
 from mow_jax.systems.scalezero.transformer import Cache, Transformer
-from mow_jax.systems.scalezero.types import ActState, Context, Node, Prediction
+from mow_jax.systems.scalezero.types import Context, Node, Prediction, Steps
 
 TERMS = ("latent", "reward", "value", "policy", "entropy", "continuation")
 
@@ -200,7 +200,7 @@ def unroll(
 # --- A step at a time, in environments and in the tree ----------------------------------------------------------------
 
 
-def push(context: ActState | Context, newest: jax.Array, action: jax.Array) -> ActState | Context:
+def push(context: Steps, newest: jax.Array, action: jax.Array) -> Steps:
     """The contexts [..., L] with one more step: frame or latent [..., ...] and action [...]; a full one drops its
     oldest."""
     past, axis, size = context[0], action.ndim, context.action.shape[-1]
