@@ -242,6 +242,14 @@ def test_each_state_of_changed_files_is_another_commit(tmp_path):
     (tmp_path / "notes.txt").write_text("not in the repository")
     assert commit() == clean and re.fullmatch("[0-9a-f]{12}", clean)
     assert found[1] == found[2] != found[3] == found[4]
+    for name, text in (("experiments/mine.py", "one"), ("experiments/mine.py", "two"), ("mow_jax/table.json", "[]")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        found += [commit()]
+        assert commit() == found[-1]
+    (tmp_path / "loose.py").symlink_to("nowhere")
+    found += [commit()]
+    assert len(set(found)) == 7, "new files of the code count, by name and content, those that cannot be read by name"
     assert all(re.fullmatch(rf"{clean}\+[0-9a-f]{{6}}", changed) for changed in found[1:])
 
 
