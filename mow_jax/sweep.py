@@ -223,7 +223,7 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
         "active": active,
         "step": results["step"],
         "actions": sweeps.actions(results),
-        "episodes": max((len(task.get("returns", ())) for task in results["tasks"].values()), default=0),
+        "episodes": sweeps.episodes(results),
         "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
     }
 

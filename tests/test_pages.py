@@ -200,6 +200,18 @@ def test_results_of_other_steps_are_told(tmp_path: Path):
     assert "v/0: results.json: of step 90, and the run has learned until 200" in text
 
 
+def test_a_comparison_says_where_runs_were_scored_by_different_numbers_of_episodes_or_at_other_steps(tmp_path: Path):
+    for seed in (0, 1):
+        put(tmp_path / "v" / str(seed), seed)
+    path, said = tmp_path / "v" / "1" / "results.json", []
+    results = json.loads(path.read_text())
+    for more in ({"step": 150}, {"tasks": {n: t | {"returns": [1.0] * 7} for n, t in results["tasks"].items()}}, {}):
+        path.write_text(json.dumps(results | more))
+        text = (comparison.write([str(tmp_path)], None) / "report.md").read_text().replace("\\", "")
+        said.append(("v 150–200: what differs may be the steps'" in text, "scored by 2 or 7 episodes a task" in text))
+    assert said == [(True, False), (False, True), (False, False)]
+
+
 def test_schedules_of_other_lengths_are_a_difference_and_those_of_train_steps_none(tmp_path: Path):
     for name, scheduled in (("a", 0), ("b", 90), ("c", 45)):
         put(tmp_path / name, train={"steps": 90, "schedule_steps": scheduled})

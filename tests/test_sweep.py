@@ -86,6 +86,16 @@ def test_a_table_says_where_runs_were_scored_by_different_numbers_of_episodes(tm
     assert "scored by 2 or 20 episodes a task" in said(20, 2, 20) and "episodes" not in said(20, 20)
 
 
+def test_a_table_names_the_variants_that_have_not_all_learned_for_as_many_steps():
+    """As where runs are ended by equal minutes."""
+    given = (("x", 0, 4200), ("x", 1, 3100), ("y", 0, 4200), ("y", 1, 4200), ("z", 0, None))
+    runs = [finished_run(name, seed, 0.5) | {"step": step} for name, seed, step in given]
+    assert "agent steps a task, x 3,100–4,200, y 4,200, z –: what differs" in sweeps.table(runs)
+    assert "steps" not in sweeps.table([runs[0], *runs[2:]])
+    returned = [run | {"tasks": {"a": None}, "returns": {"a": 9.0}} for run in runs]
+    assert sweeps.table(returned).count("x 3,100–4,200") == 1
+
+
 def test_a_table_says_by_which_actions_variants_were_scored_where_that_differs():
     result = {"protocol": {"evaluation": {"actions": "best"}}}
     assert (

@@ -147,6 +147,7 @@ def entries(groups: Groups) -> list[dict[str, Any]]:
             "seed": i,
             "step": run.results["step"],
             "actions": sweeps.actions(run.results),
+            "episodes": sweeps.episodes(run.results),
             "tasks": {task: entry["normalised"] for task, entry in run.results["tasks"].items()},
             "returns": sweeps.returns(run.results),
         }
@@ -256,7 +257,7 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
         lowest = int(by_task.argmin())
         cells = [
             *([apart_by[name]] if apart_by else []),
-            _steps([entry["step"] for entry in scored if entry["variant"] == name]),
+            sweeps.steps([entry["step"] for entry in scored if entry["variant"] == name]),
             f"{values.mean():.3f}{between}",
             ratio(float(np.median(by_task))),
             scores.iqm_text({"iqm": iqm, "interval": around}),
@@ -271,16 +272,16 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
     comparing.overview(scored, looks, directory / "overview.png")
     return Section(
         "Scores",
-        [text, *notes * bool(apart), *[verdict] * bool(verdict), *[sweeps.DIFFERENT] * bool(apart_by)],
+        [
+            text,
+            *notes * bool(apart),
+            *[verdict] * bool(verdict),
+            *[sweeps.DIFFERENT] * bool(apart_by),
+            *sweeps.unlike(scored),
+        ],
         [table],
         [Picture("overview.png", "Every run, and the mean of each task")],
     )
-
-
-def _steps(steps: list[int | None]) -> str:
-    """The agent steps a task that results are of, from least to most."""
-    known = sorted({step for step in steps if step is not None})
-    return NONE if not known else f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,}–{known[-1]:,}"
 
 
 def _knowledge(groups: Groups) -> Section | None:

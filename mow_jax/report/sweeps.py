@@ -1,8 +1,8 @@
 """table.md of a sweep: every variant with the mean over its seeds and its interval, then every run.
 
 In: entries of a sweep.json, {"variant", "seed", "seconds", "actions", "tasks": {name: normalised score}}, and where
-they are known "episodes", "parameters", "active" (of them for one task) and "core_seconds". Out: Markdown. Called by
-sweep; `left_out` and `scored_by` by what sets runs side by side, too.
+they are known "step", "episodes", "parameters", "active" (of them for one task) and "core_seconds". Out: Markdown.
+Called by sweep; `left_out`, `scored_by` and `unlike` by what sets runs side by side, too.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     )
     note = f"Means here are over a variant's own tasks; figure.png {where}.\n\n"
     below = [f"{verdict}\n\n"] * bool(verdict) + [note] * bool(apart) + [f"{DIFFERENT}\n\n"] * bool(apart_by)
-    if len(played := sorted({run["episodes"] for run in runs if run.get("episodes")})) > 1:
-        below.append(f"Runs were scored by {' or '.join(map(str, played))} episodes a task, not all by as many.\n\n")
+    below += [f"{sentence}\n\n" for sentence in unlike(runs)]
     return f"{markdown(summary)}\n{''.join(below)}{markdown(rows)}"
 
 
@@ -111,6 +110,37 @@ def scored_by(runs: list[dict[str, Any]]) -> dict[str, str]:
         found.setdefault(run["variant"], {})[run.get("actions", "–")] = None
     said = {variant: " or ".join(kinds) for variant, kinds in found.items()}
     return said if len(set(said.values())) > 1 or any(len(kinds) > 1 for kinds in found.values()) else {}
+
+
+def unlike(runs: list[dict[str, Any]]) -> list[str]:
+    """A sentence each where runs were scored by different numbers of episodes, or learned for different numbers of
+    steps (as --minutes ends them)."""
+    said = []
+    if len(played := sorted({run["episodes"] for run in runs if run.get("episodes")})) > 1:
+        said.append(f"Runs were scored by {' or '.join(map(str, played))} episodes a task, not all by as many.")
+    if len({run["step"] for run in runs if run.get("step") is not None}) > 1:
+        of = {name: [run.get("step") for run in runs if run["variant"] == name] for name in _variants(runs)}
+        each = ", ".join(f"{name} {steps(found)}" for name, found in of.items())
+        said.append(
+            f"Runs have not all learned for as many agent steps a task, {each}: what differs may be the steps', not the"
+            " variants'."
+        )
+    return said
+
+
+def steps(found: list[int | None]) -> str:
+    """The agent steps a task that results are of, from least to most."""
+    known = sorted({step for step in found if step is not None})
+    return "–" if not known else f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,}–{known[-1]:,}"
+
+
+def _variants(runs: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(run["variant"] for run in runs))
+
+
+def episodes(results: dict[str, Any]) -> int:
+    """How many episodes a task results are of, at most."""
+    return max((len(task.get("returns", ())) for task in results["tasks"].values()), default=0)
 
 
 def returns(results: dict[str, Any]) -> dict[str, float]:
