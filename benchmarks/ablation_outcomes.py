@@ -123,7 +123,13 @@ def sweep_table(folder: Path, variants: list[str] | None = None, seeds: list[int
     at their last step with all seeds or those named; then which variants lack a seed that others have, or that is
     named. Raises BadInput for a variant that has none, and for runs that do not compare."""
     found = {name: _finished(name, runs, seeds) for name, runs in compare.read([str(folder)]).items()}
+    first = next(iter(found))
     found = {name: runs for name, runs in found.items() if runs}
+    if found and not variants and first not in found:
+        raise BadInput(
+            f"{first}, the first variant of {folder}, has no finished run to compare with: finish one, or give"
+            " --variants=A,B,... with another first"
+        )
     if lacking := [name for name in variants or [] if name not in found]:
         raise BadInput(f"no finished run of {', '.join(lacking)} in {folder}: there are {', '.join(found) or 'none'}")
     found = {name: found[name] for name in variants or found}

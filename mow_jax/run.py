@@ -159,7 +159,7 @@ class Run:
         self.replay.sync()
         self.at.saved = self.at.joint
         acting = self.learner.save_acting(self.acting)._asdict()
-        host = {
+        host: dict[str, Any] = {
             "position": dataclasses.asdict(self.at),
             "actors": self.actors.state(),
             "acting": {"tasks": {t.name: {key: x[k] for key, x in acting.items()} for k, t in enumerate(self.mine)}},

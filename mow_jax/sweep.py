@@ -161,7 +161,9 @@ def write(jobs: list[Job], directory: Path, words: list[str]) -> None:
     """sweep.json (every run: command, commit, versions, seconds, normalised scores), table.md and commands.sh, which
     makes them again; `words` are the sweep's own arguments."""
     with locks.in_turn(directory / ".table.lock"):  # or the last job of an array to write might not know the last run
-        runs = [entry(job, results) for job in jobs if (results := finished(job)) is not None]
+        order = list(dict.fromkeys(job.variant for job in jobs))
+        plan = {name: {"first": order[0], "place": place} for place, name in enumerate(order)}
+        runs = [entry(job, results) | plan[job.variant] for job in jobs if (results := finished(job)) is not None]
         _put(directory / "sweep.json", json.dumps(runs, indent=1) + "\n")
         _put(directory / "table.md", sweeps.table(runs))
         _put(directory / "commands.sh", script(runs, words))
@@ -189,7 +191,7 @@ def draw(directory: Path) -> None:
     """figure.png of what sweep.json holds, where that is anything."""
     from mow_jax.report import comparing, plotting  # draw with matplotlib, which takes a second to import
 
-    runs = json.loads((directory / "sweep.json").read_text())
+    runs = sweeps.in_order(json.loads((directory / "sweep.json").read_text()))
     runs = sweeps.by_returns(runs) or runs
     looks = plotting.looks(dict.fromkeys(run["variant"] for run in runs))
     comparing.overview(runs, looks, directory / "figure.png")

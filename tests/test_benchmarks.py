@@ -154,6 +154,16 @@ def test_a_run_and_its_copy_that_has_gone_on_are_no_two_runs(tmp_path):
     assert "| v | 1 |" in ablation_outcomes.sweep_table(tmp_path, None, [3])
 
 
+def test_outcomes_are_less_the_first_variant_or_another_that_is_named(tmp_path):
+    for name in "uw":
+        swept_run(tmp_path / name / "6", 6)
+    plan = [{"variant": name, "first": "x", "place": place} for place, name in ((1, "w"), (2, "u"))]
+    (tmp_path / "sweep.json").write_text(json.dumps(plan))
+    with pytest.raises(BadInput, match=r"x, the first variant of .*, has no finished run .* --variants"):
+        ablation_outcomes.sweep_table(tmp_path)
+    assert "less w [" in ablation_outcomes.sweep_table(tmp_path, ["w", "u"])
+
+
 def test_power_is_of_runs_that_were_scored_alike(tmp_path):
     for seed, kind in enumerate(("best", "best", "sampled")):
         place = swept_run(tmp_path / "made" / str(seed), seed, score=seed / 4, evaluation={"actions": kind})

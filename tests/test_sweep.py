@@ -151,6 +151,32 @@ def test_tables_are_variants_of_a_sweep_in_folders_of_their_own(tmp_path, monkey
     assert f"would share {tmp_path / 'new' / 'table=by_hand.json'}" in capsys.readouterr().err
 
 
+def test_variants_stand_as_planned_beside_the_first_whichever_runs_have_finished(tmp_path, monkeypatch):
+    """The first variant's first run has failed; then all of its runs."""
+    monkeypatch.setattr(sweep, "finished", lambda job: scores.get((job.variant, job.seed)))
+    result = lambda value: {"commit": "c", "step": 8, "tasks": {"t": {"normalised": value}}}
+    scores = {("w", 5): result(0.75), ("v", 6): result(0.5), ("w", 6): result(0.25), ("u/x", 5): result(1.0)}
+    planned = sweep.plan("f.py", ["v", "u/x", "w"], [5, 6], tmp_path, overrides=[], minutes=1.0)
+    rows = lambda: [line.split(" | ")[0] for line in (tmp_path / "table.md").read_text().splitlines()[2:5]]
+    sweep.write(planned, tmp_path, [])
+    text = (tmp_path / "table.md").read_text()
+    assert "less v [95%" in text and rows() == ["| v", "| u/x", "| w"] and "| w | 2 | 0.50 | 0.500 [" in text
+    assert "| u/x | 1 | 1.00 | 1.000 | 1.000 | +0.500 |" in text and "No differences" not in text
+    drawn = []
+    monkeypatch.setattr("mow_jax.report.comparing.overview", lambda runs, looks, path: drawn.append(list(looks)))
+    sweep.draw(tmp_path)
+    assert drawn == [["v", "u/x", "w"]]
+    del scores["v", 6]
+    sweep.write(planned, tmp_path, [])
+    text = (tmp_path / "table.md").read_text()
+    assert "less" not in text and "No differences: v, the first variant" in text and rows()[:2] == ["| u/x", "| w"]
+    older = [
+        {key: run[key] for key in run if key not in ("first", "place")}
+        for run in json.loads((tmp_path / "sweep.json").read_text())
+    ]
+    assert f"less {older[0]['variant']} [" in sweeps.table(older)
+
+
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     options = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}", "--jobs=0"]
