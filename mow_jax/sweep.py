@@ -124,18 +124,18 @@ def compiled_once(options: argparse.Namespace, runs: int) -> Iterator[None]:
 def _refuse_another(job: Job, settings: Any) -> None:
     """Raises BadInput where the run's folder holds a run of other settings."""
     try:
-        saved = json.loads((job.directory / "config.json").read_text())
-    except (OSError, ValueError):
+        saved = config.of_saved(json.loads((job.directory / "config.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # there is none yet, or training says what is wrong with it
-    plain = lambda settings: checks.flat(json.loads(json.dumps(settings.to_dict(), default=list)))
-    wanted, found = checks.scheduled(plain(settings) | {"seed": job.seed}), checks.scheduled(checks.flat(saved))
+    plain = lambda settings: checks.scheduled(checks.flat(json.loads(json.dumps(settings.to_dict(), default=list))))
+    wanted, found = plain(settings) | {"seed": job.seed}, plain(saved)
     under = lambda key, keys: any(key == other or key.startswith(f"{other}.") for other in keys)
     locked = config.of_system(settings.system).LOCKED
     for key in [key for key in wanted if not under(key, FREE) or under(key, locked)]:
-        if key in found and found[key] != wanted[key]:
+        if (had := found.get(key)) != wanted[key]:
             raise BadInput(
-                f"{job.directory} holds a run with {key}={found[key]!r}, not {wanted[key]!r}: give the sweep's first"
-                " command again, or another --workdir"
+                f"{job.directory} holds a run with {key}={had!r}, not {wanted[key]!r}: give the sweep's first command"
+                " again, or another --workdir"
             )
 
 

@@ -192,6 +192,26 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch,
     assert sweep.main([*options, "--seeds=4"]) == 2 and "seed=0, not 4" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "now"),
+    [
+        ("agent", "unimix", 0.01),  # older ones mixed nothing in, whatever is the default since
+        ("router", "noise", 0.75),  # not the default, which they had
+        ("suite", "gymnasium", None),  # of all keys the default, which is wanted
+    ],
+)
+def test_a_run_of_an_older_version_is_of_the_settings_of_its_time(section, key, now, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    options = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}", "--jobs=0"]
+    options += [f"--config.{section}.{key}={now}"] * (now is not None)
+    saved = command.settings([f"--config={TINY}:toy"]).to_dict()
+    del saved[section][key]
+    (tmp_path / "toy" / "0").mkdir(parents=True)
+    (tmp_path / "toy" / "0" / "config.json").write_text(json.dumps(saved, default=list))
+    assert sweep.main(options) == (0 if now is None else 2)
+    assert now is None or f"{section}.{key}=0.0, not {now}" in capsys.readouterr().err
+
+
 def put(directory: Path, seed: int, commit: str, **versions: str) -> None:
     """What a sweep looks for in the folder of a finished run."""
     place = directory / "toy" / str(seed)
