@@ -20,17 +20,19 @@ import numpy as np
 from scipy import optimize, stats
 
 from mow_jax.report import compare, inference, sweeps
+from mow_jax.report.data import Run
 from mow_jax.types import BadInput
 
 UNDER = 0.6  # a task that a run has not learned
 EARLY = 3200  # agent steps: half of toy13's
 MEAN, FAILED, AT_HALF = "mean", f"tasks under {UNDER}", f"evaluation mean at step {EARLY:,}"
 POWER = 0.8
+NO_SCORE = ("rows",)  # of an evaluation's settings: what a score does not depend on
 
 
 def at_end(results: dict) -> dict[str, float]:
-    """{outcome: value} of a results.json."""
-    scores = [task["normalised"] for task in results["tasks"].values() if task["normalised"] is not None]
+    """{outcome: value} of a results.json in which every task has a score."""
+    scores = [task["normalised"] for task in results["tasks"].values()]
     return {MEAN: float(np.mean(scores)), FAILED: float(sum(score < UNDER for score in scores))}
 
 
@@ -38,6 +40,31 @@ def half_way(lines: list[dict]) -> float:
     """The mean over tasks that training evaluated at step EARLY, by the lines of metrics.jsonl; NaN where none did."""
     found = [line["evaluation/mean"] for line in lines if line["step"] == EARLY and "evaluation/mean" in line]
     return float(found[-1]) if found and found[-1] is not None else np.nan
+
+
+def refuse_mixed(found: dict[Path, dict]) -> None:
+    """Raises BadInput where results, by the place of each, do not compare: a task has no score, or they are not all of
+    the same tasks, scored in the same way. (What older ones do not say of an evaluation is taken to be alike.)"""
+    said: dict[str, dict[str, Path]] = {}  # of each setting the values, with the first place that has it
+    for place, results in found.items():
+        if bare := [name for name, task in results["tasks"].items() if task["normalised"] is None]:
+            raise BadInput(
+                f"{place} has no score of {', '.join(bare)}: evaluate it again with a reference and --random, or leave"
+                " its variant out"
+            )
+        settings = (results.get("protocol") or {}).get("evaluation")
+        own = {"episodes": sweeps.episodes(results)} | (settings if isinstance(settings, dict) else {})
+        for key, value in ({"tasks": sorted(results["tasks"])} | own).items():
+            if key not in NO_SCORE:
+                said.setdefault(key, {}).setdefault(json.dumps(value), place)
+    for key, values in said.items():
+        if len(values) > 1:
+            each = "; ".join(f"{value} in {place}" for value, place in values.items())
+            raise BadInput(
+                f"not all runs were scored alike, {key} differs: {each}: evaluate them alike (python -m"
+                " mow_jax.evaluate --workdir=RUN, with --actions or --episodes, which replaces results.json), or name"
+                " --variants and --seeds that were"
+            )
 
 
 # --- Before the runs --------------------------------------------------------------------------------------------------
@@ -71,10 +98,10 @@ def power_table(folder: Path, runs: int, comparisons: int) -> str:
         raise BadInput(
             f"--power={folder} must be a folder, --runs={runs} at least 2, --comparisons={comparisons} at least 1"
         )
-    found = [
-        [at_end(json.loads(path.read_text())) for path in sorted(place.glob("*.json"))] for place in _folders(folder)
-    ]
-    found = [group for group in found if len(group) > 1]
+    paths = [sorted(place.glob("*.json")) for place in sorted(folder.iterdir()) if place.is_dir()]
+    held = {path: json.loads(path.read_text()) for group in paths if len(group) > 1 for path in group}
+    refuse_mixed(held)
+    found = [[at_end(held[path]) for path in group] for group in paths if len(group) > 1]
     if not found:
         raise BadInput(f"{folder} has no folder of a variant with two runs (VARIANT/*.json): name another")
     columns = ["outcome", "deviation over seeds [95%]", "shown 4 times in 5, one comparison"]
@@ -88,33 +115,51 @@ def power_table(folder: Path, runs: int, comparisons: int) -> str:
     return sweeps.markdown([columns, *rows])
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
-
-
 # --- After them -------------------------------------------------------------------------------------------------------
 
 
 def sweep_table(folder: Path, variants: list[str] | None = None, seeds: list[int] | None = None) -> str:
     """A table an outcome: a row a variant, all or those named, of which the first is the one to compare with; of runs
     at their last step with all seeds or those named; then which variants lack a seed that others have, or that is
-    named. Raises BadInput for a variant that has none."""
-    measured: dict[str, dict[int, dict[str, float]]] = {}
-    for name, runs in compare.read([str(folder)]).items():
-        for run in runs:
-            seed, end = (run.config or {}).get("seed"), (run.config or {}).get("train", {}).get("steps")
-            if run.results and run.results["step"] == end and seed in (seeds or [seed]):
-                measured.setdefault(name, {})[seed] = at_end(run.results) | {AT_HALF: half_way(run.lines)}
-    if lacking := [name for name in variants or [] if name not in measured]:
+    named. Raises BadInput for a variant that has none, and for runs that do not compare."""
+    found = {name: _finished(name, runs, seeds) for name, runs in compare.read([str(folder)]).items()}
+    first = next(iter(found))
+    found = {name: runs for name, runs in found.items() if runs}
+    if found and not variants and first not in found:
         raise BadInput(
-            f"no finished run of {', '.join(lacking)} in {folder}: there are {', '.join(measured) or 'none'}"
+            f"{first}, the first variant of {folder}, has no finished run to compare with: finish one, or give"
+            " --variants=A,B,... with another first"
         )
-    measured = {name: measured[name] for name in variants or measured}
+    if lacking := [name for name in variants or [] if name not in found]:
+        raise BadInput(f"no finished run of {', '.join(lacking)} in {folder}: there are {', '.join(found) or 'none'}")
+    found = {name: found[name] for name in variants or found}
+    refuse_mixed({run.directory: run.results or {} for runs in found.values() for run in runs.values()})
+    measured = {
+        name: {seed: at_end(run.results or {}) | {AT_HALF: half_way(run.lines)} for seed, run in runs.items()}
+        for name, runs in found.items()
+    }
     wanted = seeds or sorted({seed for runs in measured.values() for seed in runs})
     lacks = {name: [seed for seed in wanted if seed not in runs] for name, runs in measured.items()}
     said = [f"{name} lacks seed {', '.join(map(str, them))}" for name, them in lacks.items() if them]
     tables = [_outcome(measured, outcome) for outcome in (MEAN, FAILED, AT_HALF)]
     return "\n".join([*tables, *([f"No finished run: {'; '.join(said)}.\n"] if said else [])])
+
+
+def _finished(name: str, runs: list[Run], seeds: list[int] | None) -> dict[int, Run]:
+    """A variant's runs at their last step by seed, of all seeds or those named. Raises BadInput for a seed that several
+    have: a run and its copy that has gone on are no two."""
+    found: dict[int, Run] = {}
+    for run in runs:
+        seed, end = (run.config or {}).get("seed"), (run.config or {}).get("train", {}).get("steps")
+        if not run.results or run.results["step"] != end or seed not in (seeds or [seed]):
+            continue
+        if seed in found:
+            raise BadInput(
+                f"{found[seed].directory} and {run.directory} are both runs of {name}, seed {seed}: one of each seed"
+                " counts; move the other out of the folder"
+            )
+        found[seed] = run
+    return found
 
 
 def _outcome(measured: dict[str, dict[int, dict[str, float]]], outcome: str) -> str:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from ablation_outcomes import MEAN, at_end
+from ablation_outcomes import MEAN, at_end, refuse_mixed
 
 from mow_jax.report import compare, inference, sweeps
 from mow_jax.report.data import Run
@@ -47,13 +47,15 @@ def ratio(run: Run) -> float:
 
 
 def read(folder: Path) -> dict[str, dict[str, Run]]:
-    """{variant: {seed: run}}, every variant with the same seeds. Raises BadInput that names all that is missing."""
+    """{variant: {seed: run}}, every variant with the same seeds. Raises BadInput that names all that is missing, or
+    runs that were not scored alike."""
     groups = compare.read([str(folder)])
     found = {name: {run.directory.name: run for run in groups.get(name, [])} for name in VARIANTS}
     seeds = sorted({seed for runs in found.values() for seed in runs}, key=lambda seed: (len(seed), seed))
     fault = {f"{name}/{seed}": lacks(name, found[name].get(seed)) for name in VARIANTS for seed in seeds or ["SEED"]}
     if lacking := [f"{place} ({text})" for place, text in fault.items() if text]:
         raise BadInput(f"{folder} is no finished sweep of docs/m3po.md: {', '.join(lacking)}; run the rest")
+    refuse_mixed({run.directory: run.results or {} for runs in found.values() for run in runs.values()})
     return {name: {seed: runs[seed] for seed in seeds} for name, runs in found.items()}
 
 

@@ -31,6 +31,7 @@ from mow_jax.files import fsync, reserve
 from mow_jax.types import DISK_FULL, BadInput
 
 FORMAT = 1  # raised when checkpoints come to mean something else to older versions; the first had no number
+SECONDS = "seconds"  # the key of a host part that may differ between equal runs: no part of the digest
 _TEMPORARY, _REPLACED = "temporary-", "replaced-"
 
 
@@ -189,7 +190,7 @@ def _write_part(directory: Path, index: int, host: dict) -> str:
     ):
         write(path)
         fsync(path)
-    return _digest(dict(enumerate(packed)), text)
+    return _digest(dict(enumerate(packed)), json.dumps(_pack({k: v for k, v in host.items() if k != SECONDS}, [])))
 
 
 def _write_manifest(directory: Path, step: int, leaves: dict[str, np.ndarray], parts: list[str]) -> None:

@@ -11,6 +11,9 @@ from ml_collections import ConfigDict
 
 from mow_jax.types import BadInput
 
+# Keys that a run may change when it goes on, but where its system locks them.
+FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")
+
 
 def numbers(config: ConfigDict, ranges: dict[str, str]) -> None:
     """`ranges`: interval -> keys that must lie in it, e.g. {"[0, 1)": "model.dropout model.unimix"}; a tuple's elements

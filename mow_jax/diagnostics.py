@@ -7,6 +7,7 @@ its own tasks. Called by evaluate. docs/protocol.md says how to read the numbers
 from __future__ import annotations
 
 import functools
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,8 @@ def _fit(x: np.ndarray, length: int) -> np.ndarray:
 def write_frames(directory: Path, frames: dict[str, np.ndarray], tasks: list[Task]) -> None:
     """Writes frames.npz, whole or not at all: every process its part, and process 0 what they make together. Raises
     OSError, in all processes where one of them cannot write its part."""
-    parts = [directory / f"frames-{index}.npz" for index in range(processes.count())]
+    own = processes.from_first(secrets.token_hex(8))  # another evaluation of the run may be at the same point
+    parts = [directory / f"frames-{own}-{index}.npz" for index in range(processes.count())]
     fault = None
     try:
         np.savez(parts[processes.index()], **frames)  # type: ignore[arg-type]

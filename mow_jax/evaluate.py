@@ -273,7 +273,7 @@ def print_table(results: dict[str, Any], step: int) -> None:
         logs.table("what the world model knows", KNOWLEDGE, known)
     if results["aggregate"]:
         a = results["aggregate"]
-        means = f"mean {a['mean']:.4f}  median {a['median']:.4f}"
+        means = f"{tables.over(results)}: mean {a['mean']:.4f}  median {a['median']:.4f}"
         print(f"{means}  IQM over episodes {scores.iqm_text(a, 4)}", flush=True)
 
 

@@ -235,9 +235,11 @@ def _fault(one: Open, stop: bool) -> str:
     code = one.process.returncode
     if stop and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
         return ""  # an evaluation, a training that had not begun, or one that was told twice: the same command goes on
+    if finished(one.job) is not None:
+        return ""  # by this process, or by another one that was at work on the same run
     if code:
         return _last_line(one.job)
-    if stop or one.asked or finished(one.job) is not None or newest(one.job) > one.saved:
+    if stop or one.asked or newest(one.job) > one.saved:
         return ""
     place = one.job.directory  # started again it would do the same
     if one.evaluates:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from mow_jax import advice, build, logs, meter, processes, summary, transfer
 from mow_jax.actors import Actors, Episode
-from mow_jax.checkpoint import Checkpoints
+from mow_jax.checkpoint import SECONDS, Checkpoints
 from mow_jax.learner import Learner, abstract_state
 from mow_jax.mirror import Mirror
 from mow_jax.replay import Replay
@@ -159,7 +159,7 @@ class Run:
         self.replay.sync()
         self.at.saved = self.at.joint
         acting = self.learner.save_acting(self.acting)._asdict()
-        host = {
+        host: dict[str, Any] = {
             "position": dataclasses.asdict(self.at),
             "actors": self.actors.state(),
             "acting": {"tasks": {t.name: {key: x[k] for key, x in acting.items()} for k, t in enumerate(self.mine)}},
@@ -167,7 +167,7 @@ class Run:
             "window": self.window.state(),
         }
         if self.metrics:
-            host["metrics"] = self.metrics.state()
+            host |= {"metrics": self.metrics.state(), SECONDS: time.monotonic() - self._started}
         self.checkpoints.save(self.steps, self.learner.snapshot(), host)
         if self.system.after_save and self.at.warm and not processes.index():
             self.system.after_save(self.learner, self.directory)
@@ -198,7 +198,8 @@ class Run:
         self._started = time.monotonic()
         if self.metrics:
             self.metrics.restore(parts[0]["metrics"])
-            self._started -= self.metrics.seconds()
+            # Older checkpoints do not say it: what was learned since the last line is then lost.
+            self._started -= parts[0].get(SECONDS, self.metrics.seconds())
             for line in self.metrics.lines():
                 self.advice.look(line)  # said already
             print(f"resumed from step {step} (update {self.at.update})", flush=True)

@@ -21,13 +21,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import mow_jax
-from mow_jax import build, files, logs, processes, replay, xla
+from mow_jax import build, files, logs, origin, processes, replay, xla
 from mow_jax.envs.suites import MEMORY, MEMORY_OF_OTHERS, MEMORY_OF_VECTORS
 from mow_jax.learner import abstract_state
-from mow_jax.origin import commit
 from mow_jax.types import BadInput, Shard, System, Task
 
+_COMMIT = origin.commit()  # as this process loads its code: a checkout may change while a run learns
 PACKAGES = ("jax", "flax", "optax", "mctx", "numpy", "ale-py", "gymnasium", "metaworld", "mujoco")
+
+
+def commit() -> str:
+    """The commit of the code that this process runs, whatever has become of the checkout since."""
+    return _COMMIT
 
 
 def versions() -> dict[str, str]:

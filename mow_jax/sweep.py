@@ -124,18 +124,18 @@ def compiled_once(options: argparse.Namespace, runs: int) -> Iterator[None]:
 def _refuse_another(job: Job, settings: Any) -> None:
     """Raises BadInput where the run's folder holds a run of other settings."""
     try:
-        saved = json.loads((job.directory / "config.json").read_text())
-    except (OSError, ValueError):
+        saved = config.of_saved(json.loads((job.directory / "config.json").read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # there is none yet, or training says what is wrong with it
-    plain = lambda settings: checks.flat(json.loads(json.dumps(settings.to_dict(), default=list)))
-    wanted, found = checks.scheduled(plain(settings) | {"seed": job.seed}), checks.scheduled(checks.flat(saved))
+    plain = lambda settings: checks.scheduled(checks.flat(json.loads(json.dumps(settings.to_dict(), default=list))))
+    wanted, found = plain(settings) | {"seed": job.seed}, plain(saved)
     under = lambda key, keys: any(key == other or key.startswith(f"{other}.") for other in keys)
     locked = config.of_system(settings.system).LOCKED
     for key in [key for key in wanted if not under(key, FREE) or under(key, locked)]:
-        if key in found and found[key] != wanted[key]:
+        if (had := found.get(key)) != wanted[key]:
             raise BadInput(
-                f"{job.directory} holds a run with {key}={found[key]!r}, not {wanted[key]!r}: give the sweep's first"
-                " command again, or another --workdir"
+                f"{job.directory} holds a run with {key}={had!r}, not {wanted[key]!r}: give the sweep's first command"
+                " again, or another --workdir"
             )
 
 
@@ -161,7 +161,9 @@ def write(jobs: list[Job], directory: Path, words: list[str]) -> None:
     """sweep.json (every run: command, commit, versions, seconds, normalised scores), table.md and commands.sh, which
     makes them again; `words` are the sweep's own arguments."""
     with locks.in_turn(directory / ".table.lock"):  # or the last job of an array to write might not know the last run
-        runs = [entry(job, results) for job in jobs if (results := finished(job)) is not None]
+        order = list(dict.fromkeys(job.variant for job in jobs))
+        plan = {name: {"first": order[0], "place": place} for place, name in enumerate(order)}
+        runs = [entry(job, results) | plan[job.variant] for job in jobs if (results := finished(job)) is not None]
         _put(directory / "sweep.json", json.dumps(runs, indent=1) + "\n")
         _put(directory / "table.md", sweeps.table(runs))
         _put(directory / "commands.sh", script(runs, words))
@@ -189,7 +191,7 @@ def draw(directory: Path) -> None:
     """figure.png of what sweep.json holds, where that is anything."""
     from mow_jax.report import comparing, plotting  # draw with matplotlib, which takes a second to import
 
-    runs = json.loads((directory / "sweep.json").read_text())
+    runs = sweeps.in_order(json.loads((directory / "sweep.json").read_text()))
     runs = sweeps.by_returns(runs) or runs
     looks = plotting.looks(dict.fromkeys(run["variant"] for run in runs))
     comparing.overview(runs, looks, directory / "figure.png")
@@ -223,7 +225,7 @@ def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
         "active": active,
         "step": results["step"],
         "actions": sweeps.actions(results),
-        "episodes": max((len(task.get("returns", ())) for task in results["tasks"].values()), default=0),
+        "episodes": sweeps.episodes(results),
         "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
     }
 

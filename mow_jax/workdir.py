@@ -12,11 +12,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mow_jax import locks, processes
-from mow_jax.checks import flat
+from mow_jax.checks import FREE_ON_RESUME, flat
 from mow_jax.config import check_keys, default, of_saved, of_system
 from mow_jax.types import BadInput
 
-FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")
 FILES = (
     "config.json",
     "config.tmp",

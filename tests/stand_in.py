@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from mow_jax import command
+
 SECONDS = 0.04  # of a step
 
 flags = dict(word.partition("=")[::2] for word in sys.argv[1:])
@@ -23,7 +25,8 @@ lock = (workdir / ".lock").open("w")
 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(True))
-(workdir / "config.json").write_text(json.dumps({"train": {"steps": steps}}))
+settings = command.settings([word for word in sys.argv[1:] if word.startswith("--config")]).to_dict()
+(workdir / "config.json").write_text(json.dumps(settings, default=list))
 checkpoints = workdir / "checkpoints"
 checkpoints.mkdir(exist_ok=True)
 newest = max((int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal()), default=0)

@@ -93,17 +93,98 @@ def test_the_power_of_the_ablations_is_that_of_the_committed_runs(runs: int, com
     assert len(text.splitlines()) == 4 and all(f"    {line}" in readme or line in readme for line in text.splitlines())
 
 
+def scored(place: Path, score: float, evaluation: dict) -> None:
+    """A run's results: two tasks with this score, by an evaluation of these settings."""
+    results = json.loads((place / "results.json").read_text())
+    for task in results["tasks"].values():
+        task["normalised"] = score
+    (place / "results.json").write_text(json.dumps(results | {"protocol": {"evaluation": evaluation}}))
+
+
+def swept_run(place: Path, seed: int, score: float = 0.7, evaluation: dict | None = None) -> Path:
+    """A finished run of a sweep, scored so."""
+    place.mkdir(parents=True)
+    make_run(place, seed)
+    scored(place, score, evaluation or {})
+    said = {"seed": seed, "suite": {"name": "toy"}, "train": {"steps": 200}}
+    (place / "config.json").write_text(json.dumps(said))
+    return place
+
+
+def test_outcomes_are_of_runs_alone_that_were_scored_alike(tmp_path):
+    """Half of them by an older version, which says less; of the world model's rows no score depends on."""
+    alike = {"actions": "sampled", "episodes": 2, "seed": 5}
+    for variant, seed, own in (("v", 3, alike), ("v", 4, {"rows": 9}), ("w", 3, alike | {"rows": 7}), ("w", 4, alike)):
+        swept_run(tmp_path / variant / str(seed), seed, evaluation=own)
+    table = lambda *named: ablation_outcomes.sweep_table(tmp_path, *named)
+    before, place = table(), tmp_path / "w" / "4"
+    assert "| w | 2 | 0.700 |" in before
+    for changed in ({"actions": "best"}, {"episodes": 3}, {"seed": 6}, {"max_steps": 0}, {"max_steps": 90}):
+        scored(tmp_path / "v" / "3", 0.7, alike | {"max_steps": 90})
+        scored(place, 0.7, alike | changed)
+        if changed == {"max_steps": 90}:
+            assert table() == before
+            continue
+        (key, value), *_ = changed.items()
+        with pytest.raises(BadInput, match=rf'{key} differs: .* in .*v/3; "?{value}"? in .*w/4: evaluate them alike'):
+            table()
+        assert "| w | 1 | 0.700 |" in table(["v", "w"], [3]) and "| v | 2 |" in table(["v"])
+    results = json.loads((place / "results.json").read_text())
+    results["tasks"]["Pong"]["normalised"] = None
+    (place / "results.json").write_text(json.dumps(results))
+    with pytest.raises(BadInput, match=r"w/4 has no score of Pong"):
+        table()
+    del results["tasks"]["Pong"]
+    (place / "results.json").write_text(json.dumps(results))
+    with pytest.raises(BadInput, match=r"tasks differs"):
+        table()
+
+
+def test_a_run_and_its_copy_that_has_gone_on_are_no_two_runs(tmp_path):
+    for seed in (3, 4):
+        swept_run(tmp_path / "v" / str(seed), seed)
+    longer = swept_run(tmp_path / "v" / "5", 4)
+    text = (longer / "config.json").read_text()
+    (longer / "config.json").write_text(text.replace("200", "400"))
+    assert "| v | 2 |" in ablation_outcomes.sweep_table(tmp_path), "the copy is not at its end"
+    results = json.loads((longer / "results.json").read_text()) | {"step": 400}
+    (longer / "results.json").write_text(json.dumps(results))
+    with pytest.raises(BadInput, match=r"v/4 and .*v/5 are both runs of v, seed 4"):
+        ablation_outcomes.sweep_table(tmp_path)
+    assert "| v | 1 |" in ablation_outcomes.sweep_table(tmp_path, None, [3])
+
+
+def test_outcomes_are_less_the_first_variant_or_another_that_is_named(tmp_path):
+    for name in "uw":
+        swept_run(tmp_path / name / "6", 6)
+    plan = [{"variant": name, "first": "x", "place": place} for place, name in ((1, "w"), (2, "u"))]
+    (tmp_path / "sweep.json").write_text(json.dumps(plan))
+    with pytest.raises(BadInput, match=r"x, the first variant of .*, has no finished run .* --variants"):
+        ablation_outcomes.sweep_table(tmp_path)
+    assert "less w [" in ablation_outcomes.sweep_table(tmp_path, ["w", "u"])
+
+
+def test_power_is_of_runs_that_were_scored_alike(tmp_path):
+    for seed, kind in enumerate(("best", "best", "sampled")):
+        place = swept_run(tmp_path / "made" / str(seed), seed, score=seed / 4, evaluation={"actions": kind})
+        (tmp_path / "kept" / "v").mkdir(parents=True, exist_ok=True)
+        (place / "results.json").rename(tmp_path / "kept" / "v" / f"{seed}.json")
+    with pytest.raises(BadInput, match=r'actions differs: "best" in .*v/0.json; "sampled" in .*v/2.json'):
+        ablation_outcomes.power_table(tmp_path / "kept", 4, 2)
+    (tmp_path / "kept" / "v" / "2.json").unlink()
+    assert "| mean | 0.177 [" in ablation_outcomes.power_table(tmp_path / "kept", 4, 2)
+
+
 def test_the_outcomes_of_a_sweep_are_those_fixed_before_it(tmp_path):
     for variant, seed, score in (("mow", 0, 0.9), ("mow", 1, 0.8), ("one", 0, 0.5), ("one", 1, 0.55)):
-        place = tmp_path / variant / str(seed)
-        make_run(place, seed, score) if not place.mkdir(parents=True) else None
+        place = swept_run(tmp_path / variant / str(seed), seed, score)
         said = {"seed": seed, "suite": {"name": "toy"}, "x": variant, "train": {"steps": 200}}
         (place / "config.json").write_text(json.dumps(said))
         with (place / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": 3200, "update": 9, "seconds": 99.0, "evaluation/mean": score / 2}) + "\n")
     text = ablation_outcomes.sweep_table(tmp_path)
     assert "| mow | 2 | 0.850 | – |" in text and "| one | 2 | 0.525 | -0.325 [" in text
-    assert "| mow | 2 | 0.000 | – |" in text and "| one | 2 | 1.000 | +1.000 |" in text
+    assert "| mow | 2 | 0.000 | – |" in text and "| one | 2 | 2.000 | +2.000 |" in text
     assert "| evaluation mean at step 3,200 |" in text and "| mow | 2 | 0.425 | – |" in text
     assert text.count("1 comparison with mow") == 3 and text.count("so not tested: one.") == 1
     turned = ablation_outcomes.sweep_table(tmp_path, ["one", "mow"])
@@ -176,6 +257,18 @@ def test_the_outcomes_of_bonus_and_trust_region_are_those_fixed_before_them(tmp_
     assert "| sparse_clipped | 1 | 2.000 | sparse_none | -2.500 |" in steps
     assert "| sparse_acts | 2 | 0.550 [" in score and "| sparse_reward | 0 | – | sparse_none | – |" in score
     assert "2 comparisons with the variant named beside it" in steps and "not tested: sparse_acts." in steps
+
+
+def test_a_comparison_of_runs_that_were_not_scored_alike_is_refused_in_one_message(tmp_path, capsys):
+    for variant in SPARSE:
+        sparse_run(tmp_path / variant / "0", variant, 0)
+    path = tmp_path / "sparse_none" / "0" / "results.json"
+    results = json.loads(path.read_text())
+    results["tasks"]["slide_sparse"]["returns"] = [0.5] * 3
+    path.write_text(json.dumps(results))
+    with pytest.raises(SystemExit, match="2"):
+        bonus_outcomes.main([f"--sweep={tmp_path}"])
+    assert "episodes differs" in capsys.readouterr().err
 
 
 def test_a_sweep_that_lacks_something_of_the_comparison_is_refused_in_one_message(tmp_path, capsys):

@@ -84,6 +84,10 @@ def test_digest_is_a_function_of_the_contents(tmp_path):
         Checkpoints(tmp_path / name, keep=1).save(7, make_state(seed), make_host(host_seed))
         digests.append(json.loads((tmp_path / name / "7" / "manifest.json").read_text())["digest"])
     assert digests[0] == digests[1] and len(set(digests)) == 3
+    for name, seconds in (("e", 20.5), ("f", 31.0)):  # equal runs take their own time
+        Checkpoints(tmp_path / name, keep=1).save(7, make_state(1), make_host(1) | {checkpoint.SECONDS: seconds})
+        assert json.loads((tmp_path / name / "7" / "manifest.json").read_text())["digest"] == digests[0]
+        assert Checkpoints(tmp_path / name, keep=1).load(7, make_state(0))[2][0][checkpoint.SECONDS] == seconds
 
 
 def flip(path: Path) -> None:

@@ -57,3 +57,12 @@ def test_a_page_s_command_can_be_given(words: list[str]):
 def test_pages_have_such_commands():
     pages = {given.id.rpartition("-")[0] for given in GIVEN}
     assert len(GIVEN) >= 20 and pages >= {"README", "first_experiments", "m3po", "scalezero"}
+
+
+def test_no_page_s_evaluation_by_other_actions_replaces_a_run_s_own_results():
+    """By other numbers of episodes it does where the page says so."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("results/**/*.md")]
+    found = [
+        line for page in pages for line in re.findall(r"mow_jax\.evaluate\b[^`\n]*--actions[^`\n]*", page.read_text())
+    ]
+    assert len(found) >= 2 and all("--out=" in line for line in found), found

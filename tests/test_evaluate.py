@@ -232,9 +232,35 @@ def test_frames_that_cannot_be_written_leave_the_evaluation_undone_and_its_score
             write(tmp_path, 7)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert json.loads(capsys.readouterr().out) == {"step": 7} | RESULTS
-    (tmp_path / "frames-0.npz").write_bytes(b"of a killed start")
     write(tmp_path, 7)
     assert found(tmp_path) == (7, 7) and sorted(os.listdir(tmp_path)) == ["frames.npz", "results.json"]
+
+
+def test_two_evaluations_of_a_run_at_once_leave_each_other_s_frames_alone(quiet, tmp_path, monkeypatch):
+    """The second begins and ends while the first gathers its parts."""
+    whole = processes.gather
+
+    def first(value):
+        if value is None:  # all parts are there
+            monkeypatch.setattr(processes, "gather", whole)
+            write(tmp_path, 9)
+        return [value]
+
+    monkeypatch.setattr(processes, "gather", first)
+    write(tmp_path, 4)
+    assert found(tmp_path) == (4, 4) and sorted(os.listdir(tmp_path)) == ["frames.npz", "results.json"]
+
+
+def test_means_over_some_of_the_tasks_say_so(capsys):
+    task = {"returns": [2.0], "random": 0.0, "reference": 4.0, "normalised": 0.5, "success": [True]}
+    task["success_interval"] = [0.2, 1.0]
+    results = {"tasks": {"a": task, "b": task, "c": task | {"normalised": None}}, "diagnostics": {}}
+    results["aggregate"] = {"mean": 0.5, "median": 0.5, "iqm": 0.5, "interval": None}
+    for count, said in ((3, "over 2 of 3 tasks"), (2, "over all tasks")):
+        held = results | {"tasks": dict(list(results["tasks"].items())[:count])}
+        assert tables.aggregate(held).columns[0] == said
+        evaluate.print_table(held, 9)
+        assert said in capsys.readouterr().out
 
 
 def test_a_part_that_another_process_cannot_write_ends_all_with_its_reason(tmp_path, monkeypatch):

@@ -218,3 +218,11 @@ def test_own_results_that_were_replaced_by_the_other_kind_s_are_made_anew():
     assert jobs.finished(job()) == other and jobs.finished(job(actions="sampled")) is None
     assert jobs.run([job(actions="sampled")], 1, lambda: None) == ([], False) and told() == ["evaluate"]
     assert jobs.finished(job(actions="sampled")) == jobs.finished(job()) != other
+
+
+def test_a_run_that_another_evaluation_has_finished_has_not_failed(capsys):
+    """Two at once: this one's process ends with an error, after the other one's results."""
+    run_at_its_end()
+    programs(evaluate=WRITE.format(STEPS) + "raise SystemExit(2)")
+    assert jobs.run([job()], 1, lambda: None) == ([], False) and told() == ["evaluate"]
+    assert "failed" not in capsys.readouterr().err

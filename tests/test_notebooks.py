@@ -131,3 +131,16 @@ def test_a_run_is_used_again_only_where_nothing_was_changed(tmp_path: Path, monk
     places.append(study.train("x", *calls[-1][0], file=study.TOYS))
     assert len(set(places)) == len(begun) == 5 and all(place.name.startswith("x_") for place in places)
     assert study.train("x", "train.steps=8") == places[1] and len(begun) == 5
+    own, root = tmp_path / "mine.py", tmp_path / "checkout"
+    for name in ("mow_jax/parts/one.py", "experiments/two.py", "experiments/notebooks/three.ipynb"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("before")
+    own.write_text("before")
+    monkeypatch.setattr(study, "ROOT", root)
+    kept = study.train("y", file=own)
+    for path in (own, root / "mow_jax" / "parts" / "one.py", root / "experiments" / "two.py"):
+        path.write_text("after")
+        assert study.train("y", file=own) != kept, path
+        kept = study.train("y", file=own)
+    (root / "experiments" / "notebooks" / "three.ipynb").write_text("saved")
+    assert study.train("y", file=own) == kept

@@ -111,6 +111,75 @@ def test_runs_are_compared_by_one_kind_of_actions(tmp_path: Path, monkeypatch, c
     assert main([f"--workdir={where}", "--actions=best"]) == 2 and "--compare" in capsys.readouterr().err
 
 
+def test_a_comparison_has_the_order_of_the_table_by_its_actions_and_the_first_variant_of_the_plan(tmp_path: Path):
+    for variant in "abc":
+        put(tmp_path / variant / "4", 4, v=variant)
+    plan = lambda first, *names: [{"variant": name, "first": first, "place": "cdab".index(name)} for name in names]
+    (tmp_path / "best").mkdir()
+    (tmp_path / "sweep.json").write_text(json.dumps(plan("c", "b", "c", "a")))
+    (tmp_path / "best" / "sweep.json").write_text(json.dumps([{"variant": name} for name in "bca"]))
+    assert (
+        list(comparison.read([str(tmp_path)])) == list(comparison.read([str(tmp_path)], "sampled")) == ["c", "a", "b"]
+    )
+    assert list(comparison.read([str(tmp_path)], "best")) == ["b", "c", "a"]
+    (tmp_path / "sweep.json").write_text(json.dumps(plan("d", "b", "c", "a")))  # none of d's runs has begun
+    groups = comparison.read([str(tmp_path)])
+    assert {name: len(runs) for name, runs in groups.items()} == {"d": 0, "c": 1, "a": 1, "b": 1}
+    said = (comparison.write([str(tmp_path)], None) / "report.md").read_text()
+    assert "No differences: d, the first variant" in said and "| less " not in said
+    assert "Against the first variant" not in said and "# --- a ---" not in said
+    (tmp_path / "c" / "4" / "results.json").unlink()  # begun, not finished
+    (tmp_path / "sweep.json").write_text(json.dumps(plan("c", "b", "a")))
+    said = (comparison.write([str(tmp_path)], None) / "report.md").read_text()
+    assert "No differences: c, the first variant" in said and "| less " not in said
+    assert list(comparison.read([str(tmp_path)])) == ["c", "a", "b"]
+
+
+def test_what_models_know_is_averaged_over_the_same_tasks_in_all_variants(tmp_path: Path):
+    """Of "u" one run cannot say how it foresees Pong's rewards; "w" measures no pictures."""
+    values = {("u", 3): (0.5, 0.25), ("u", 4): (None, 0.5), ("v", 3): (0.75, 0.5), ("w", 3): (0.125, None)}
+    for (variant, seed), (correlation, ratio) in values.items():
+        path = put(tmp_path / variant / str(seed), seed, v=variant) / "results.json"
+        results = json.loads(path.read_text())
+        for task, entry in results["diagnostics"].items():
+            own = correlation if task == "Pong" else 0.875
+            entry |= {"ratio": ratio, "reward_correlation": own, "termination_error": 0.5 if task == "Pong" else None}
+        path.write_text(json.dumps(results))
+    section = comparison._knowledge(comparison.read([str(tmp_path)]))
+    assert section is not None and section.tables[0].rows == [
+        ["u", "0.875", "0.375", "0.500"],
+        ["v", "0.875", "0.500", "0.500"],
+        ["w", "0.875", "–", "0.500"],
+    ]
+    assert section.text[1] == (
+        f"Left out, as some run has none: reward correlation: Pong; calibration error of ends: {TASKS[1]}."
+    )
+
+
+def test_a_comparison_by_other_actions_says_that_evaluations_on_the_way_were_by_the_runs_own(tmp_path: Path):
+    said = []
+    for number, (own, kind) in enumerate((("sampled", "sampled"), ("best", "sampled"), ("best", None), (None, "best"))):
+        folder = tmp_path / str(number)
+        path = put(folder / "v" / "5", 5, **({"evaluation": {"actions": own}} if own else {})) / "results.json"
+        results = json.loads(path.read_text())
+        path.write_text(json.dumps(results | {"protocol": {"evaluation": {"actions": kind}} if kind else None}))
+        said.append(comparison._acting(comparison.read([str(folder)])["v"]))
+    assert ["configured" in text for text in said] == [False, True, False, False]
+    assert all(("scored in the end" in text) is ("configured" not in text) for text in said)
+
+
+def test_a_run_that_has_gone_on_in_a_copy_is_named(tmp_path: Path):
+    for seed in (2, 3):
+        put(tmp_path / "v" / str(seed), seed, train={"steps": 200}, model={"width": 6})
+    longer = {"train": {"steps": 900, "schedule_steps": 200}, "model": {"width": 6}}
+    put(tmp_path / "v" / "8", 3, **longer, evaluation={"episodes": 7})
+    put(tmp_path / "v" / "9", 3, **longer | {"model": {"width": 8}})
+    runs = comparison.read([str(tmp_path)])["v"]
+    assert [any("no two runs" in text for text in run.missing) for run in runs] == [False, False, True, False]
+    text = (comparison.write([str(tmp_path)], None) / "report.md").read_text().replace("\\", "")
+    assert f"has the seed of {tmp_path / 'v' / '3'}, and" in text
+
+
 def put(place: Path, seed: int = 0, **config: Any) -> Path:
     """A finished run in a folder, with such settings."""
     place.mkdir(parents=True)
@@ -198,6 +267,18 @@ def test_results_of_other_steps_are_told(tmp_path: Path):
     text = (comparison.write([str(tmp_path)], None) / "report.md").read_text()
     assert "| v | 3 | 90–1,200 |" in text and text.count("has learned until") == 1
     assert "v/0: results.json: of step 90, and the run has learned until 200" in text
+
+
+def test_a_comparison_says_where_runs_were_scored_by_different_numbers_of_episodes_or_at_other_steps(tmp_path: Path):
+    for seed in (0, 1):
+        put(tmp_path / "v" / str(seed), seed)
+    path, said = tmp_path / "v" / "1" / "results.json", []
+    results = json.loads(path.read_text())
+    for more in ({"step": 150}, {"tasks": {n: t | {"returns": [1.0] * 7} for n, t in results["tasks"].items()}}, {}):
+        path.write_text(json.dumps(results | more))
+        text = (comparison.write([str(tmp_path)], None) / "report.md").read_text().replace("\\", "")
+        said.append(("v 150–200: what differs may be the steps'" in text, "scored by 2 or 7 episodes a task" in text))
+    assert said == [(True, False), (False, True), (False, False)]
 
 
 def test_schedules_of_other_lengths_are_a_difference_and_those_of_train_steps_none(tmp_path: Path):

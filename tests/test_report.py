@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from mow_jax import checks, config, evaluate
@@ -237,6 +238,17 @@ def test_curves_are_explained_where_a_run_has_them(workdir):
     assert pages._texts(before, "router") == [] and "only their number" in pages._texts(after, "router")[0]
     dormant, norm = pages._texts(after, "world")
     assert "hardly react" in dormant and "where it begins" in norm
+
+
+def test_dots_of_learning_curves_are_said_to_be_means(workdir, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Figure, "legend", lambda self, **given: shown.extend(given["handles"]))
+    section = pages._curves(data.read(str(workdir)), workdir)
+    assert (
+        "the mean of those that ended between two lines" in section.text[0] and "Every episode" not in section.text[0]
+    )
+    dots = [line.get_label() for line in shown if line.get_marker() == "."]
+    assert dots and all("mean" in label and "between two lines" in label for label in dots)
 
 
 def test_searches_have_a_section_that_says_how_to_read_them(workdir):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import runpy
+import subprocess
 from pathlib import Path
 
 import pytest
 from processes import ROOT, TINY
 
-from mow_jax import build, processes, summary
+from mow_jax import build, origin, processes, summary
 from mow_jax.types import BadInput
 
 GB = 1 << 30
@@ -75,3 +77,13 @@ def test_a_copy_of_replay_must_fit_a_device(tmp_path, monkeypatch):
     assert summary.mirror_bytes(config, system, tasks[:1]) > 10**8 * 16 * 16 * 3
     with pytest.raises(BadInput, match=r"replay.device_mirror takes [\d.]+ GB of a device's memory"):
         summary.refuse_too_large(config, system, tasks, tmp_path)
+
+
+def test_a_process_names_the_commit_that_it_was_started_at(tmp_path, monkeypatch):
+    """However long it has run when it writes it down."""
+    before = summary.commit()
+    monkeypatch.setattr(origin, "_git", lambda *words: subprocess.CompletedProcess(words, 0, b"0123456789ab\n"))
+    assert origin.commit().startswith("0123456789ab+") and summary.commit() == before
+    monkeypatch.setattr(summary, "learned", lambda *_, **__: 3)
+    summary.record_start(tmp_path, None)
+    assert json.loads((tmp_path / "origin.json").read_text())[0]["commit"] == before

@@ -86,6 +86,16 @@ def test_a_table_says_where_runs_were_scored_by_different_numbers_of_episodes(tm
     assert "scored by 2 or 20 episodes a task" in said(20, 2, 20) and "episodes" not in said(20, 20)
 
 
+def test_a_table_names_the_variants_that_have_not_all_learned_for_as_many_steps():
+    """As where runs are ended by equal minutes."""
+    given = (("x", 0, 4200), ("x", 1, 3100), ("y", 0, 4200), ("y", 1, 4200), ("z", 0, None))
+    runs = [finished_run(name, seed, 0.5) | {"step": step} for name, seed, step in given]
+    assert "agent steps a task, x 3,100–4,200, y 4,200, z –: what differs" in sweeps.table(runs)
+    assert "steps" not in sweeps.table([runs[0], *runs[2:]])
+    returned = [run | {"tasks": {"a": None}, "returns": {"a": 9.0}} for run in runs]
+    assert sweeps.table(returned).count("x 3,100–4,200") == 1
+
+
 def test_a_table_says_by_which_actions_variants_were_scored_where_that_differs():
     result = {"protocol": {"evaluation": {"actions": "best"}}}
     assert (
@@ -141,6 +151,32 @@ def test_tables_are_variants_of_a_sweep_in_folders_of_their_own(tmp_path, monkey
     assert f"would share {tmp_path / 'new' / 'table=by_hand.json'}" in capsys.readouterr().err
 
 
+def test_variants_stand_as_planned_beside_the_first_whichever_runs_have_finished(tmp_path, monkeypatch):
+    """The first variant's first run has failed; then all of its runs."""
+    monkeypatch.setattr(sweep, "finished", lambda job: scores.get((job.variant, job.seed)))
+    result = lambda value: {"commit": "c", "step": 8, "tasks": {"t": {"normalised": value}}}
+    scores = {("w", 5): result(0.75), ("v", 6): result(0.5), ("w", 6): result(0.25), ("u/x", 5): result(1.0)}
+    planned = sweep.plan("f.py", ["v", "u/x", "w"], [5, 6], tmp_path, overrides=[], minutes=1.0)
+    rows = lambda: [line.split(" | ")[0] for line in (tmp_path / "table.md").read_text().splitlines()[2:5]]
+    sweep.write(planned, tmp_path, [])
+    text = (tmp_path / "table.md").read_text()
+    assert "less v [95%" in text and rows() == ["| v", "| u/x", "| w"] and "| w | 2 | 0.50 | 0.500 [" in text
+    assert "| u/x | 1 | 1.00 | 1.000 | 1.000 | +0.500 |" in text and "No differences" not in text
+    drawn = []
+    monkeypatch.setattr("mow_jax.report.comparing.overview", lambda runs, looks, path: drawn.append(list(looks)))
+    sweep.draw(tmp_path)
+    assert drawn == [["v", "u/x", "w"]]
+    del scores["v", 6]
+    sweep.write(planned, tmp_path, [])
+    text = (tmp_path / "table.md").read_text()
+    assert "less" not in text and "No differences: v, the first variant" in text and rows()[:2] == ["| u/x", "| w"]
+    older = [
+        {key: run[key] for key in run if key not in ("first", "place")}
+        for run in json.loads((tmp_path / "sweep.json").read_text())
+    ]
+    assert f"less {older[0]['variant']} [" in sweeps.table(older)
+
+
 def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     options = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}", "--jobs=0"]
@@ -154,6 +190,26 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch,
     assert "agent.entropy=0.0003, not 0.5" in message and "another --workdir" in message
     (tmp_path / "toy" / "0").rename(tmp_path / "toy" / "4")
     assert sweep.main([*options, "--seeds=4"]) == 2 and "seed=0, not 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "now"),
+    [
+        ("agent", "unimix", 0.01),  # older ones mixed nothing in, whatever is the default since
+        ("router", "noise", 0.75),  # not the default, which they had
+        ("suite", "gymnasium", None),  # of all keys the default, which is wanted
+    ],
+)
+def test_a_run_of_an_older_version_is_of_the_settings_of_its_time(section, key, now, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    options = [f"--config={TINY}", "--variants=toy", f"--workdir={tmp_path}", "--jobs=0"]
+    options += [f"--config.{section}.{key}={now}"] * (now is not None)
+    saved = command.settings([f"--config={TINY}:toy"]).to_dict()
+    del saved[section][key]
+    (tmp_path / "toy" / "0").mkdir(parents=True)
+    (tmp_path / "toy" / "0" / "config.json").write_text(json.dumps(saved, default=list))
+    assert sweep.main(options) == (0 if now is None else 2)
+    assert now is None or f"{section}.{key}=0.0, not {now}" in capsys.readouterr().err
 
 
 def put(directory: Path, seed: int, commit: str, **versions: str) -> None:
@@ -242,6 +298,14 @@ def test_each_state_of_changed_files_is_another_commit(tmp_path):
     (tmp_path / "notes.txt").write_text("not in the repository")
     assert commit() == clean and re.fullmatch("[0-9a-f]{12}", clean)
     assert found[1] == found[2] != found[3] == found[4]
+    for name, text in (("experiments/mine.py", "one"), ("experiments/mine.py", "two"), ("mow_jax/table.json", "[]")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        found += [commit()]
+        assert commit() == found[-1]
+    (tmp_path / "loose.py").symlink_to("nowhere")
+    found += [commit()]
+    assert len(set(found)) == 7, "new files of the code count, by name and content, those that cannot be read by name"
     assert all(re.fullmatch(rf"{clean}\+[0-9a-f]{{6}}", changed) for changed in found[1:])
 
 

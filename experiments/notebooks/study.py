@@ -143,8 +143,11 @@ def train(name, *changes, file=None):
 
 
 def _mark(file, changes):
-    """A few letters that other changes, another experiment file or another table's text would make others."""
+    """A few letters that other changes, another experiment file, another table's text or other code would make others.
+    (Not the commit: that has notebooks in it, which change as they are saved.)"""
     given = dict(change.split("=", 1) for change in changes)
     table = Path(given["clustering.table"]).read_text() if given.get("clustering.table") else ""
-    told = repr((file.name if isinstance(file, Path) else file, changes, table))
+    code = [*sorted((ROOT / "mow_jax").rglob("*.py")), *sorted((ROOT / "experiments").glob("*.py")), Path(file)]
+    texts = [path.read_bytes() for path in code if path.is_file()]
+    told = repr((file.name if isinstance(file, Path) else file, changes, table, texts))
     return hashlib.sha256(told.encode()).hexdigest()[:8]

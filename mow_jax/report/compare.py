@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from mow_jax import checks
-from mow_jax.report import comparing, costs, data, inference, plotting, render, reproduce, scores, sweeps
+from mow_jax.report import comparing, costs, gather, inference, plotting, render, reproduce, scores, sweeps
 from mow_jax.report.data import Run
+from mow_jax.report.gather import Groups, read
 from mow_jax.report.render import Picture, Section
 from mow_jax.report.tables import NONE, Table, mean, ratio
 from mow_jax.types import BadInput
 
-Groups = dict[str, list[Run]]  # variant -> its runs
 MEASURED = (
     "; steps are the agent steps a task that they were measured at. Mean over tasks, with the 95% t interval over runs;"
     " the IQM is over runs and tasks, of ten runs or more with a 95% interval by drawing runs anew; the last "
@@ -32,13 +31,17 @@ NORMALISED = (
     + "columns count tasks whose mean reaches the reference, and name the lowest."
 )
 RETURNS = f"Mean returns, as no task has a normalised score{MEASURED}column names the lowest task."
-HIDDEN = ("seed", "checkpoint", "log", "actors")  # of the settings: not what a variant is
+KNOWLEDGE = {
+    "reward correlation": "reward_correlation",
+    "reconstruction ratio": "ratio",
+    "calibration error of ends": "termination_error",
+}
 
 
 def write(places: list[str], out: str | None, actions: str = "") -> Path:
     """Compares, by the scores of this kind of actions or else as each run was scored, and returns the folder of the
     page. Raises BadInput where there is nothing to compare or to write to."""
-    groups = read(places)
+    groups = read(places, actions)
     if actions:
         groups = {name: [sweeps.by_actions(run, actions) for run in runs] for name, runs in groups.items()}
     if out is None and len(places) > 1:
@@ -59,94 +62,16 @@ def write(places: list[str], out: str | None, actions: str = "") -> Path:
     return directory
 
 
-def read(places: list[str]) -> Groups:
-    """The runs of folders: a run's own, of which each is a variant, a sweep's DIR/VARIANT, or all of a sweep DIR. A
-    variant of several sweeps is one where its settings are the same in all, and a run of one variant, settings and seed
-    that lies in several places counts once. Raises BadInput."""
-    found: dict[Path, list[Run]] = {}  # by the folder that a variant is named after
-    swept: list[Path] = []
-    for folder in {Path(place).resolve(): Path(place) for place in places}.values():
-        if (folder / "config.json").is_file() or (folder / "metrics.jsonl").is_file():
-            found[folder.resolve()] = [data.read(str(folder))]
-            continue
-        paths = sorted(folder.glob("*/*/metrics.jsonl"), key=lambda path: (_order(folder, path), path))
-        paths = paths or sorted(path for path in folder.glob("*/metrics.jsonl") if path.parent.name.isdecimal())
-        if not paths:
-            raise BadInput(
-                f"{str(folder)!r} holds no run, and no DIR/VARIANT/SEED of a sweep: give folders of runs, of sweeps, or"
-                " of a sweep's variants"
-            )
-        for path in paths:
-            found.setdefault(path.parent.parent.resolve(), []).append(data.read(str(path.parent)))
-        swept += [path for path in dict.fromkeys(path.parent.parent.resolve() for path in paths) if path not in swept]
-    _merge(found, swept)
-    return dict(zip(_names(list(found)), map(_once, found.values()), strict=True))
-
-
-def _merge(found: dict[Path, list[Run]], swept: list[Path]) -> None:
-    """Puts variants of one name and one setting, of several sweeps, under the first one's folder."""
-    for name in dict.fromkeys(path.name for path in swept):
-        first, *others = [path for path in swept if path.name == name]
-        settings = {json.dumps(_settings(run)) for path in (first, *others) for run in found[path]}
-        for other in others if len(settings) == 1 else ():
-            found[first] += found.pop(other)
-
-
-def _once(runs: list[Run]) -> list[Run]:
-    """A variant's runs, of those with the same settings and seed the one that came furthest; it says who is left out.
-
-    Copies and links of a run are no further evidence, nor is the same run made twice."""
-    kept: dict[Any, Run] = {}
-    for run in runs:
-        what = run.directory.resolve() if run.config is None else json.dumps([_settings(run), run.config.get("seed")])
-        first = kept.get(what)
-        if first is None:
-            kept[what] = run
-            continue
-        reach = lambda run: ((run.results or {}).get("step") or -1, run.lines[-1]["step"] if run.lines else -1)
-        better, other = (run, first) if reach(run) > reach(first) else (first, run)
-        note = f"counts once, though {other.directory} holds the same run again (settings and seed)"
-        kept[what] = better._replace(missing=[*better.missing, note])
-    return list(kept.values())
-
-
-def _names(folders: list[Path]) -> list[str]:
-    """The folders' names, each with as many of the folders above before it as it takes to differ from the others."""
-    depth = dict.fromkeys(folders, 1)
-    name = lambda folder: "/".join(folder.parts[-depth[folder] :])
-    while True:
-        count = Counter(map(name, depth))
-        alike = [folder for folder in depth if count[name(folder)] > 1 and depth[folder] < len(folder.parts)]
-        if not alike:
-            return list(map(name, folders))
-        for folder in alike:
-            depth[folder] += 1
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """The settings that make a variant, flat; none of a run that does not say them."""
-    flat = checks.scheduled(checks.flat(run.config or {}))
-    return {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{h}.") for h in HIDDEN)}
-
-
-def _order(folder: Path, path: Path) -> int:
-    """The place of a run's variant in the sweep's own table."""
-    try:
-        names = list(dict.fromkeys(run["variant"] for run in json.loads((folder / "sweep.json").read_text())))
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    safe = [name.replace("/", "_") for name in names]
-    return safe.index(path.parent.parent.name) if path.parent.parent.name in safe else len(safe)
-
-
 def entries(groups: Groups) -> list[dict[str, Any]]:
     """What the figures take: the normalised scores of every run that has been evaluated."""
     return [
         {
             "variant": name,
+            "first": next(iter(groups)),
             "seed": i,
             "step": run.results["step"],
             "actions": sweeps.actions(run.results),
+            "episodes": sweeps.episodes(run.results),
             "tasks": {task: entry["normalised"] for task, entry in run.results["tasks"].items()},
             "returns": sweeps.returns(run.results),
         }
@@ -195,8 +120,7 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
         ),
         _figure(
             "Evaluations while training",
-            "Scores of the evaluations on the way and at the end, as dots, without smoothing: all runs act as they are"
-            " scored in the end.",
+            f"Scores of the evaluations on the way and at the end, as dots, without smoothing: {_acting(every)}.",
             comparing.curves(groups, looks, directory / "evaluations.png", "evaluation"),
             Picture("evaluations.png", "Success, or normalised score, of each task"),
         ),
@@ -206,6 +130,14 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
         costs.section(groups, of="variant"),
         _commands(groups),
     ]
+
+
+def _acting(runs: list[Run]) -> str:
+    """How runs act in the evaluations of their metrics, beside how they are scored here."""
+    own = [(sweeps.actions(run.results), sweeps.configured(run)) for run in runs if run.results is not None]
+    if all(kind == of_run for kind, of_run in own if "–" not in (kind, of_run)):
+        return "all runs act as they are scored in the end"
+    return "each run acts as it is configured to, by its own kind of actions, not as it is scored above"
 
 
 def _drawn(scored: list[dict[str, Any]], text: str) -> str:
@@ -244,10 +176,12 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
         )
     returns = "measure" in scored[0]
     text = RETURNS if returns else NORMALISED
-    first, *others = variants
+    first = sweeps.reference(scored)
+    others = [name for name in variants if name != first] if first in variants else []
     cells_of, verdict = inference.against(
         first, {name: (variants[name].mean(1), variants[first].mean(1)) for name in others}
     )
+    verdict = verdict if first in variants else sweeps.NO_FIRST.format(first)
     rows, apart_by = [], sweeps.scored_by(scored)
     for name, values in variants.items():
         by_task, (low, high) = values.mean(0), inference.interval(values.mean(1))
@@ -256,7 +190,7 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
         lowest = int(by_task.argmin())
         cells = [
             *([apart_by[name]] if apart_by else []),
-            _steps([entry["step"] for entry in scored if entry["variant"] == name]),
+            sweeps.steps([entry["step"] for entry in scored if entry["variant"] == name]),
             f"{values.mean():.3f}{between}",
             ratio(float(np.median(by_task))),
             scores.iqm_text({"iqm": iqm, "interval": around}),
@@ -271,34 +205,53 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
     comparing.overview(scored, looks, directory / "overview.png")
     return Section(
         "Scores",
-        [text, *notes * bool(apart), *[verdict] * bool(verdict), *[sweeps.DIFFERENT] * bool(apart_by)],
+        [
+            text,
+            *notes * bool(apart),
+            *[verdict] * bool(verdict),
+            *[sweeps.DIFFERENT] * bool(apart_by),
+            *sweeps.unlike(scored),
+        ],
         [table],
         [Picture("overview.png", "Every run, and the mean of each task")],
     )
 
 
-def _steps(steps: list[int | None]) -> str:
-    """The agent steps a task that results are of, from least to most."""
-    known = sorted({step for step in steps if step is not None})
-    return NONE if not known else f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,}–{known[-1]:,}"
-
-
 def _knowledge(groups: Groups) -> Section | None:
-    """What the world models know, a row a variant: means over its runs' tasks."""
-    rows = []
-    for name, runs in groups.items():
-        known = [entry for run in runs if run.results for entry in run.results["diagnostics"].values()]
-        means = [mean([entry[key] for entry in known]) for key in ("reward_correlation", "ratio", "termination_error")]
-        if known:
-            rows.append([name, *map(ratio, means)])
-    columns = ["variant", "reward correlation", "reconstruction ratio", "calibration error of ends"]
-    return Section("What the world models know", tables=[Table(columns, rows)]) if rows else None
+    """What the world models know, a row a variant: means over its runs and the tasks that all variants have."""
+    known = {
+        name: [run.results["diagnostics"] for run in runs if run.results and run.results["diagnostics"]]
+        for name, runs in groups.items()
+    }
+    cells: dict[str, list[str]] = {name: [name] for name, held in known.items() if held}
+    left_out = []
+    for column, key in KNOWLEDGE.items():
+        # A system that measures nothing of the kind leaves out no task of the others.
+        measured = {name: known[name] for name in cells if _has(known[name], key)}
+        every = [run for held in measured.values() for run in held]
+        tasks = dict.fromkeys(task for run in every for task in run)
+        shared = [task for task in tasks if all(run.get(task, {}).get(key) is not None for run in every)]
+        for name, row in cells.items():
+            row.append(ratio(mean([run[task][key] for run in measured.get(name, []) for task in shared])))
+        if apart := [task for task in tasks if task not in shared]:
+            left_out.append(f"{column}: {', '.join(apart)}")
+    text = ["Means over runs, and over the tasks of which every run of every variant has the number."]
+    text += [f"Left out, as some run has none: {'; '.join(left_out)}."] * bool(left_out)
+    return (
+        Section("What the world models know", text, [Table(["variant", *KNOWLEDGE], list(cells.values()))])
+        if cells
+        else None
+    )
+
+
+def _has(diagnostics: list[dict[str, Any]], key: str) -> bool:
+    return any(entry[key] is not None for run in diagnostics for entry in run.values())
 
 
 def _clusters(groups: Groups, directory: Path) -> Section | None:
     named = {}
     for name, runs in groups.items():
-        for own, run in zip(_names([run.directory.resolve() for run in runs]), runs, strict=True):
+        for own, run in zip(gather.named([run.directory.resolve() for run in runs]), runs, strict=True):
             named[name if f"/{name}".endswith(f"/{own}") else f"{name}, {own}"] = run
     if not comparing.cluster_maps(named, directory / "clusters.png"):
         return None
@@ -336,7 +289,9 @@ def rand_index(one: np.ndarray, other: np.ndarray) -> float | None:
 
 def _differences(groups: Groups) -> Section | None:
     """Settings in which the variants differ, or the runs of one."""
-    settings = {name: [_settings(run) for run in runs if run.config is not None] for name, runs in groups.items()}
+    settings = {
+        name: [gather.settings_of(run) for run in runs if run.config is not None] for name, runs in groups.items()
+    }
     settings = {name: held for name, held in settings.items() if held}
     every = [one for held in settings.values() for one in held]
     keys = dict.fromkeys(key for one in every for key in one)
@@ -358,7 +313,7 @@ def _commands(groups: Groups) -> Section | None:
     for name, runs in groups.items():
         try:
             scripts.append(f"# --- {name} ---\n{reproduce.commands(str(runs[0].directory))}")
-        except BadInput:
+        except (BadInput, IndexError):  # a sweep's first variant may have no run
             continue
     return (
         Section("Commands", ["What makes the first run of each variant again."], code="\n".join(scripts))

@@ -19,7 +19,7 @@ from scipy import stats
 from mow_jax.report.data import Run, Series
 from mow_jax.report.inference import DRAWS, ENOUGH, beats, ends, interval
 from mow_jax.report.plotting import COLOURS, FAINT, INK, columns_for, compact, panels, picture, short, smooth
-from mow_jax.report.sweeps import left_out
+from mow_jax.report.sweeps import left_out, reference
 
 THRESHOLDS = np.linspace(0, 1.2, 121)  # of the performance profile, in normalised score
 Looks = dict[str, dict[str, Any]]  # variant -> colour and kind of line, as plotting.looks makes them
@@ -134,11 +134,12 @@ def _above(scores: np.ndarray) -> np.ndarray:
 
 def improvement(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
     """The probability that a run of each variant beats one of the first, mean over tasks, with its 95% interval; of
-    fewer than ten runs a side that is everything."""
+    fewer than ten runs a side that is everything. Nothing where no run of the first has been scored."""
     tasks, variants = by_variant(entries)
-    if not tasks or len(variants) < 2:
+    first = reference(entries) if tasks else ""
+    if len(variants) < 2 or first not in variants:
         return False
-    (_, base), *rest = variants.items()
+    base, rest = variants[first], [(name, scores) for name, scores in variants.items() if name != first]
     with picture(path, 7.5, 0.34 * len(rest) + 1.1) as figure:
         axes = figure.subplots()
         axes.axvline(0.5, color=FAINT, linestyle=(0, (2, 2)), linewidth=1.0)
@@ -149,7 +150,7 @@ def improvement(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool
         axes.set_yticks(range(len(rest)), [short(name) for name, _ in rest])
         axes.set_ylim(len(rest) - 0.5, -0.5)
         axes.set_xlim(-0.02, 1.02)
-        axes.set_xlabel(f"probability of a better score than {short(next(iter(variants)))}")
+        axes.set_xlabel(f"probability of a better score than {short(first)}")
     return True
 
 

@@ -78,7 +78,7 @@ def _evaluations(run: Run, kind: str, task: str) -> np.ndarray:
 def _curve(axes: Axes, training: Series | None, points: np.ndarray) -> None:
     if training is not None:
         size = 8.0 if len(training.value) <= 50 else 3.0
-        axes.plot(training.step, training.value, **_LINES["training episode"] | {"markersize": size})
+        axes.plot(training.step, training.value, **_LINES[BETWEEN] | {"markersize": size})
         axes.plot(training.step, smooth(training.value), **_LINES["moving average"])
     elif not len(points):
         axes.text(0.5, 0.5, "no finished episode", transform=axes.transAxes, ha="center", va="center", color=FAINT)
@@ -104,8 +104,9 @@ def _levels(axes: Axes, random: float | None, reference: float | None) -> None:
 
 
 # How each part of a learning curve is drawn, by its name in the legend.
+BETWEEN = "training episodes between two lines of metrics, their mean"
 _LINES = {
-    "training episode": {"color": TRAINING, "alpha": 0.4, "marker": ".", "markeredgewidth": 0.0, "linestyle": ""},
+    BETWEEN: {"color": TRAINING, "alpha": 0.4, "marker": ".", "markeredgewidth": 0.0, "linestyle": ""},
     "moving average": {"color": TRAINING, "linewidth": 1.5},
     "evaluation": {"color": EVALUATION, "marker": "o", "markersize": 4.5, "markeredgecolor": "white", "linewidth": 0.8},
     "random": {"color": FAINT, "linestyle": (0, (2, 2)), "linewidth": 1.0},

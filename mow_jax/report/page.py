@@ -183,8 +183,9 @@ def _curves(run: Run, directory: Path) -> Section | None:
     if not pictures:
         return None
     text = (
-        "Every episode that ended while the agent learned, its moving average, and the evaluations. Where a dashed "
-        "score lies far outside what was reached it is named at the panel's edge instead."
+        "Episodes while the agent learned, a dot the mean of those that ended between two lines of metrics (log.every "
+        "updates), the dots' moving average, and the evaluations. Where a dashed score lies far outside what was "
+        "reached it is named at the panel's edge instead."
     )
     if not curves.returns_compare(run):
         text += (

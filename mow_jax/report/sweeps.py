@@ -1,8 +1,9 @@
 """table.md of a sweep: every variant with the mean over its seeds and its interval, then every run.
 
 In: entries of a sweep.json, {"variant", "seed", "seconds", "actions", "tasks": {name: normalised score}}, and where
-they are known "episodes", "parameters", "active" (of them for one task) and "core_seconds". Out: Markdown. Called by
-sweep; `left_out` and `scored_by` by what sets runs side by side, too.
+they are known "step", "episodes", "parameters", "active" (of them for one task), "core_seconds", and of the sweep's
+plan the "place" of the variant and the "first" one. Out: Markdown. Called by sweep; `left_out`, `scored_by`, `unlike`,
+`in_order` and `reference` by what sets runs side by side, too.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ def table(runs: list[dict[str, Any]]) -> str:
         cells = [f"{run['tasks'][name]:.2f}" if name in run["tasks"] else "–" for name in scored]
         cells += [f"{np.mean(values):.3f}", f"{min(values):.2f}"] if values else ["–"] * 2
         rows.append([f"{run['variant']}, seed {run['seed']}", *cells, f"{run['seconds'] / 60:.1f}"])
-    first, *others = dict.fromkeys(run["variant"] for run in runs)
+    variants, first = _variants(in_order(runs)), reference(runs)
+    others = [name for name in variants if name != first] if first in variants else []
     pairs = {name: _pair(runs, name, first) for name in others}
     cells_of, verdict = inference.against(first, pairs)
+    verdict = verdict if first in variants else NO_FIRST.format(first)
     more = [f"less {first} [95%, Welch]"] * any(pairs.values())
     more += ["parameters", "of them for a task", "core-minutes a run"]
     summary = [["variant", "seeds", *["actions"] * bool(apart_by), *scored, "mean [95%]", "IQM", *more]]
-    for variant in dict.fromkeys(run["variant"] for run in runs):
+    for variant in variants:
         mine = [run for run in runs if run["variant"] == variant]
         own = [name for name in scored if all(name in run["tasks"] for run in mine)]
         means = {name: [run["tasks"][name] for run in mine] for name in own}
@@ -53,8 +56,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     )
     note = f"Means here are over a variant's own tasks; figure.png {where}.\n\n"
     below = [f"{verdict}\n\n"] * bool(verdict) + [note] * bool(apart) + [f"{DIFFERENT}\n\n"] * bool(apart_by)
-    if len(played := sorted({run["episodes"] for run in runs if run.get("episodes")})) > 1:
-        below.append(f"Runs were scored by {' or '.join(map(str, played))} episodes a task, not all by as many.\n\n")
+    below += [f"{sentence}\n\n" for sentence in unlike(runs)]
     return f"{markdown(summary)}\n{''.join(below)}{markdown(rows)}"
 
 
@@ -79,6 +81,7 @@ def _pair(runs: list[dict[str, Any]], variant: str, first: str) -> tuple[np.ndar
     return means[0], means[1]
 
 
+NO_FIRST = "No differences: {}, the first variant, with which the others are compared, has no finished run."
 DIFFERENT = (
     "Not all were scored by the same kind of actions: the sweep's command with --actions=sampled or --actions=best"
     " scores all by one, and report --compare with the same option sets these side by side."
@@ -89,6 +92,11 @@ def actions(results: dict[str, Any]) -> str:
     """By which actions results were scored, as far as they say it."""
     settings = (results.get("protocol") or {}).get("evaluation")
     return str(settings.get("actions", "–")) if isinstance(settings, dict) else "–"
+
+
+def configured(run: data.Run) -> str:
+    """By which actions a run is evaluated while it trains, as far as its settings say it."""
+    return str(((run.config or {}).get("evaluation") or {}).get("actions", "–"))
 
 
 def by_actions(run: data.Run, kind: str) -> data.Run:
@@ -111,6 +119,49 @@ def scored_by(runs: list[dict[str, Any]]) -> dict[str, str]:
         found.setdefault(run["variant"], {})[run.get("actions", "–")] = None
     said = {variant: " or ".join(kinds) for variant, kinds in found.items()}
     return said if len(set(said.values())) > 1 or any(len(kinds) > 1 for kinds in found.values()) else {}
+
+
+def unlike(runs: list[dict[str, Any]]) -> list[str]:
+    """A sentence each where runs were scored by different numbers of episodes, or learned for different numbers of
+    steps (as --minutes ends them)."""
+    said = []
+    if len(played := sorted({run["episodes"] for run in runs if run.get("episodes")})) > 1:
+        said.append(f"Runs were scored by {' or '.join(map(str, played))} episodes a task, not all by as many.")
+    if len({run["step"] for run in runs if run.get("step") is not None}) > 1:
+        of = {name: [run.get("step") for run in runs if run["variant"] == name] for name in _variants(runs)}
+        each = ", ".join(f"{name} {steps(found)}" for name, found in of.items())
+        said.append(
+            f"Runs have not all learned for as many agent steps a task, {each}: what differs may be the steps', not the"
+            " variants'."
+        )
+    return said
+
+
+def steps(found: list[int | None]) -> str:
+    """The agent steps a task that results are of, from least to most."""
+    known = sorted({step for step in found if step is not None})
+    return "–" if not known else f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,}–{known[-1]:,}"
+
+
+def in_order(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs, variant by variant as they were planned; older ones, which do not say it, as they come."""
+    names = _variants(runs)
+    return sorted(runs, key=lambda run: run.get("place", names.index(run["variant"])))
+
+
+def reference(runs: list[dict[str, Any]]) -> str:
+    """The variant that others are compared with, whether a run of it is there or not: the first that was planned, of
+    older runs the first that is there."""
+    return str(runs[0].get("first", runs[0]["variant"]))
+
+
+def _variants(runs: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(run["variant"] for run in runs))
+
+
+def episodes(results: dict[str, Any]) -> int:
+    """How many episodes a task results are of, at most."""
+    return max((len(task.get("returns", ())) for task in results["tasks"].values()), default=0)
 
 
 def returns(results: dict[str, Any]) -> dict[str, float]:

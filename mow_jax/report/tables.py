@@ -76,9 +76,15 @@ def aggregate(results: dict) -> Table:
     success = [np.mean(entry["success"]) for entry in results["tasks"].values() if entry["success"]]
     known = [entry["normalised"] for entry in results["tasks"].values() if entry["normalised"] is not None]
     cells = [ratio(given["mean"]), ratio(given["median"]), ratio(given["iqm"]), between, at_reference(known)]
-    columns = ["over all tasks", "mean", "median", "IQM over episodes", "its 95% interval", "at the reference"]
+    columns = [over(results), "mean", "median", "IQM over episodes", "its 95% interval", "at the reference"]
     columns += ["success"] * bool(success)
     return Table(columns, [["normalised score", *cells, *([f"{np.mean(success):.1%}"] if success else [])]])
+
+
+def over(results: dict) -> str:
+    """How many tasks means are over: those that have a normalised score."""
+    scored, count = sum(e["normalised"] is not None for e in results["tasks"].values()), len(results["tasks"])
+    return "over all tasks" if scored == count else f"over {scored} of {count} tasks"
 
 
 def knowledge(diagnostics: dict) -> Table:
