@@ -231,12 +231,15 @@ def test_acting_follows_the_mask_stores_what_it_found_and_keeps_the_episode_s_co
 def test_what_was_seen_before_an_update_is_read_by_the_parameters_behind_it():
     rng = np.random.default_rng(9)
     frames = rng.integers(0, 256, size=(3, TASKS, ENVS, 8, 8, 3)).astype(np.uint8)
-    later, begins = started()._replace(params=parameters(lambda: algorithm.init(agent(), 0).params, seed=1)), [True, False]
+    later, begins = (
+        started()._replace(params=parameters(lambda: algorithm.init(agent(), 0).params, seed=1)),
+        [True, False],
+    )
     contexts = []
     for state in (started(), later):
         context = no_context()
-        for step, first in enumerate(begins):
-            *_, context = acting(True)(state, context, frames[step], np.full((TASKS, ENVS), first), step)
+        for step, begin in enumerate(begins):
+            *_, context = acting(True)(state, context, frames[step], np.full((TASKS, ENVS), begin), step)
         contexts.append(context)
     earlier, own = contexts
     inputs = frames[2], np.zeros((TASKS, ENVS), bool), 2

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 class ActState(NamedTuple):
     """The steps before the newest frame, right-aligned: the newest is the last; the first L - length are unused.
 
-    Frames, so that one encoder has made all latents of a context, as in a training window: parameters change on the way.
+    Frames, so that one encoder has made all latents of a context, as in a training window: parameters change meanwhile.
     """
 
     frame: Any  # [K, E, L, S, S, 3] uint8
