@@ -17,6 +17,7 @@ from mow_jax.config import check_keys, default, of_saved, of_system
 from mow_jax.types import BadInput
 
 FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")
+RECORDS = ("metrics.jsonl", "results.json")  # what a run has only once it has saved a checkpoint
 FILES = (
     "config.json",
     "config.tmp",
@@ -49,9 +50,11 @@ def settle(config: ConfigDict | None, directory: str | None, *, dry_run: bool) -
 def agree(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> ConfigDict:
     """The config to run in a workdir, of which nothing is touched: what resuming must keep is kept.
 
-    Raises BadInput for a foreign folder, or a config that differs in more than a resumed run may change.
+    Raises BadInput for a foreign folder, one whose run has lost its checkpoints, or a config that differs in more than
+    a resumed run may change.
     """
     _refuse_foreign(workdir)
+    _refuse_lost(workdir)
     config = config.copy_and_resolve_references()
     if not (workdir / "config.json").exists():
         config.train.schedule_steps = config.train.schedule_steps or config.train.steps
@@ -161,3 +164,20 @@ def _refuse_foreign(workdir: Path) -> None:
     inside = {path.name for path in workdir.iterdir()}
     if "config.json" not in inside and (foreign := sorted(inside - set(FILES))):
         raise BadInput(f"--workdir={workdir} holds other things ({foreign[0]!r}): give a new folder or a run's workdir")
+
+
+def has_saved(workdir: Path) -> bool:
+    """Whether a run's folder has a checkpoint, whole or damaged; a first one that was never completed is none."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return any(name.isdecimal() or name.startswith(("replaced-", "damaged-")) for name in names)
+
+
+def _refuse_lost(workdir: Path) -> None:
+    """Raises BadInput for the records of a run without a checkpoint: a run that began there would erase them."""
+    told = [name for name in RECORDS if (workdir / name).is_file() and (workdir / name).stat().st_size]
+    if told and not has_saved(workdir):
+        raise BadInput(
+            f"{workdir} holds {' and '.join(told)} of a run and no checkpoint to go on from, and a new run would erase"
+            " them: bring its checkpoints folder back from a copy, or give another --workdir"
+        )

@@ -247,6 +247,53 @@ def test_what_a_start_that_failed_has_left_is_the_runs_own(tmp_path):
         workdir.agree(tmp_path, tiny(), ())
 
 
+LOST = {
+    "metrics alone": (["metrics.jsonl"], []),
+    "results alone": (["results.json"], []),
+    "both, as in a repository": (["metrics.jsonl", "results.json"], []),
+    "a save that was never complete": (["metrics.jsonl"], ["temporary-40", "temporary-old-24"]),
+    "a checkpoint under another name": (["metrics.jsonl"], ["kept-40"]),
+}
+
+
+@pytest.mark.parametrize("configured", [True, False])
+@pytest.mark.parametrize("case", LOST)
+def test_the_records_of_a_run_without_its_checkpoints_are_not_begun_over(case: str, configured: bool, tmp_path):
+    records, folders = LOST[case]
+    if configured:
+        workdir.write(tmp_path, tiny())
+    for name in records:
+        (tmp_path / name).write_text('{"step": 40}\n')
+    for name in ("replay", *(f"checkpoints/{folder}" for folder in folders)):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "replay" / "0.rows").write_text("rows")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    said = "holds other things" if "results.json" in records and not configured else "bring its checkpoints folder back"
+    with pytest.raises(BadInput, match=said):
+        train.train(tiny(), tmp_path, [])
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("text", "folders"),
+    [
+        ("", []),
+        ("", ["temporary-24"]),
+        ("{}\n", ["24"]),
+        ("{}\n", ["replaced-24", "temporary-24"]),
+        ("{}\n", ["damaged-24-1"]),
+    ],
+)
+def test_a_run_killed_before_its_first_checkpoint_or_in_a_save_is_not_taken_for_one_that_lost_them(
+    text: str, folders: list[str], tmp_path
+):
+    workdir.write(tmp_path, tiny())
+    (tmp_path / "metrics.jsonl").write_text(text)
+    for name in folders:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    workdir.agree(tmp_path, tiny(), ())
+
+
 def test_a_config_that_cannot_be_written_leaves_nothing(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
