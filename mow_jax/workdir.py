@@ -17,6 +17,8 @@ from mow_jax.config import check_keys, default, of_saved, of_system
 from mow_jax.types import BadInput
 
 FREE_ON_RESUME = ("train.steps", "checkpoint", "log", "evaluation", "actors")
+# What a run owes is counted by these from its first step: changed later, none of it or thousands of updates are due.
+COUNTED = ("train.ratio", "train.burst", "warmup.steps", "warmup.updates")
 RECORDS = ("metrics.jsonl", "results.json")  # what a run has only once it has saved a checkpoint
 FILES = (
     "config.json",
@@ -51,7 +53,7 @@ def agree(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Config
     """The config to run in a workdir, of which nothing is touched: what resuming must keep is kept.
 
     Raises BadInput for a foreign folder, one whose run has lost its checkpoints, or a config that differs in more than
-    a resumed run may change.
+    a resumed run may change, or in what even `allowed` cannot change once a run has saved.
     """
     _refuse_foreign(workdir)
     _refuse_lost(workdir)
@@ -61,6 +63,13 @@ def agree(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Config
         return config
     old = read(workdir)
     config.train.schedule_steps = config.train.schedule_steps or old.train.schedule_steps
+    counted = [line for line in differences(old, config) if line.split(":")[0] in COUNTED]
+    if counted and has_saved(workdir):
+        raise BadInput(
+            f"{workdir} holds a run with checkpoints of another config:\n  " + "\n  ".join(counted) + "\n"
+            "Updates are counted by it from a run's first step: changed now, all at once or none would be due, whatever"
+            f" --allow_config_change says. Keep it, or begin a run in another --workdir with train.init_from={workdir}"
+        )
     if changed := differences(old, config, allowed):
         keys = ",".join(line.split(":")[0] for line in changed)
         raise BadInput(

@@ -163,6 +163,8 @@ def test_the_ends_of_a_range_are_in_it_or_not_as_written():
         ({"train.steps": 2 * 10**9}, ["replay", "replay.capacity"]),
         ({"warmup.updates": 2**31 - 1}, ["updates", "2147483647", "lower"]),
         ({"train.schedule_steps": 10**9, "train.ratio": 9.5}, ["train.ratio=9.5", "4.75e+09 updates"]),
+        ({"train.schedule_steps": 24}, ["train.schedule_steps=24", "more than warmup.steps=24", "0 for train.steps"]),
+        ({"train.schedule_steps": 3, "train.ratio": 0.1}, ["train.schedule_steps=3"]),
         ({"suite.image_size": 128, "batch.sequences": 10**6}, ["an update draws", "GB of replay", "config.batch"]),
         ({"suite.image_size": 128, "agent.contexts": 10**6}, ["an update draws", "memory"]),
         ({"suite.name": "metaworld", "suite.tasks": ("push-v3",), "suite.metaworld.camera": "corner9"}, ["corner9"]),
@@ -317,6 +319,29 @@ def test_a_schedule_that_is_given_is_taken_refused_or_allowed(tmp_path):
         agreed(200, 120)
     workdir.write(tmp_path, agreed(200, 120, ("train.schedule_steps",)))
     assert agreed(300, 0).train.schedule_steps == 120
+
+
+def test_a_run_of_random_steps_alone_has_the_schedule_of_its_steps(tmp_path):
+    config.check(workdir.agree(tmp_path, tiny({"train.steps": 24}), ()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("train.ratio", 0.25), ("train.ratio", 0), ("train.burst", 5), ("warmup.steps", 26), ("warmup.updates", 0)],
+)
+def test_what_updates_are_counted_by_stays_once_a_run_has_saved(key: str, value, tmp_path):
+    """By the first step: at another ratio thousands of updates would be due at once, or none until the run ends."""
+    workdir.write(tmp_path, tiny())
+    for allowed in ((key,), ("train", "warmup"), (key, "seed")):
+        assert workdir.agree(tmp_path, tiny({key: value, "seed": 3}), (*allowed, "seed")).seed == 3
+    (tmp_path / "checkpoints" / "24").mkdir(parents=True)
+    for allowed in ((), (key,), ("train", "warmup")):
+        with pytest.raises(BadInput) as refusal:
+            workdir.agree(tmp_path, tiny({key: value}), allowed)
+        said = str(refusal.value)
+        assert f"{key}: " in said and f"-> {value}" in said and f"train.init_from={tmp_path}" in said
+        assert "--allow_config_change=" not in said, "no way that would be refused again"
+    workdir.agree(tmp_path, tiny({"train.steps": 96, "optimizer.world_lr": 1e-5}), ("optimizer",))
 
 
 def test_files_that_go_while_they_are_counted_are_no_error(tmp_path, monkeypatch):
