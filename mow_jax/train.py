@@ -91,6 +91,9 @@ def learn(run: Run) -> None:
         run.at.round = rounds
     while run.at.update < updates:
         count_update(run, run.update("training"))
+        run.at.saved = -1  # what was saved at this joint step, where a stop was heard below, lacks the update
+        if run.at.update < updates and not run.config.train.overlap:  # else environments are under way
+            check_stop(run)
 
 
 def count_update(run: Run, metrics: dict) -> None:
