@@ -193,6 +193,38 @@ def test_a_run_asked_to_stop_where_an_evaluation_is_due_makes_it_when_it_goes_on
     assert_same_run(whole, tmp_path / "run")
 
 
+class Older(NamedTuple):
+    age: Any
+    last: Any = np.zeros((2, 2))
+
+
+@pytest.mark.parametrize(
+    ("acting", "said"),
+    [
+        (
+            lambda tasks, envs: Acting(np.zeros((tasks, envs, 3), np.float32)),
+            "float32 [2] there and float32 [2, 3] here",
+        ),
+        (lambda tasks, envs: Acting(np.zeros((tasks, envs), np.int32)), "float32 [2] there and int32 [2] here"),
+        (lambda tasks, envs: Older(np.zeros((tasks, envs), np.float32)), "missing there and float64 [2] here"),
+    ],
+)
+def test_what_shapes_acting_stays_in_a_saved_run_though_it_is_allowed_to_change(
+    whole, tmp_path, monkeypatch, acting, said
+):
+    """Shapes of the state's arrays find other keys; of what environments are acted by nothing else would tell."""
+    run, build_of_fake = shutil.copytree(whole, tmp_path / "run"), sys.modules["mow_jax.systems.fake.build"]
+    made = lambda *given: fake(*given)._replace(init_acting=acting)
+    monkeypatch.setattr(build_of_fake, "system", made)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    changed = settings(steps=64)
+    changed.rows.batch = 3
+    with pytest.raises(BadInput, match=re.escape(said)) as refusal:
+        train.train(changed, run, [], allowed=("rows",))
+    assert "whatever --allow_config_change says" in str(refusal.value)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
 def test_a_stop_is_heard_between_the_updates_of_a_round_and_leaves_no_trace(tmp_path, monkeypatch):
     """At joint steps that are saved anyway, the last one too: once a round's updates are done, its own checkpoint is
     made though one of the same step, for the stop, is there."""
