@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -26,6 +26,7 @@ from mow_jax.systems.scalezero.transformer import Cache, Transformer
 from mow_jax.systems.scalezero.types import ActState, Context, Node, Prediction
 
 TERMS = ("latent", "reward", "value", "policy", "entropy", "continuation")
+Past = TypeVar("Past", ActState, Context)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +201,7 @@ def unroll(
 # --- A step at a time, in environments and in the tree ----------------------------------------------------------------
 
 
-def push(context: ActState | Context, newest: jax.Array, action: jax.Array) -> ActState | Context:
+def push(context: Past, newest: jax.Array, action: jax.Array) -> Past:
     """The contexts [..., L] with one more step: frame or latent [..., ...] and action [...]; a full one drops its
     oldest."""
     past, axis, size = context[0], action.ndim, context.action.shape[-1]
