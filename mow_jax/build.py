@@ -12,7 +12,11 @@ from mow_jax.types import BadInput, Plan, System, Task
 
 
 def env_settings(config: ConfigDict) -> dict[str, Any]:
-    """What envs.resolve and envs.make take: what is seen, the image size and the suite's own keys."""
+    """What envs.resolve and envs.make take: what is seen, the image size and the suite's own keys.
+
+    Raises BadInput for a suite that does not exist.
+    """
+    envs.check_suite(config.suite.name)  # other keys of the section are called "tasks", "name", ...
     own = config.suite.get(config.suite.name, ConfigDict())
     named = ATARI_PROTOCOLS.get(own.get("protocol", ""), {})  # a preset wins over the fields that it names
     seen = {"observation": config.suite.observation, "image_size": config.suite.image_size}

@@ -228,7 +228,7 @@ def _verify(path: Path, step: int) -> dict:
     """The manifest of a checkpoint all of whose files are as they were written, else Damaged; BadInput where one cannot
     be read now, which says nothing of what it holds."""
     try:
-        with _reading(path / "manifest.json"):
+        with _reading(path, "manifest.json"):
             manifest = json.loads((path / "manifest.json").read_text())
         check = manifest.pop("check")
         intact = check == _check(manifest) and manifest["step"] == step
@@ -239,7 +239,7 @@ def _verify(path: Path, step: int) -> dict:
     if manifest.get("format", 1) > FORMAT:
         raise BadInput(f"checkpoint {path} was written by mow_jax {manifest.get('version')}, a later version: update")
     for name, written in manifest["files"].items():
-        with _reading(path / name):
+        with _reading(path, name):
             found = _signature(path / name)
         if found != written:
             raise Damaged(f"{name} is not what was written")
@@ -247,16 +247,20 @@ def _verify(path: Path, step: int) -> dict:
 
 
 @contextlib.contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Damaged where a file is not there, BadInput where it cannot be read now."""
+def _reading(path: Path, name: str) -> Iterator[None]:
+    """Damaged where the file `name` of a checkpoint is not there, BadInput where it cannot be read now."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise Damaged(f"{file.name}: {error.strerror}") from error
+        raise Damaged(f"{Path(name).name}: {error.strerror}") from error
     except OSError as error:
+        before = [
+            other for other in path.parent.iterdir() if other.name.isdecimal() and int(other.name) < int(path.name)
+        ]
+        away = f", or move {path} away to go on from the checkpoint before" * bool(before)
         raise BadInput(
-            f"{file} cannot be read now ({error.strerror}): run the same command again; if that stays, move its"
-            " checkpoint's folder away to go on from the one before"
+            f"{path / name} cannot be read now ({error.strerror}): run the same command again; if that stays, restore"
+            f" {path} from a copy{away}"
         ) from error
 
 

@@ -1,12 +1,15 @@
 """Files that appear whole or not at all, whatever ends their writer, for all that others may be reading; space for
-those that grow and certainty that they are on the disk, used by replay and checkpoint."""
+those that grow, certainty that they are on the disk, and how many may be open, used by replay, checkpoint and summary.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import errno
+import math
 import os
+import resource
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +43,18 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def allow_open() -> None:
+    """Lets this process open as many files as the system allows, by the hard limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def most_open() -> float:
+    """How many that are."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if most == resource.RLIM_INFINITY else most
 
 
 @contextlib.contextmanager

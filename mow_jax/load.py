@@ -70,11 +70,23 @@ def _name(path: tuple) -> str:
 
 def read_config(path: Path) -> ConfigDict:
     """The settings of an exported agent. Raises BadInput where the file is none, or is of a later version."""
-    header = json.loads(bytes(_read(path, [])["header"]))
-    if header["format"] > FORMAT:
-        made = header["versions"].get("mow_jax", "later")
-        raise BadInput(f"{path} was written by mow_jax {made}, which this version cannot read: update mow_jax")
-    return workdir.from_saved(header["config"], path)
+    return workdir.from_saved(_header(path, _read(path, []))["config"], path)
+
+
+def _header(path: Path, found: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the file says of itself. Raises BadInput where that is another program's, or of a later version."""
+    try:
+        header = json.loads(bytes(found["header"]))
+        if header["format"] > FORMAT:
+            made = header["versions"].get("mow_jax", "later")
+            raise BadInput(f"{path} was written by mow_jax {made}, which this version cannot read: update mow_jax")
+        return {"config": header["config"], "step": int(header["step"])}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _none(path, error) from None
+
+
+def _none(path: Path, error: Exception) -> BadInput:
+    return BadInput(f"{path} is no exported agent, or a damaged one ({error}): write it with python -m mow_jax.export")
 
 
 def read(file: Path, system: System) -> tuple[int, Any]:
@@ -97,18 +109,20 @@ def read(file: Path, system: System) -> tuple[int, Any]:
         found.get(_name(path), np.zeros(leaf.shape, leaf.dtype))
         for path, leaf in jax.tree_util.tree_leaves_with_path(like)
     ]
-    return int(json.loads(bytes(found["header"]))["step"]), jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return _header(file, found)["step"], jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _read(path: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
     """Arrays of the file by name, all of them for None; every byte is checked by the zip's own sums."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            return {name: held[name] for name in ["header", *(held.files if names is None else names)]}
+        with path.open("rb") as file:
+            held = np.load(file, allow_pickle=False)
+            if isinstance(held, np.ndarray):
+                raise ValueError("it holds one array, as of numpy.save")
+            with held:
+                return {name: held[name] for name in ["header", *(held.files if names is None else names)]}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadInput(
-            f"{path} is no exported agent, or a damaged one ({error}): write it with python -m mow_jax.export"
-        ) from None
+        raise _none(path, error) from None
 
 
 # --- Playing ----------------------------------------------------------------------------------------------------------

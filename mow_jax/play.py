@@ -29,6 +29,7 @@ from mow_jax.types import BadInput, Playable, Task
 
 PAGE = Path(__file__).with_name("play.html")
 HOST = "127.0.0.1"
+SEEDS = 2**32  # that an environment can be reset with, from 0
 _SIDES = ("UP", "RIGHT", "LEFT", "DOWN")
 _CORNERS = ("UPRIGHT", "UPLEFT", "DOWNRIGHT", "DOWNLEFT")
 # ALE's eighteen actions, in its order.
@@ -70,7 +71,7 @@ class Stage:
     def reset(self) -> dict[str, Any]:
         """A new episode."""
         self.frame, self.time, self.total = self.environment.reset(self.seed), 0, 0.0
-        self.seed += 1
+        self.seed = (self.seed + 1) % SEEDS
         self.ended = self.followed = False
         return self._view(None, 0.0) | self._imagined(None)
 
@@ -93,7 +94,7 @@ class Stage:
     def _choose(self) -> np.ndarray:
         """The actor's own action. Where another took the one before, it begins anew, as at the episode's start."""
         if not self.followed:
-            self.agent.reset(self.task.name, self.seed - 1)  # the seed of this episode
+            self.agent.reset(self.task.name, (self.seed - 1) % SEEDS)  # the seed of this episode
         return np.asarray(self.agent.act(self.frame, self.task.name))
 
     def _given(self, action: Any) -> np.ndarray:
@@ -256,7 +257,9 @@ def serve(stage: Stage, port: int) -> ThreadingHTTPServer:
 if __name__ == "__main__":
     _SOURCE = flags.DEFINE_string("workdir", None, "Folder of a run, or a file of mow_jax.export.")
     _TASK = flags.DEFINE_string("task", None, "One of its tasks.")
-    _SEED = flags.DEFINE_integer("seed", 0, "Of the first episode; each further one has the next.", lower_bound=0)
+    _SEED = flags.DEFINE_integer(
+        "seed", 0, "Of the first episode; each further one has the next.", lower_bound=0, upper_bound=SEEDS - 1
+    )
     _PORT = flags.DEFINE_integer("port", 0, "0: any free one.", lower_bound=0, upper_bound=65535)
 
     def main() -> None:

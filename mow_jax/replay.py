@@ -14,7 +14,6 @@ import json
 import math
 import mmap
 import os
-import resource
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from mow_jax.files import fsync, reserve
+from mow_jax.files import allow_open, fsync, reserve
 from mow_jax.memory import Memory
 from mow_jax.seeding import generator
 from mow_jax.types import DISK_FULL, BadInput, Batch, Task, frame
@@ -86,7 +85,7 @@ class Replay:
         self._restored = False
         self._memory = Memory()
         self._threads = ThreadPoolExecutor(THREADS, "replay")  # they begin with the first windows that are large
-        _allow_open_files()
+        allow_open()  # a map keeps a descriptor open, and long runs have thousands of chunks
 
     def append(self, row: Batch) -> None:
         """Adds one row [K, E, ...] to every stream; `gather` sees it at once. Raises BadInput on a full disk."""
@@ -339,20 +338,21 @@ def _usable(directory: Path) -> Iterator[None]:
         if error.errno in DISK_FULL:
             message = f"disk is full: no room for replay rows in {directory}; free space and run the same command again"
         elif error.errno == errno.EMFILE:
-            message = f"too many open replay files in {directory}; raise `ulimit -n` or replay.chunk_rows"
+            message = f"too many open replay files in {directory}; raise the hard limit (`ulimit -Hn`)"
         else:
             message = f"cannot use replay directory {directory}: {error.strerror}; choose another --workdir"
         raise BadInput(message) from error
 
 
 def _claim(directory: Path, layout: dict) -> None:
-    """Writes `layout` into a new directory; an old one must have the same."""
+    """Writes `layout` into a new directory, or over that of a run that could not begin; else it must be the same."""
     directory.mkdir(parents=True, exist_ok=True)
     path, temporary = directory / "meta.json", directory / "meta.json.tmp"
     if path.exists():
-        _check_layout(path, layout)
-        return
-    if foreign := [entry.name for entry in directory.iterdir() if entry != temporary]:
+        if (directory.parent / "config.json").exists() or any(directory.rglob("*.rows")):
+            _check_layout(path, layout)
+            return
+    elif foreign := [entry.name for entry in directory.iterdir() if entry != temporary]:
         raise BadInput(f"{directory} is no replay directory: it holds {foreign[0]!r}; choose another --workdir")
     temporary.write_text(json.dumps(layout, indent=1) + "\n")
     fsync(temporary)
@@ -379,12 +379,6 @@ def _sum(path: Path, size: int) -> int:
         while size and (part := file.read(min(size, 1 << 20))):
             found, size = zlib.crc32(part, found), size - len(part)
     return found
-
-
-def _allow_open_files() -> None:
-    """A map keeps a descriptor open and long runs have thousands of chunks: takes what the system allows."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _safe(name: str) -> str:

@@ -21,7 +21,7 @@ from mow_jax.checkpoint import SECONDS, Checkpoints
 from mow_jax.learner import Learner, abstract_state
 from mow_jax.mirror import Mirror
 from mow_jax.replay import Replay
-from mow_jax.types import Batch, Window
+from mow_jax.types import BadInput, Batch, Window
 
 
 @dataclasses.dataclass
@@ -69,7 +69,11 @@ class Run:
         self.advice = advice.Advice(self.names, self.plan.warmup_updates, **seen)
         self.fault = ""  # in learning, for which the run should stop
         self._drawn: tuple[tuple, list[Batch]] = (), []  # windows of the next update, and the moment they are for
-        self._begin()
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
         self.meter = meter.Meter(self.at.update, self.steps)
         mirror = (self.learner, self.replay, config.train.envs, self.plan.joint_steps)
         self._mirror = Mirror(*mirror) if config.replay.device_mirror else None
@@ -83,6 +87,10 @@ class Run:
     def at_milestone(self) -> bool:
         """Whether the last joint step has reached one of checkpoint.milestones."""
         return self.steps in self._milestones
+
+    def falls_due(self, every: int) -> bool:
+        """Whether a multiple of `every` agent steps lies in the last joint step."""
+        return 0 < every <= self.steps and self.steps // every > (self.steps - self.config.train.envs) // every
 
     def append(self, row: Batch, extras: dict[str, np.ndarray]) -> None:
         """A joint step's row [K, E, ...] into the replay, with the extras of acting: zeros where there are none, or
@@ -210,13 +218,29 @@ class Run:
         counted = not processes.index()
         deaths = sum(part["actors"]["deaths"] for part in parts) if counted else 0
         self.actors.restore({"deaths": deaths, "tasks": together("actors", "tasks")})
-        self.replay.restore(parts[0]["replay"] | {"sums": together("replay", "sums")})
         acting = together("acting", "tasks")
+        self._check_acting(acting)
+        self.replay.restore(parts[0]["replay"] | {"sums": together("replay", "sums")})
         kind = type(self.system.init_acting(1, 1))
         rows = ([acting[task.name][key] for task in self.mine] for key in kind._fields)
         self.acting = self.learner.load_acting(kind(*map(np.stack, rows)))
         episodes = logs.joined(part["window"]["episodes"] for part in parts) if counted else {}
         self.window.restore(parts[0]["window"] | {"episodes": episodes})
+
+    def _check_acting(self, saved: dict[str, dict[str, np.ndarray]]) -> None:
+        """Raises BadInput where what environments were acted by, arrays [E, ...] by task and name, has other shapes."""
+        said = lambda array: "missing" if array is None else f"{array.dtype} {list(array.shape)}"
+        for name, leaf in self.system.init_acting(1, self.config.train.envs)._asdict().items():
+            for task in self.mine:
+                there, here = said(saved.get(task.name, {}).get(name)), said(leaf[0])
+                if there != here:
+                    raise BadInput(
+                        f"{self.directory} does not fit this config: {name}, by which {task.name} is acted, is {there}"
+                        f" there and {here} here. Keys that shape it, such as how far acting looks back (its context)"
+                        " or ahead (a planner's horizon), stay in a saved run, whatever --allow_config_change says:"
+                        " keep them and the version of mow_jax, or begin a run in another --workdir with"
+                        f" train.init_from={self.directory}"
+                    )
 
     def _newest(self) -> int | None:
         self.checkpoints.recover()

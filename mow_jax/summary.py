@@ -29,6 +29,8 @@ from mow_jax.types import BadInput, Shard, System, Task
 _COMMIT = origin.commit()  # as this process loads its code: a checkout may change while a run learns
 PACKAGES = ("jax", "flax", "optax", "mctx", "numpy", "ale-py", "gymnasium", "metaworld", "mujoco")
 
+OTHER_FILES = 200  # that a process has open beside replay and its workers' pipes; 112 to 116 in an hour of training
+
 
 def commit() -> str:
     """The commit of the code that this process runs, whatever has become of the checkout since."""
@@ -158,11 +160,18 @@ def _shape(shape: tuple, dtype=np.float32) -> jax.ShapeDtypeStruct:
 def replay_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
     """Bytes of replay on disk at most, in whole chunks; with replay.capacity those that a resume from any of the newest
     checkpoints may sample."""
-    envs, chunk, kept = config.train.envs, config.replay.chunk_rows, config.train.steps // config.train.envs
+    chunk = config.replay.chunk_rows
+    return len(tasks) * config.train.envs * -(-kept_rows(config) // chunk) * chunk * row_bytes(config, system, tasks)
+
+
+def kept_rows(config: ConfigDict) -> int:
+    """Rows of an environment that lie on disk at most."""
+    envs, kept = config.train.envs, config.train.steps // config.train.envs
     if config.replay.capacity:
         since = config.checkpoint.keep * -(-config.checkpoint.every // envs)  # rows, when the oldest of them goes
-        kept = min(kept, config.replay.capacity // envs + since + chunk - 1)  # which may begin anywhere in a chunk
-    return len(tasks) * envs * -(-kept // chunk) * chunk * row_bytes(config, system, tasks)
+        # ... which may begin anywhere in a chunk.
+        kept = min(kept, config.replay.capacity // envs + since + config.replay.chunk_rows - 1)
+    return kept
 
 
 def mirror_bytes(config: ConfigDict, system: System, tasks: list[Task]) -> int:
@@ -218,6 +227,7 @@ def refuse_too_large(config: ConfigDict, system: System, tasks: list[Task], work
             f"the run needs {size(replay)} of replay and {size(checkpoints)} of checkpoints, {workdir} has"
             f" {size(disk)}: lower replay.capacity, checkpoint.keep or checkpoint.every, or choose a larger disk"
         )
+    _refuse_files(config, mine, workdir)
     free = free_memory() // neighbours
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", free)  # of a CPU nothing is said
     if (copy := mirror_bytes(config, system, mine)) and copy + state > limit:
@@ -241,6 +251,19 @@ def refuse_too_large(config: ConfigDict, system: System, tasks: list[Task], work
         raise BadInput(
             f"the environments take {environments_text(config, mine)}; {size(free - state)} are free: lower"
             " train.envs, evaluation.parallel or actors.workers, or name fewer suite.tasks"
+        )
+
+
+def _refuse_files(config: ConfigDict, tasks: list[Task], workdir: Path) -> None:
+    """Raises BadInput where this process would come to have more files open than it may."""
+    chunks = -(-kept_rows(config) // config.replay.chunk_rows)  # each is mapped, and the last is written, too
+    mapped, workers = len(tasks) * config.train.envs * (chunks + 1), environments_bytes(config, tasks)[0]
+    if (wanted := mapped + workers + OTHER_FILES) > (most := files.most_open()):
+        resumed = (workdir / "config.json").exists()  # its files stay as long as they are
+        larger = "" if resumed else f" or replay.chunk_rows={config.replay.chunk_rows}"
+        raise BadInput(
+            f"the run comes to have {wanted:,} files open, {mapped:,} of them replay's, and the hard limit"
+            f" (`ulimit -Hn`) is {most:,}: raise it{larger}, lower train.steps, or use more processes"
         )
 
 

@@ -90,6 +90,9 @@ def learn(run: Run) -> None:
         run.at.round = rounds
     while run.at.update < updates:
         count_update(run, run.update("training"))
+        run.at.saved = -1  # what was saved at this joint step, where a stop was heard below, lacks the update
+        if run.at.update < updates and not run.config.train.overlap:  # else environments are under way
+            check_stop(run)
 
 
 def count_update(run: Run, metrics: dict) -> None:
@@ -123,8 +126,8 @@ def warm_up(run: Run, progress: logs.Progress) -> None:
 def evaluate_and_save(run: Run) -> None:
     """Checkpoints and evaluations, each once at its joint step; saved first, as an evaluation may be cut short."""
     last = run.at.joint >= run.plan.joint_steps
-    due = run.at.evaluated < run.at.joint and (last or falls_due(run, run.config.evaluation.every))
-    if run.at.saved < run.at.joint and (due or run.at_milestone or falls_due(run, run.config.checkpoint.every)):
+    due = run.at.evaluated < run.at.joint and (last or run.falls_due(run.config.evaluation.every))
+    if run.at.saved < run.at.joint and (due or run.at_milestone or run.falls_due(run.config.checkpoint.every)):
         run.save()
     if due:
         rates, seen = run.rates(), run.inspect()
@@ -135,11 +138,6 @@ def evaluate_and_save(run: Run) -> None:
         if last:
             evaluate.write(results, films, run.steps, run.tasks, run.directory)
             run.save()
-
-
-def falls_due(run: Run, every: int) -> bool:
-    """Whether a multiple of `every` agent steps lies in the last joint step."""
-    return 0 < every <= run.steps and run.steps // every > (run.steps - run.config.train.envs) // every
 
 
 def check_stop(run: Run) -> None:

@@ -16,6 +16,9 @@ from mow_jax.checks import FREE_ON_RESUME, flat
 from mow_jax.config import check_keys, default, of_saved, of_system
 from mow_jax.types import BadInput
 
+# What a run owes is counted by these from its first step: changed later, none of it or thousands of updates are due.
+COUNTED = ("train.ratio", "train.burst", "warmup.steps", "warmup.updates")
+RECORDS = ("metrics.jsonl", "results.json")  # what a run has only once it has saved a checkpoint
 FILES = (
     "config.json",
     "config.tmp",
@@ -48,15 +51,24 @@ def settle(config: ConfigDict | None, directory: str | None, *, dry_run: bool) -
 def agree(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> ConfigDict:
     """The config to run in a workdir, of which nothing is touched: what resuming must keep is kept.
 
-    Raises BadInput for a foreign folder, or a config that differs in more than a resumed run may change.
+    Raises BadInput for a foreign folder, one whose run has lost its checkpoints, or a config that differs in more than
+    a resumed run may change, or in what even `allowed` cannot change once a run has saved.
     """
     _refuse_foreign(workdir)
+    _refuse_lost(workdir)
     config = config.copy_and_resolve_references()
     if not (workdir / "config.json").exists():
         config.train.schedule_steps = config.train.schedule_steps or config.train.steps
         return config
     old = read(workdir)
     config.train.schedule_steps = config.train.schedule_steps or old.train.schedule_steps
+    counted = [line for line in differences(old, config) if line.split(":")[0] in COUNTED]
+    if counted and has_saved(workdir):
+        raise BadInput(
+            f"{workdir} holds a run with checkpoints of another config:\n  " + "\n  ".join(counted) + "\n"
+            "Updates are counted by it from a run's first step: changed now, all at once or none would be due, whatever"
+            f" --allow_config_change says. Keep it, or begin a run in another --workdir with train.init_from={workdir}"
+        )
     if changed := differences(old, config, allowed):
         keys = ",".join(line.split(":")[0] for line in changed)
         raise BadInput(
@@ -160,3 +172,20 @@ def _refuse_foreign(workdir: Path) -> None:
     inside = {path.name for path in workdir.iterdir()}
     if "config.json" not in inside and (foreign := sorted(inside - set(FILES))):
         raise BadInput(f"--workdir={workdir} holds other things ({foreign[0]!r}): give a new folder or a run's workdir")
+
+
+def has_saved(workdir: Path) -> bool:
+    """Whether a run's folder has a checkpoint, whole or damaged; a first one that was never completed is none."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return any(name.isdecimal() or name.startswith(("replaced-", "damaged-")) for name in names)
+
+
+def _refuse_lost(workdir: Path) -> None:
+    """Raises BadInput for the records of a run without a checkpoint: a run that began there would erase them."""
+    told = [name for name in RECORDS if (workdir / name).is_file() and (workdir / name).stat().st_size]
+    if told and not has_saved(workdir):
+        raise BadInput(
+            f"{workdir} holds {' and '.join(told)} of a run and no checkpoint to go on from, and a new run would erase"
+            " them: bring its checkpoints folder back from a copy, or give another --workdir"
+        )

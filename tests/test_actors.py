@@ -257,9 +257,10 @@ def test_tasks_move_to_other_processes():
 
 
 class Fickle(Replayed):
-    """Whatever its seed, each episode has a step less than the one before; none may follow its end."""
+    """Whatever its seed, each episode has a step less than the one before; none may follow its end, which a silent one
+    does not tell of."""
 
-    began = 0
+    began, silent = 0, True
 
     def __init__(self, task: Task, settings: dict):
         self.task = task
@@ -277,22 +278,33 @@ class Fickle(Replayed):
         self.left -= 1
         if self.left < 0:
             raise self.failure(f"{self.task.name} was stepped after its end")
-        return Step(np.full((16, 16, 3), self.left, np.uint8), 1.0, self.left == 0, False)
+        return Step(np.full((16, 16, 3), self.left, np.uint8), 1.0, self.left == 0 and not self.silent, False)
 
 
-@pytest.mark.parametrize("failure", [EnvironmentFailed, BadInput])
-def test_an_episode_that_is_not_the_same_again_is_cut_and_the_next_one_begins(monkeypatch, capfd, failure):
+@pytest.mark.parametrize(
+    ("failure", "began", "found"),
+    [
+        (EnvironmentFailed, 60, "wall was stepped after its end"),
+        (BadInput, 60, "wall was stepped after its end"),
+        (None, 60, "wall: step 28 of an episode ended it"),
+        (None, 43, "wall: step 45 of an episode ended it"),  # with the last action that was saved
+    ],
+)
+def test_an_episode_that_is_not_the_same_again_is_cut_and_the_next_one_begins(
+    monkeypatch, capfd, failure, began, found
+):
     monkeypatch.setattr(module, "make", Fickle)
     monkeypatch.setattr(Fickle, "failure", failure, raising=False)
+    monkeypatch.setattr(Fickle, "silent", failure is not None)
     monkeypatch.setattr(Fickle, "began", 40)
     actors = make_actors(0, ("wall",))
     steps(actors, 0, 45, ("wall",))
     state = actors.state()
-    Fickle.began = 60
+    Fickle.began = began
     resumed = make_actors(0, ("wall",))
     resumed.restore(state)
     said = capfd.readouterr().err
-    assert said.count("\n") == 1 and "wall cannot go on: wall was stepped after its end; they are cut" in said
+    assert said.count("\n") == 1 and f"wall cannot go on: {found}" in said and "; they are cut" in said
     assert resumed.is_first.all() and (resumed.observation == resumed.observation[..., :1, :1, :1]).all()
     rows, episodes = steps(resumed, 45, 47, ("wall",))
     assert rows[0].is_first.all() and not rows[1].is_first.any()

@@ -10,13 +10,14 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from processes import ROOT, TINY, finished, refused, run
 
-from mow_jax import command, config, evaluate, export, load, sweep, train, workdir
+from mow_jax import command, config, envs, evaluate, export, load, play, sweep, train, workdir
 from mow_jax.report import __main__ as report
-from mow_jax.types import BadInput
+from mow_jax.types import BadInput, Step
 
 
 @pytest.mark.parametrize("variant", ["", ":one"])
@@ -324,3 +325,59 @@ def test_reports_are_drawn_whatever_the_display(tmp_path, monkeypatch):
     (tmp_path / "run" / "report" / "index.html").unlink()
     run("report", f"--workdir={tmp_path / 'run'}")
     assert (tmp_path / "run" / "report" / "index.html").exists()
+
+
+HEADERS = {
+    "a number": np.float64(3),
+    "no JSON": np.frombuffer(b"{", np.uint8),
+    "no text": np.frombuffer(b"\xff\xfe", np.uint8),
+    "a list": np.frombuffer(b"[1]", np.uint8),
+    "other names": np.frombuffer(b'{"weights": 1}', np.uint8),
+    "no number": np.frombuffer(b'{"format": "1", "config": {}, "step": 1}', np.uint8),
+}
+
+
+@pytest.mark.parametrize("case", [*HEADERS, "one array", "one array of a number", "no header"])
+def test_a_file_of_arrays_that_is_no_agent_is_said_to_be_none(case: str, tmp_path):
+    file = tmp_path / "agent.npz"
+    with file.open("wb") as opened:
+        if case.startswith("one array"):
+            np.save(opened, np.float32(1) if case.endswith("number") else np.zeros((2, 3), np.uint8))
+        else:
+            np.savez(opened, **{"header": HEADERS[case]} if case in HEADERS else {"weights": np.zeros(3)})
+    for ask in (load.settings, load.load_agent, lambda path: load.make_env(path, "catch")):
+        with pytest.raises(BadInput, match=r"agent.npz is no exported agent, or a damaged one \(.*mow_jax.export"):
+            ask(file)
+
+
+class Seeds:
+    """In the place of an environment and an agent: what they are begun with."""
+
+    def __init__(self):
+        self.environment, self.agent = list[int](), list[int]()
+        self.tasks = envs.resolve("toy", ("catch",), {"image_size": 16})
+
+    def reset(self, seed, more=None):
+        (self.environment if more is None else self.agent).append(seed if more is None else more)
+        return np.zeros((16, 16, 3), np.uint8)
+
+    def act(self, frame, task):
+        return 0
+
+    def step(self, action):
+        return Step(np.zeros((16, 16, 3), np.uint8), 0.0, True, False)
+
+
+def test_the_seed_after_the_last_one_is_the_first():
+    seeds = Seeds()
+    stage = play.Stage(seeds, seeds, "catch", 2**32 - 2)
+    for _ in range(3):
+        stage.step(None)  # which ends
+        stage.step(None)  # begins the next
+    assert seeds.environment == [2**32 - 2, 2**32 - 1, 0, 1] and seeds.agent == [2**32 - 2, 2**32 - 1, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2**32, -1])
+def test_a_seed_that_no_environment_takes_is_refused(seed: int):
+    assert "seed" in refused("play", "--workdir=results/atari_cpu/agent.npz", "--task=Pong", f"--seed={seed}")

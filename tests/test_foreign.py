@@ -13,6 +13,7 @@ from processes import ROOT, TINY, refused
 from mow_jax import config, envs, summary
 from mow_jax.actors import Actors
 from mow_jax.envs.base import Environment
+from mow_jax.envs.foreign import EnvironmentFailed
 from mow_jax.envs.gymnasium import native_action
 from mow_jax.types import BadInput
 
@@ -27,8 +28,8 @@ def settings_of() -> dict:
     return {**config.default().suite.gymnasium.to_dict(), "image_size": 8}
 
 
-def environment_of(kind: str) -> Environment:
-    settings = settings_of()
+def environment_of(kind: str, **changes: int) -> Environment:
+    settings = settings_of() | changes
     return envs.make(envs.resolve("gymnasium", (called(kind),), settings)[0], settings)
 
 
@@ -94,6 +95,41 @@ def test_frames_that_are_not_as_said_are_refused(kind, found):
     message = refusal(kind)
     assert found in message and called(kind) in message and "\n" not in message
     assert {"not_finite": "in 0..1:", "late_0_1_wide": "in -300..300:"}.get(kind, "in 0..255") in message
+
+
+@pytest.mark.parametrize("saved", [{}, {"seen": True}])
+def test_a_dark_frame_is_true_after_a_restore_too(saved: dict):
+    environment, other = environment_of("darkens"), environment_of("darkens")
+    environment.reset(4)
+    for _ in range(2):
+        environment.step(1)
+    state = environment.state()
+    other.restore(state | saved if saved else {name: kept for name, kept in state.items() if name != "seen"})
+    assert other.step(1).observation.max() == environment.step(1).observation.max() == 1
+    assert state["seen"]
+
+
+def test_a_restore_does_not_take_for_seen_what_was_not():
+    environment, other = environment_of("late_0_1"), environment_of("late_0_1")
+    environment.reset(4)
+    environment.step(1)
+    other.restore(environment.state())
+    other.step(1)
+    with pytest.raises(BadInput, match=r"uint8 \(12, 10, 3\) in 1..1"):
+        other.step(1)
+
+
+@pytest.mark.parametrize("most", [3, 5])
+def test_an_episode_that_ends_while_it_is_played_again_cannot_go_on(most: int):
+    environment = environment_of("plain")
+    environment.reset(4)
+    for _ in range(5):
+        environment.step(1)
+    with pytest.raises(
+        EnvironmentFailed, match=f"step {most} of an episode ended it, and it had not when it was saved"
+    ):
+        environment_of("plain", max_steps=most).restore(environment.state())
+    environment_of("plain", max_steps=6).restore(environment.state())
 
 
 def test_a_picture_without_bounds_is_none():

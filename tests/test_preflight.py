@@ -148,6 +148,10 @@ def test_the_ends_of_a_range_are_in_it_or_not_as_written():
         ({"suite.tasks": (1,)}, ["(1,)", "names"]),
         ({"suite.tasks": ()}, ["empty"]),
         ({"suite.name": "toys"}, ["toys", "toy"]),
+        ({"suite.name": "tasks"}, ["unknown suite 'tasks'"]),
+        ({"suite.name": "image_size", "suite.tasks": ("catch",)}, ["unknown suite 'image_size'", "choose from atari"]),
+        ({"suite.name": "observation"}, ["unknown suite 'observation'"]),
+        ({"suite.name": ""}, ["unknown suite ''", "choose from atari"]),
         ({"clustering.table": "{no json"}, ["cannot be read as a task table"]),
         ({"clustering.table": "[1, 2]"}, ["cannot be read as a task table"]),
         ({"clustering.table": '{"tasks": ["catch"], "cluster": [0], "experts": [[0]]}'}, ["no row for grid"]),
@@ -163,6 +167,8 @@ def test_the_ends_of_a_range_are_in_it_or_not_as_written():
         ({"train.steps": 2 * 10**9}, ["replay", "replay.capacity"]),
         ({"warmup.updates": 2**31 - 1}, ["updates", "2147483647", "lower"]),
         ({"train.schedule_steps": 10**9, "train.ratio": 9.5}, ["train.ratio=9.5", "4.75e+09 updates"]),
+        ({"train.schedule_steps": 24}, ["train.schedule_steps=24", "more than warmup.steps=24", "0 for train.steps"]),
+        ({"train.schedule_steps": 3, "train.ratio": 0.1}, ["train.schedule_steps=3"]),
         ({"suite.image_size": 128, "batch.sequences": 10**6}, ["an update draws", "GB of replay", "config.batch"]),
         ({"suite.image_size": 128, "agent.contexts": 10**6}, ["an update draws", "memory"]),
         ({"suite.name": "metaworld", "suite.tasks": ("push-v3",), "suite.metaworld.camera": "corner9"}, ["corner9"]),
@@ -247,6 +253,53 @@ def test_what_a_start_that_failed_has_left_is_the_runs_own(tmp_path):
         workdir.agree(tmp_path, tiny(), ())
 
 
+LOST = {
+    "metrics alone": (["metrics.jsonl"], []),
+    "results alone": (["results.json"], []),
+    "both, as in a repository": (["metrics.jsonl", "results.json"], []),
+    "a save that was never complete": (["metrics.jsonl"], ["temporary-40", "temporary-old-24"]),
+    "a checkpoint under another name": (["metrics.jsonl"], ["kept-40"]),
+}
+
+
+@pytest.mark.parametrize("configured", [True, False])
+@pytest.mark.parametrize("case", LOST)
+def test_the_records_of_a_run_without_its_checkpoints_are_not_begun_over(case: str, configured: bool, tmp_path):
+    records, folders = LOST[case]
+    if configured:
+        workdir.write(tmp_path, tiny())
+    for name in records:
+        (tmp_path / name).write_text('{"step": 40}\n')
+    for name in ("replay", *(f"checkpoints/{folder}" for folder in folders)):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "replay" / "0.rows").write_text("rows")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    said = "holds other things" if "results.json" in records and not configured else "bring its checkpoints folder back"
+    with pytest.raises(BadInput, match=said):
+        train.train(tiny(), tmp_path, [])
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("text", "folders"),
+    [
+        ("", []),
+        ("", ["temporary-24"]),
+        ("{}\n", ["24"]),
+        ("{}\n", ["replaced-24", "temporary-24"]),
+        ("{}\n", ["damaged-24-1"]),
+    ],
+)
+def test_a_run_killed_before_its_first_checkpoint_or_in_a_save_is_not_taken_for_one_that_lost_them(
+    text: str, folders: list[str], tmp_path
+):
+    workdir.write(tmp_path, tiny())
+    (tmp_path / "metrics.jsonl").write_text(text)
+    for name in folders:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    workdir.agree(tmp_path, tiny(), ())
+
+
 def test_a_config_that_cannot_be_written_leaves_nothing(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
@@ -270,6 +323,29 @@ def test_a_schedule_that_is_given_is_taken_refused_or_allowed(tmp_path):
         agreed(200, 120)
     workdir.write(tmp_path, agreed(200, 120, ("train.schedule_steps",)))
     assert agreed(300, 0).train.schedule_steps == 120
+
+
+def test_a_run_of_random_steps_alone_has_the_schedule_of_its_steps(tmp_path):
+    config.check(workdir.agree(tmp_path, tiny({"train.steps": 24}), ()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("train.ratio", 0.25), ("train.ratio", 0), ("train.burst", 5), ("warmup.steps", 26), ("warmup.updates", 0)],
+)
+def test_what_updates_are_counted_by_stays_once_a_run_has_saved(key: str, value, tmp_path):
+    """By the first step: at another ratio thousands of updates would be due at once, or none until the run ends."""
+    workdir.write(tmp_path, tiny())
+    for allowed in ((key,), ("train", "warmup"), (key, "seed")):
+        assert workdir.agree(tmp_path, tiny({key: value, "seed": 3}), (*allowed, "seed")).seed == 3
+    (tmp_path / "checkpoints" / "24").mkdir(parents=True)
+    for allowed in ((), (key,), ("train", "warmup")):
+        with pytest.raises(BadInput) as refusal:
+            workdir.agree(tmp_path, tiny({key: value}), allowed)
+        said = str(refusal.value)
+        assert f"{key}: " in said and f"-> {value}" in said and f"train.init_from={tmp_path}" in said
+        assert "--allow_config_change=" not in said, "no way that would be refused again"
+    workdir.agree(tmp_path, tiny({"train.steps": 96, "optimizer.world_lr": 1e-5}), ("optimizer",))
 
 
 def test_files_that_go_while_they_are_counted_are_no_error(tmp_path, monkeypatch):

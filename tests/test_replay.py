@@ -208,8 +208,9 @@ def test_a_chunk_that_cannot_be_opened_closes_no_descriptor_of_somebody_else(tmp
     fill(replay, data, 0, CHUNK)
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
-        with pytest.raises(BadInput, match="too many open replay files"):
+        with pytest.raises(BadInput, match="too many open replay files .*ulimit -Hn") as refusal:
             fill(replay, data, CHUNK, CHUNK + 1)
+        assert "chunk_rows" not in str(refusal.value), "a replay that is there keeps the length of its files"
     others = [os.open(os.devnull, os.O_RDONLY) for _ in range(9)]  # they get the number that was given back
     replay.close()
     for descriptor in others:
@@ -241,6 +242,24 @@ def test_foreign_and_damaged_directories_are_bad_input(tmp_path):
         make_replay(tmp_path / "notes")
     with pytest.raises(BadInput, match="cannot use replay directory .*Not a directory"):
         make_replay(tmp_path / "notes" / "thesis.txt" / "replay")
+
+
+@pytest.mark.parametrize("left", [None, "{"])
+def test_what_a_run_that_could_not_begin_has_left_binds_no_other(tmp_path, left):
+    """As where an account was missing, or memory: no row, and no config.json beside."""
+    make_replay(tmp_path / "replay", image_size=8, chunk_rows=3).close()
+    if left:
+        (tmp_path / "replay" / "meta.json").write_text(left)
+    replay = make_replay(tmp_path / "replay")
+    assert json.loads((tmp_path / "replay" / "meta.json").read_text())["image_size"] == SIZE
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BadInput, match="chunk_rows = 7, this run has 9"):
+        make_replay(tmp_path / "replay", chunk_rows=9)
+    (tmp_path / "config.json").unlink()
+    fill(replay, make_rows(1), 0, 1)
+    replay.close()
+    with pytest.raises(BadInput, match="envs = 2, this run has 1"):
+        make_replay(tmp_path / "replay", envs=1)
 
 
 def test_more_chunks_than_the_default_limit_of_open_files(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import runpy
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT, TINY
 
-from mow_jax import build, origin, processes, summary
+from mow_jax import build, files, origin, processes, summary
 from mow_jax.types import BadInput
 
 GB = 1 << 30
@@ -71,7 +72,7 @@ def test_a_copy_of_replay_must_fit_a_device(tmp_path, monkeypatch):
     system = build.system(config, tasks)
     monkeypatch.setattr(summary, "free_disk", lambda _: 10**15)
     monkeypatch.setattr(summary, "free_memory", lambda: 10**10)
-    config.train.steps = 10**8
+    config.train.steps, config.replay.chunk_rows = 10**8, 10**6
     summary.refuse_too_large(config, system, tasks, tmp_path)
     config.replay.device_mirror = True
     assert summary.mirror_bytes(config, system, tasks[:1]) > 10**8 * 16 * 16 * 3
@@ -87,3 +88,41 @@ def test_a_process_names_the_commit_that_it_was_started_at(tmp_path, monkeypatch
     monkeypatch.setattr(summary, "learned", lambda *_, **__: 3)
     summary.record_start(tmp_path, None)
     assert json.loads((tmp_path / "origin.json").read_text())[0]["commit"] == before
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_run_that_would_come_to_open_more_files_than_it_may_is_refused_first(resumed, tmp_path, monkeypatch):
+    """As 400 environments of 50 robots do, whose 10,000 files met the limit after hours."""
+    config = runpy.run_path(str(ROOT / TINY))["get_config"]()
+    tasks = build.tasks(config)
+    system = build.system(config, tasks)
+    monkeypatch.setattr(summary, "free_disk", lambda _: 10**15)
+    monkeypatch.setattr(summary, "free_memory", lambda: 10**12)
+    config.train.update(envs=6, steps=6 * 41)
+    config.replay.chunk_rows = 4
+    opened = 2 * 6 * (11 + 1) + summary.OTHER_FILES  # 41 rows are 11 files, and one is written
+    if resumed:
+        (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, opened))
+    summary.refuse_too_large(config, system, tasks, tmp_path)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, opened - 1))
+    with pytest.raises(
+        BadInput, match=f"{opened} files open, 144 of them replay's, .*ulimit -Hn.* is {opened - 1}"
+    ) as no:
+        summary.refuse_too_large(config, system, tasks, tmp_path)
+    assert ("raise it or replay.chunk_rows=4," in str(no.value)) != resumed
+    assert ("chunk_rows" in str(no.value)) != resumed
+    monkeypatch.setattr(processes, "share", lambda items: list(items)[:1])
+    summary.refuse_too_large(config, system, tasks, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, resource.RLIM_INFINITY))
+    assert files.most_open() > 10**18
+
+
+def test_files_of_a_pruned_replay_are_those_that_are_kept():
+    config = runpy.run_path(str(ROOT / TINY))["get_config"]()
+    config.train.update(envs=4, steps=4000)
+    assert summary.kept_rows(config) == 1000
+    config.replay.update(capacity=40, chunk_rows=5)
+    config.checkpoint.update(every=10, keep=2)
+    assert summary.kept_rows(config) == 10 + 2 * 3 + 4

@@ -20,7 +20,7 @@ import pytest
 from ml_collections import ConfigDict
 from processes import ROOT, TINY, assert_same_run, digests, metrics, replay_files
 
-from mow_jax import build, evaluate, load, load_agent, mirror, summary, train, workdir
+from mow_jax import build, evaluate, load, load_agent, logs, mirror, summary, train, workdir
 from mow_jax import config as keys
 from mow_jax.report.__main__ import main as report
 from mow_jax.run import Run
@@ -191,6 +191,73 @@ def test_a_run_asked_to_stop_where_an_evaluation_is_due_makes_it_when_it_goes_on
     trained(tmp_path / "run", settings())
     assert stopped[0] < joint
     assert_same_run(whole, tmp_path / "run")
+
+
+class Older(NamedTuple):
+    age: Any
+    last: Any = np.zeros((2, 2))
+
+
+@pytest.mark.parametrize(
+    ("acting", "said"),
+    [
+        (
+            lambda tasks, envs: Acting(np.zeros((tasks, envs, 3), np.float32)),
+            "float32 [2] there and float32 [2, 3] here",
+        ),
+        (lambda tasks, envs: Acting(np.zeros((tasks, envs), np.int32)), "float32 [2] there and int32 [2] here"),
+        (lambda tasks, envs: Older(np.zeros((tasks, envs), np.float32)), "missing there and float64 [2] here"),
+    ],
+)
+def test_what_shapes_acting_stays_in_a_saved_run_though_it_is_allowed_to_change(
+    whole, tmp_path, monkeypatch, acting, said
+):
+    """Shapes of the state's arrays find other keys; of what environments are acted by nothing else would tell."""
+    run, build_of_fake = shutil.copytree(whole, tmp_path / "run"), sys.modules["mow_jax.systems.fake.build"]
+    made = lambda *given: fake(*given)._replace(init_acting=acting)
+    monkeypatch.setattr(build_of_fake, "system", made)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    changed = settings(steps=64)
+    changed.rows.batch = 3
+    with pytest.raises(BadInput, match=re.escape(said)) as refusal:
+        train.train(changed, run, [], allowed=("rows",))
+    assert "whatever --allow_config_change says" in str(refusal.value)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_stop_is_heard_between_the_updates_of_a_round_and_leaves_no_trace(tmp_path, monkeypatch):
+    """At joint steps that are saved anyway, the last one too: once a round's updates are done, its own checkpoint is
+    made though one of the same step, for the stop, is there."""
+    config = settings(overlap=False, ratio=1.5, steps=32)
+    config.evaluation.every = 0
+    whole, run, moments = trained(tmp_path / "whole", config), tmp_path / "run", [4, 11]
+    count_update, made = train.count_update, []
+
+    def asked(run: Run, metrics: dict) -> None:
+        count_update(run, metrics)
+        if run.at.update in moments:
+            moments.remove(run.at.update)
+            run.signals.append("SIGTERM")
+            made.append((run.at.joint, run.at.update))
+
+    monkeypatch.setattr(train, "count_update", asked)
+    for _ in range(2):
+        assert not train.train(config, run, [])
+        kept = json.loads((run / "checkpoints" / str(2 * made[-1][0]) / "host-0.json").read_text())
+        assert (kept["position"]["joint"], kept["position"]["update"]) == made[-1], "not one update more"
+    trained(run, config)
+    assert made == [(12, 4), (16, 11)]
+    assert_same_run(whole, run)
+
+
+def test_with_environments_under_way_a_stop_is_heard_when_they_are_back(tmp_path, monkeypatch):
+    updates: list[int] = []
+    count_update = train.count_update
+    monkeypatch.setattr(train, "count_update", lambda *given: updates.append(0) or count_update(*given))
+    heard: list[str] = []
+    monkeypatch.setattr(logs.Window, "add", lambda *_, **__: heard.append("SIGTERM"))
+    assert not train.train(settings(), tmp_path / "run", heard)
+    assert len(updates) == 4, "the whole round"
 
 
 @pytest.mark.slow

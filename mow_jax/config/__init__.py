@@ -252,6 +252,12 @@ def _check_lengths(config: ConfigDict) -> None:
             f"train.steps={config.train.steps} includes the warm-up's warmup.steps={config.warmup.steps}:"
             " raise the first or lower the second"
         )
+    # Its default, 0, becomes train.steps, which may be no more than the warm-up's.
+    if 0 < config.train.schedule_steps <= config.warmup.steps and config.train.schedule_steps != config.train.steps:
+        raise BadInput(
+            f"train.schedule_steps={config.train.schedule_steps} leaves schedules no update: it must be more than"
+            f" warmup.steps={config.warmup.steps}, or 0 for train.steps"
+        )
     steps = max(config.train.steps, config.train.schedule_steps)
     if (updates := config.warmup.updates + steps // each * config.train.ratio) > MOST_UPDATES:
         raise BadInput(

@@ -38,6 +38,12 @@ def resolve(suite: str, names: tuple[str, ...], settings: dict) -> list[Task]:
     return [task._replace(numbers=widest) for task in tasks]
 
 
+def check_suite(name: str) -> None:
+    """Raises BadInput for a suite that does not exist."""
+    if name not in SUITES:
+        raise unknown("suite", name, SUITES)
+
+
 def check(tasks: list[Task]) -> None:
     """Raises BadInput where what these tasks need beside their names and settings is known to be missing here, such as
     a renderer."""
@@ -70,8 +76,7 @@ def _without_renderer(states: bool) -> Iterator[None]:
 
 
 def _module(suite: str) -> ModuleType:
-    if suite not in SUITES:
-        raise unknown("suite", suite, SUITES)
+    check_suite(suite)
     return importlib.import_module(f"mow_jax.envs.{suite}")
 
 

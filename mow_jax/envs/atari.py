@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mow_jax.config import ATARI_PROTOCOLS
-from mow_jax.envs.base import Environment, needs
+from mow_jax.envs.base import Environment, needs, refuse_end
 from mow_jax.envs.suites import ATARI, LISTS, unknown
 from mow_jax.types import BadInput, Step, Task
 
@@ -206,4 +206,4 @@ class Atari(Environment):
         emulator = needs("ale_py", "atari").ALEState(np.asarray(state["emulator"], np.uint8).tobytes())
         self._enter(emulator, int(state["seed"]), int(state["action"]), int(state["lives"]))
         for action in state["since"]:
-            self.step(action)
+            refuse_end(self.step(action), f"{self.task.name}: step {len(self.since)} since its saved emulator")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mow_jax.envs.foreign import shown
+from mow_jax.envs.foreign import EnvironmentFailed, shown
 from mow_jax.types import BadInput, Step, Task
 
 
@@ -66,8 +66,8 @@ class Replayed(Environment):
         return f"{self.task.name}: step {len(self._actions)} of an episode"
 
     @abc.abstractmethod
-    def advance(self, action: Any) -> Any:
-        """What `step` does but for the picture."""
+    def advance(self, action: Any) -> Step:
+        """What `step` does but for the picture: the observation is what the environment gave, as it is."""
 
     def state(self) -> dict:
         """The open episode's start and actions."""
@@ -77,7 +77,13 @@ class Replayed(Environment):
     def restore(self, state: dict) -> None:
         self.reset(int(state["seed"]), state["episode"])
         for action in state["actions"]:
-            self.advance(action)
+            refuse_end(self.advance(action), self.where())
+
+
+def refuse_end(step: Step, where: str) -> None:
+    """Raises EnvironmentFailed where an episode that is played again ends: one that was saved was open."""
+    if step.terminated or step.truncated:
+        raise EnvironmentFailed(f"{where} ended it, and it had not when it was saved: it does not do the same again")
 
 
 def vector(task: Task, numbers: Any, where: str) -> np.ndarray:

@@ -151,10 +151,10 @@ class Adapter(Replayed):
         return self._frame(observation)
 
     def step(self, action: Any) -> Step:
-        observation, reward, terminated, truncated = self.advance(action)
-        return Step(self._frame(observation), reward, terminated, truncated and not terminated)
+        step = self.advance(action)
+        return step._replace(observation=self._frame(step.observation))
 
-    def advance(self, action: Any) -> tuple[Any, float, bool, bool]:
+    def advance(self, action: Any) -> Step:
         """Take the action action_repeat times, fewer at the end; rewards add up."""
         native = native_action(self.task.name, self.environment.action_space, action)
         self.note(action)
@@ -167,7 +167,14 @@ class Adapter(Replayed):
             truncated = foreign.flag(truncated, f"{where} gave a truncation that")
             if terminated or truncated:
                 break
-        return observation, total, terminated, truncated
+        return Step(observation, total, terminated, truncated and not terminated)
+
+    def state(self) -> dict:
+        return super().state() | {"seen": self.seen}
+
+    def restore(self, state: dict) -> None:
+        self.seen = state.get("seen", True)  # older states do not say it; a run that has saved has hardly seen nothing
+        super().restore(state)
 
     def _frame(self, observation: Any) -> np.ndarray:
         """[image_size, image_size, 3] uint8, or [numbers] float32."""

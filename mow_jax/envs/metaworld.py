@@ -141,14 +141,13 @@ class MetaWorld(Replayed):
         return self._frame(numbers)
 
     def step(self, action: Any) -> Step:
-        numbers, reward, success = self.advance(action)
-        over = self.time >= self.task.horizon or (success and self.settings["end_on_success"])
-        return Step(self._frame(numbers), reward, False, over, success=success)
+        step = self.advance(action)
+        return step._replace(observation=self._frame(step.observation))
 
     def _frame(self, numbers: np.ndarray) -> np.ndarray:
         return self.camera.picture() if self.camera else vector(self.task, numbers, self.where())
 
-    def advance(self, action: Any) -> tuple[np.ndarray, float, bool]:
+    def advance(self, action: Any) -> Step:
         """Take the action action_repeat times; rewards add up, one success is enough."""
         if np.shape(action) != (ACTIONS,) or not np.all(np.abs(action) <= 1):
             raise ValueError(f"{self.task.name} takes {ACTIONS} numbers in [-1, 1], not {action}")
@@ -160,7 +159,8 @@ class MetaWorld(Replayed):
                 numbers, part, _, _, info = self.simulation.step(np.asarray(action, np.float32))
             reward += foreign.reward(part, self.where())
             success |= bool(info["success"])
-        return numbers, reward, success
+        over = self.time >= self.task.horizon or (success and self.settings["end_on_success"])
+        return Step(numbers, reward, False, over, success=success)
 
     def close(self) -> None:
         if self.camera:
