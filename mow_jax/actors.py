@@ -22,7 +22,7 @@ from mow_jax.types import BadInput, Batch, Task, frame
 from mow_jax.workers import Here, Lost, Outcome, Worker, mapped
 
 MEND = "If memory is short, use fewer workers (actors.workers); actors.timeout is the time a joint step may take"
-HELD_AT_MOST = 128  # steps
+HELD_AT_MOST, BLOCK = 128, 512  # steps
 START_SECONDS = 300.0  # imports, simulators and first frames on a busy machine; also playing open episodes again
 
 
@@ -40,8 +40,9 @@ def warm_up_actions(seed: int, joint: int, tasks: list[Task], envs: int, hold: b
     exploration, Dabney et al., arXiv 2006.01782). A function of seed and step alone."""
     if not hold:
         return random_actions(generator(seed, "random", joint), tasks, envs)
-    lengths = generator(seed, "held").zipf(2, (joint + 1, len(tasks), envs)).clip(max=HELD_AT_MOST)
-    begins = lengths.cumsum(0) - lengths
+    block = joint // BLOCK * BLOCK  # at whose first step all is drawn anew, as what is before need not be drawn again
+    lengths = generator(seed, "held", block).zipf(2, (joint - block + 1, len(tasks), envs)).clip(max=HELD_AT_MOST)
+    begins = block + lengths.cumsum(0) - lengths
     newest = np.where(begins <= joint, begins, 0).max(0)  # when the action of now was drawn, [K, E]
     action = random_actions(generator(seed, "random", joint), tasks, envs)
     for step in np.unique(newest):

@@ -254,10 +254,10 @@ def _reading(path: Path, name: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise Damaged(f"{Path(name).name}: {error.strerror}") from error
     except OSError as error:
-        before = [
-            other for other in path.parent.iterdir() if other.name.isdecimal() and int(other.name) < int(path.name)
-        ]
-        away = f", or move {path} away to go on from the checkpoint before" * bool(before)
+        before = False
+        with contextlib.suppress(OSError):  # of the same disk: then what failed first is told all the same
+            before = any(int(other.name) < int(path.name) for other in path.parent.iterdir() if other.name.isdecimal())
+        away = f", or move {path} away to go on from the checkpoint before" * before
         raise BadInput(
             f"{path / name} cannot be read now ({error.strerror}): run the same command again; if that stays, restore"
             f" {path} from a copy{away}"

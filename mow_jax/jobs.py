@@ -235,7 +235,7 @@ def _fault(one: Open, stop: bool) -> str:
     code = one.process.returncode
     if stop and code in (-signal.SIGTERM, 128 + signal.SIGTERM):
         return ""  # an evaluation, a training that had not begun, or one that was told twice: the same command goes on
-    if finished(one.job) is not None:
+    if code in (0, REFUSED) and finished(one.job) is not None:
         return ""  # by this process, or by another one that was at work on the same run
     if code:
         return _last_line(one.job)

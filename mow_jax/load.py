@@ -82,10 +82,10 @@ def _header(path: Path, found: dict[str, np.ndarray]) -> dict[str, Any]:
             raise BadInput(f"{path} was written by mow_jax {made}, which this version cannot read: update mow_jax")
         return {"config": header["config"], "step": int(header["step"])}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _none(path, error) from None
+        raise _no_agent(path, error) from None
 
 
-def _none(path: Path, error: Exception) -> BadInput:
+def _no_agent(path: Path, error: Exception) -> BadInput:
     return BadInput(f"{path} is no exported agent, or a damaged one ({error}): write it with python -m mow_jax.export")
 
 
@@ -122,7 +122,7 @@ def _read(path: Path, names: list[str] | None = None) -> dict[str, np.ndarray]:
             with held:
                 return {name: held[name] for name in ["header", *(held.files if names is None else names)]}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _none(path, error) from None
+        raise _no_agent(path, error) from None
 
 
 # --- Playing ----------------------------------------------------------------------------------------------------------

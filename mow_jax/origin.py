@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# New files that decide what runs do: the package's, and experiments. (Of other kinds are the folders of runs.)
-CODE = ("mow_jax", "*.py")
+# New files that decide what runs do: the package's, and experiments wherever they lie. (Folders of runs hold others.)
+CODE = ("mow_jax", "*.py", ":!tests", ":!benchmarks", ":!docs", ":!results")
 
 
 def commit() -> str:

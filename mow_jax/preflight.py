@@ -15,6 +15,9 @@ def check(settings: ConfigDict, directory: Path, profile: str = "") -> tuple[lis
     tasks that do not exist or cannot be drawn, what is asked for and not installed, and files or weights to start from
     that do not fit: those a new run alone reads."""
     config.check(settings)
+    new = not (directory / "config.json").exists()
+    if new:
+        config.check_new(settings)
     tasks = build.tasks(settings)
     if processes.count() > len(tasks):
         raise BadInput(f"{processes.count()} processes for {len(tasks)} tasks: start at most one a task")
@@ -22,7 +25,7 @@ def check(settings: ConfigDict, directory: Path, profile: str = "") -> tuple[lis
     meter.traced(profile, plan.warmup_updates + plan.updates)
     if settings.log.wandb:
         logs.wandb_for(settings.log.wandb)
-    if not (directory / "config.json").exists():
+    if new:
         if system.check:
             system.check()
         transfer.check(settings, system)

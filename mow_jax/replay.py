@@ -345,13 +345,18 @@ def _usable(directory: Path) -> Iterator[None]:
 
 
 def _claim(directory: Path, layout: dict) -> None:
-    """Writes `layout` into a new directory, or over that of a run that could not begin; else it must be the same."""
+    """Writes `layout` into a new directory, or over another of a run that could not begin; else it must be the same.
+
+    Processes of one job come here at once, behind the first: where it is the same already nothing is written.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     path, temporary = directory / "meta.json", directory / "meta.json.tmp"
     if path.exists():
-        if (directory.parent / "config.json").exists() or any(directory.rglob("*.rows")):
-            _check_layout(path, layout)
-            return
+        try:
+            return _check_layout(path, layout)
+        except BadInput:
+            if (directory.parent / "config.json").exists() or any(directory.rglob("*.rows")):
+                raise
     elif foreign := [entry.name for entry in directory.iterdir() if entry != temporary]:
         raise BadInput(f"{directory} is no replay directory: it holds {foreign[0]!r}; choose another --workdir")
     temporary.write_text(json.dumps(layout, indent=1) + "\n")

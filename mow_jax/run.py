@@ -207,7 +207,7 @@ class Run:
         if self.metrics:
             self.metrics.restore(parts[0]["metrics"])
             # Older checkpoints do not say it: what was learned since the last line is then lost.
-            self._started -= parts[0].get(SECONDS, self.metrics.seconds())
+            self._started -= parts[0][SECONDS] if SECONDS in parts[0] else self.metrics.seconds()
             for line in self.metrics.lines():
                 self.advice.look(line)  # said already
             print(f"resumed from step {step} (update {self.at.update})", flush=True)
@@ -229,16 +229,22 @@ class Run:
 
     def _check_acting(self, saved: dict[str, dict[str, np.ndarray]]) -> None:
         """Raises BadInput where what environments were acted by, arrays [E, ...] by task and name, has other shapes."""
-        said = lambda array: "missing" if array is None else f"{array.dtype} {list(array.shape)}"
+        said = lambda array: f"{array.dtype} {list(array.shape)}"
         for name, leaf in self.system.init_acting(1, self.config.train.envs)._asdict().items():
             for task in self.mine:
-                there, here = said(saved.get(task.name, {}).get(name)), said(leaf[0])
+                if name not in saved.get(task.name, {}):
+                    raise BadInput(
+                        f"{self.directory} was saved by another version of its system, which acts by other things"
+                        f" than {name}: go on with the commit that origin.json names there, or begin a run in another"
+                        f" --workdir with train.init_from={self.directory}"
+                    )
+                there, here = said(saved[task.name][name]), said(leaf[0])
                 if there != here:
                     raise BadInput(
                         f"{self.directory} does not fit this config: {name}, by which {task.name} is acted, is {there}"
                         f" there and {here} here. Keys that shape it, such as how far acting looks back (its context)"
                         " or ahead (a planner's horizon), stay in a saved run, whatever --allow_config_change says:"
-                        " keep them and the version of mow_jax, or begin a run in another --workdir with"
+                        " keep them, or begin a run in another --workdir with"
                         f" train.init_from={self.directory}"
                     )
 

@@ -261,9 +261,10 @@ def _refuse_files(config: ConfigDict, tasks: list[Task], workdir: Path) -> None:
     if (wanted := mapped + workers + OTHER_FILES) > (most := files.most_open()):
         resumed = (workdir / "config.json").exists()  # its files stay as long as they are
         larger = "" if resumed else f" or replay.chunk_rows={config.replay.chunk_rows}"
+        fewer = "replay.capacity" if config.replay.capacity else "train.steps"
         raise BadInput(
             f"the run comes to have {wanted:,} files open, {mapped:,} of them replay's, and the hard limit"
-            f" (`ulimit -Hn`) is {most:,}: raise it{larger}, lower train.steps, or use more processes"
+            f" (`ulimit -Hn`) is {most:,}: raise it{larger}, lower {fewer}, or use more processes"
         )
 
 

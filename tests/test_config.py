@@ -41,10 +41,9 @@ def test_every_experiment_imagines_and_acts_on_trained_positions_only(path: Path
         ({"agent.act_context": 24}, ["agent.act_context=24", "at most 23", "agent.context=8", "agent.horizon=16"]),
         ({"agent.act_on": "prior"}, ["agent.act_on='prior'", "loss.mask_boundaries=False"]),
         ({"agent.context": 1}, ["agent.context=1", "2"]),
-        ({"model.reward": "mean"}, ["model.reward='mean'", "model.zero_heads=True", "symlog"]),
     ],
 )
-def test_what_cannot_learn_is_refused(changes: dict, parts: list[str]):
+def test_states_that_training_never_sees_are_refused(changes: dict, parts: list[str]):
     settings = config.default()
     for key, value in changes.items():
         room, _, name = key.rpartition(".")
@@ -52,6 +51,19 @@ def test_what_cannot_learn_is_refused(changes: dict, parts: list[str]):
     with pytest.raises(BadInput) as refusal:
         config.check(settings)
     assert all(part in str(refusal.value) for part in parts), refusal.value
+
+
+def test_a_new_run_s_rewards_are_not_read_as_the_mean_of_a_random_head():
+    """By one that has learned, or whose head comes from another run, they are."""
+    settings = config.default()
+    settings.model.reward = "mean"
+    config.check(settings)
+    with pytest.raises(BadInput, match="model.reward='mean' .* model.zero_heads=True .*symlog"):
+        config.check_new(settings)
+    for key, value in (("model.zero_heads", True), ("train.init_from", "runs/other")):
+        another = settings.copy_and_resolve_references()
+        another.update_from_flattened_dict({key: value})
+        config.check_new(another)
 
 
 def test_the_longest_imagination_that_fits_passes():

@@ -21,7 +21,8 @@ def windows(actions: np.ndarray) -> tuple[np.ndarray, Batch, np.ndarray]:
     """Latents [2, 7, 3], a batch with these actions and the episodes' numbers: the second window has three episodes."""
     z = np.random.default_rng(0).normal(size=(2, 7, 3)).astype(np.float32)
     segment = np.array([[0] * 7, [0, 0, 1, 1, 1, 1, 2]])
-    return z, Batch(None, actions, None, None, None), segment
+    is_first = np.diff(segment, axis=1, prepend=0) > 0
+    return z, Batch(None, actions, None, None, is_first), segment
 
 
 @pytest.mark.parametrize("discrete", [True, False])
@@ -30,7 +31,7 @@ def test_every_pair_of_an_episode_up_to_four_steps_apart_counts_once(discrete: b
     actions = rng.integers(0, 5, (2, 7)) if discrete else rng.normal(size=(2, 7, 5)).astype(np.float32)
     z, batch, segment = windows(actions)
     weights = rng.normal(size=(2 * 3 + inverse.STEPS, 5)).astype(np.float32)
-    found = quick(lambda z: inverse.loss(discrete, lambda x: x @ weights, z, batch, segment))(z)
+    found = quick(lambda z: inverse.loss(discrete, lambda x: x @ weights, z, batch))(z)
     errors = []
     for b in range(2):
         for t in range(7):
@@ -44,9 +45,9 @@ def test_every_pair_of_an_episode_up_to_four_steps_apart_counts_once(discrete: b
 
 
 def test_windows_shorter_than_its_steps_are_read_as_far_as_they_go():
-    z, batch, segment = windows(np.zeros((2, 7), int))
-    batch = Batch(None, batch.action[:, :2], None, None, None)
-    told = inverse.loss(True, lambda x: x[..., :5], z[:, :2], batch, segment[:, :2])
+    z, batch, _ = windows(np.zeros((2, 7), int))
+    batch = Batch(None, batch.action[:, :2], None, None, batch.is_first[:, :2])
+    told = inverse.loss(True, lambda x: x[..., :5], z[:, :2], batch)
     np.testing.assert_allclose(told, np.mean(np.log(np.exp(z5 := first_five(z)).sum(-1)) - z5[:, 0]), rtol=1e-5)
 
 

@@ -262,6 +262,13 @@ def test_what_a_run_that_could_not_begin_has_left_binds_no_other(tmp_path, left)
         make_replay(tmp_path / "replay", envs=1)
 
 
+def test_processes_that_open_a_new_replay_behind_the_first_write_no_layout(tmp_path, monkeypatch):
+    make_replay(tmp_path / "replay").close()
+    monkeypatch.setattr(replay_module, "fsync", lambda _: pytest.fail("it is there already"))
+    make_replay(tmp_path / "replay").close()
+    assert {path.name for path in (tmp_path / "replay").iterdir() if path.is_file()} == {"meta.json"}
+
+
 def test_more_chunks_than_the_default_limit_of_open_files(tmp_path):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))

@@ -206,7 +206,7 @@ class Older(NamedTuple):
             "float32 [2] there and float32 [2, 3] here",
         ),
         (lambda tasks, envs: Acting(np.zeros((tasks, envs), np.int32)), "float32 [2] there and int32 [2] here"),
-        (lambda tasks, envs: Older(np.zeros((tasks, envs), np.float32)), "missing there and float64 [2] here"),
+        (lambda tasks, envs: Older(np.zeros((tasks, envs), np.float32)), "another version of its system"),
     ],
 )
 def test_what_shapes_acting_stays_in_a_saved_run_though_it_is_allowed_to_change(
@@ -221,7 +221,7 @@ def test_what_shapes_acting_stays_in_a_saved_run_though_it_is_allowed_to_change(
     changed.rows.batch = 3
     with pytest.raises(BadInput, match=re.escape(said)) as refusal:
         train.train(changed, run, [], allowed=("rows",))
-    assert "whatever --allow_config_change says" in str(refusal.value)
+    assert ("whatever --allow_config_change says" in str(refusal.value)) == ("there and" in said)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 

@@ -224,6 +224,19 @@ def check(config: ConfigDict) -> None:
     own.check(config)
 
 
+def check_new(config: ConfigDict) -> None:
+    """Raises BadInput for what only a run that begins must not have: one that has learned with it goes on, and acts."""
+    # Its default, 0, becomes train.steps, which may be no more than the warm-up's.
+    if 0 < config.train.schedule_steps <= config.warmup.steps and config.train.schedule_steps != config.train.steps:
+        raise BadInput(
+            f"train.schedule_steps={config.train.schedule_steps} leaves schedules no update: it must be more than"
+            f" warmup.steps={config.warmup.steps}, or 0 for train.steps"
+        )
+    own = of_system(config.system)
+    if hasattr(own, "check_new"):
+        own.check_new(config)
+
+
 def check_keys(config: ConfigDict) -> None:
     """Raises BadInput for a config that has other keys than its system's, or whose references lead nowhere."""
     if not isinstance(config.get("system"), str):
@@ -251,12 +264,6 @@ def _check_lengths(config: ConfigDict) -> None:
         raise BadInput(
             f"train.steps={config.train.steps} includes the warm-up's warmup.steps={config.warmup.steps}:"
             " raise the first or lower the second"
-        )
-    # Its default, 0, becomes train.steps, which may be no more than the warm-up's.
-    if 0 < config.train.schedule_steps <= config.warmup.steps and config.train.schedule_steps != config.train.steps:
-        raise BadInput(
-            f"train.schedule_steps={config.train.schedule_steps} leaves schedules no update: it must be more than"
-            f" warmup.steps={config.warmup.steps}, or 0 for train.steps"
         )
     steps = max(config.train.steps, config.train.schedule_steps)
     if (updates := config.warmup.updates + steps // each * config.train.ratio) > MOST_UPDATES:

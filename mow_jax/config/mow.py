@@ -177,16 +177,20 @@ def check(config: ConfigDict) -> None:
         )
     if model.width % model.heads:
         raise BadInput(f"model.width={model.width} does not divide by model.heads={model.heads}: choose a divisor")
-    if model.reward == "mean" and not model.zero_heads:
+    if clustering.method == "file" and not clustering.table:
+        raise BadInput("clustering.method='file' needs clustering.table=PATH of a clusters.json")
+    _check_positions(config)
+    checks.rows(config, max(config.batch.length, config.agent.context), "batch.length")
+
+
+def check_new(config: ConfigDict) -> None:
+    """Raises BadInput for what only a run that begins must not have."""
+    if config.model.reward == "mean" and not (config.model.zero_heads or config.train.init_from):
         # The outermost bins stand for 4.9e8: weights drawn at random make that a mean of thousands for long.
         raise BadInput(
             "model.reward='mean' reads thousands from a head that starts at random: set model.zero_heads=True too, or"
             " model.reward='symlog'"
         )
-    if clustering.method == "file" and not clustering.table:
-        raise BadInput("clustering.method='file' needs clustering.table=PATH of a clusters.json")
-    _check_positions(config)
-    checks.rows(config, max(config.batch.length, config.agent.context), "batch.length")
 
 
 def _check_positions(config: ConfigDict) -> None:

@@ -17,10 +17,10 @@ from mow_jax.types import Batch
 STEPS = 4  # between the two latents at most: what an action does may show late
 
 
-def loss(discrete: bool, head: Callable[[jax.Array], jax.Array], z: jax.Array, batch: Batch, segment: jax.Array):
+def loss(discrete: bool, head: Callable[[jax.Array], jax.Array], z: jax.Array, batch: Batch) -> jax.Array:
     """The mean error of a_t [] by `head` of [z_t, z_{t+j}, j] over j in 1..STEPS and pairs inside an episode:
-    cross-entropy in nats, or half the squared error of continuous actions. Latents z [B, T, Z], segment [B, T]."""
-    errors, weights = [], []
+    cross-entropy in nats, or half the squared error of continuous actions. Latents z [B, T, Z]."""
+    segment, errors, weights = jnp.cumsum(batch.is_first, axis=-1), [], []
     for j in range(1, min(STEPS, z.shape[1] - 1) + 1):
         between = jnp.broadcast_to(jax.nn.one_hot(j - 1, STEPS, dtype=z.dtype), (*z[:, j:].shape[:2], STEPS))
         said = head(jnp.concatenate([z[:, :-j], z[:, j:], between], axis=-1)).astype(jnp.float32)

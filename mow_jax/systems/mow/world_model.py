@@ -281,7 +281,7 @@ def losses(model: WorldModel, rows: Rows, batch: Batch, task: jax.Array, key, tr
         "rep": jnp.maximum(model.free_bits, kl_rep),
     }
     asked = functools.partial(head, model, rows, "inverse")
-    terms |= {"inverse": inverse.loss(model.discrete, asked, posterior.z, batch, segment)} if model.inverse else {}
+    terms |= {"inverse": inverse.loss(model.discrete, asked, posterior.z, batch)} if model.inverse else {}
     statistics = {"encoder": encoder_statistics, "decoder": decoder_statistics}
     return terms, ({name: statistics[name] for name in rows.statistics}, kl_dyn)
 
