@@ -44,11 +44,9 @@ def warm_up_actions(seed: int, joint: int, tasks: list[Task], envs: int, hold: b
     lengths = generator(seed, "held", block).zipf(2, (joint - block + 1, len(tasks), envs)).clip(max=HELD_AT_MOST)
     begins = block + lengths.cumsum(0) - lengths
     newest = np.where(begins <= joint, begins, 0).max(0)  # when the action of now was drawn, [K, E]
-    action = random_actions(generator(seed, "random", joint), tasks, envs)
-    for step in np.unique(newest):
-        drawn = random_actions(generator(seed, "random", int(step)), tasks, envs)
-        action[newest == step] = drawn[newest == step]
-    return action
+    steps, which = np.unique(newest, return_inverse=True)
+    drawn = np.stack([random_actions(generator(seed, "random", int(step)), tasks, envs) for step in steps])
+    return drawn[which.reshape(newest.shape), np.arange(len(tasks))[:, None], np.arange(envs)]
 
 
 class WorkersFailed(BadInput):
