@@ -12,7 +12,8 @@ are the human scores, and MoW's Boxing has gone to twice that; an arm that stops
 beside arms that go on. Each system keeps its own rewards in training, ScaleZero their signs.
 Hardware: one CPU core; not yet run. By arithmetic 0.4 hours for "mow" and 1.6 for "scalezero_mixture", a dense arm 1.8:
 some 9,000 updates of 129 and 499 ms of a core (shared with other work, by a script that was not kept, before experts
-multiplied blocks of their own tokens), 9,000 joint steps of 4 and 63 ms, and an evaluation of at most 7,200 such steps.
+multiplied blocks of their own tokens), 9,000 joint steps of 4 and 63 ms, and an evaluation of at most 7,200 steps, of
+five environments a game (it counts them as one each: of ScaleZero's searches it has so too few).
 """
 
 import math

@@ -384,14 +384,13 @@ def test_tasks_that_not_every_run_has_a_score_of_are_named(tmp_path: Path, monke
 
 
 def test_the_performance_profile_by_hand():
-    """The share of runs and tasks strictly above 0, 0.01, ..., 1.2."""
-    above = comparing._above(np.array([[0.25, 1.0], [0.75, 1.5], [-0.5, 0.75]]))
-    assert dict(zip(comparing.THRESHOLDS.round(2), above, strict=True)) == pytest.approx(
-        {
-            place: (5 if place < 0.25 else 4 if place < 0.75 else 2 if place < 1 else 1) / 6
-            for place in comparing.THRESHOLDS.round(2)
-        }
-    )
+    """The share of runs and tasks strictly above each of 241 scores, which hold all that runs have."""
+    scores = np.array([[0.251, 1.001], [0.751, 6.6], [-0.5, 0.751]])
+    places = comparing._thresholds([scores, np.zeros((2, 2))])
+    assert (places[0], places[-1], len(places)) == (-0.5, pytest.approx(6.6), 241)
+    expected = [(5 if x < 0.251 else 4 if x < 0.751 else 2 if x < 1.001 else 1) / 6 for x in places[:-1]]
+    assert comparing._above(scores, places) == pytest.approx([*expected, 0])
+    assert comparing._thresholds([np.full((3, 2), 0.5)])[[0, -1]] == pytest.approx([0, 1.2])  # chance and a human, too
 
 
 def test_the_probability_of_improvement_by_hand():

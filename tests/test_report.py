@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -432,30 +433,39 @@ def test_the_report_runs_without_jax_and_without_pyplot(workdir):
     subprocess.run([sys.executable, "-W", "error", "-c", code, f"--workdir={workdir}"], check=True, timeout=120)
 
 
-def test_the_commands_that_make_a_run_again(workdir, tmp_path, capsys, monkeypatch):
-    """They are a script; its copy of config.json is a run at its beginning, with all of its settings."""
+def test_the_commands_that_make_a_run_again(workdir, tmp_path_factory, capsys, monkeypatch):
+    """They are a script; its copy of config.json is a run at its beginning, with all of its settings, also where it was
+    committed after the code that made it, to which the script goes back."""
     settings = config.default()
     settings.update_from_flattened_dict({"agent.entropy": 0.5, "suite.tasks": ("Boxing", "Pong")})
     (workdir / "config.json").write_text(json.dumps(settings.to_dict(), default=list))
-    start = {"commit": "0123abc+", "python": "3.11.7", "versions": {"mow_jax": "0.2.0", "jax": "0.10.2"}}
+    checkout = tmp_path_factory.mktemp("checkout")
+    git = lambda *words: subprocess.check_output(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words], cwd=checkout, text=True
+    ).strip()
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "the code")
+    made = git("rev-parse", "--short=12", "HEAD")
+    start = {"commit": f"{made}+1f2e3d", "python": "3.11.7", "versions": {"mow_jax": "0.2.0", "jax": "0.10.2"}}
     start |= {"machine": "2 cores, 1 x cpu", "command": "train.py --config=x.py --workdir=r"}
-    start["commit"] += "1f2e3d"
     (workdir / "origin.json").write_text(json.dumps([start, start | {"commit": "4567def"}]))
-    assert main([f"--reproduce={workdir}"]) == 0
+    shutil.copytree(workdir, checkout / "results" / "run")
+    git("add", "results")
+    git("commit", "-q", "-m", "its results")
+    monkeypatch.chdir(checkout)
+    assert main(["--reproduce=results/run"]) == 0
     script = capsys.readouterr().out
     for line in (
-        r"git checkout 0123abc",
+        f"git checkout {made}",
         r"pip install -e '.\[all\]' jax==0.10.2",
-        "python -m mow_jax.train --workdir=again",
+        "taskset -c 0-1 python -m mow_jax.train --workdir=again",
     ):
         assert re.search(f"^{line}$", script, re.MULTILINE), script
     assert "# Files differed" in script and "Not exactly this run: it was resumed at other commits, 4567def" in script
-    place = tmp_path / "elsewhere"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    lines = [line for line in script.splitlines() if line.startswith(("mkdir", "cp"))]
+    lines = [line for line in script.splitlines() if line.startswith(("mkdir", "cp", "test", "git"))]
     subprocess.run(["bash", "-ec", "\n".join(lines)], check=True)
-    saved = json.loads((place / "again" / "config.json").read_text())
+    assert not (checkout / "results").exists()
+    saved = json.loads((checkout / "again" / "config.json").read_text())
     assert checks.flat(config.of_saved({**saved, "suite": {**saved["suite"], "tasks": ("Boxing", "Pong")}})) | {
         "checkpoint.milestones": []
     } == checks.flat(settings) | {"checkpoint.milestones": []}

@@ -57,7 +57,8 @@ class Study:
         self._folder = None  # of the buffer
 
     def begin(self, seed):
-        """New weights and a new buffer of random experience."""
+        """New weights and a new buffer of random experience; the warm-up is at its beginning."""
+        self._warmed = 0
         self.learner.reseed(seed)
         self.learner.load(jax.tree.map(np.asarray, self._init(self.learner.seed)))
         each = dict(envs=self.config.train.envs, seed=seed)
@@ -80,12 +81,12 @@ class Study:
         return self._folder.name
 
     def warm(self, updates):
-        """World-model updates on the buffer."""
+        """So many more world-model updates on the buffer, each on windows of its own, as in a run."""
         batch = self.config.batch
-        for update in range(updates):
-            self.learner.update(
-                "warmup", self.learner.deal(self.replay.sample(batch.sequences, batch.length, update, "world"))
-            )
+        for _ in range(updates):
+            windows = self.replay.sample(batch.sequences, batch.length, self._warmed, "world")
+            self.learner.update("warmup", self.learner.deal(windows))
+            self._warmed += 1
 
     def vectors(self):
         """{part: {layer: [K, V]}}: the tasks' gradients now, as runs cluster by them."""
@@ -119,6 +120,15 @@ def inside_episodes(replay, count, length, drawn=400):
     longest = np.argsort(-inside.sum(2), axis=1, kind="stable")[:, :count]
     kept = jax.tree.map(lambda rows: np.stack([own[best] for own, best in zip(rows, longest, strict=True)]), windows)
     return kept, np.stack([own[best] for own, best in zip(inside, longest, strict=True)])
+
+
+def experience(config, tasks, directory, position):
+    """The buffer of a run that is over, at a position that its last checkpoint names; nothing is written into it."""
+    sizes = dict(image_size=config.suite.image_size, **config.replay.to_dict())
+    del sizes["device_mirror"]
+    replay = Replay(directory / "replay", tasks, envs=config.train.envs, seed=config.seed, **sizes)
+    replay.restore(position)
+    return replay
 
 
 def train(name, *changes, file=None):

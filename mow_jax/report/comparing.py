@@ -21,7 +21,6 @@ from mow_jax.report.inference import DRAWS, ENOUGH, beats, ends, interval
 from mow_jax.report.plotting import COLOURS, FAINT, INK, columns_for, compact, panels, picture, short, smooth
 from mow_jax.report.sweeps import left_out, reference
 
-THRESHOLDS = np.linspace(0, 1.2, 121)  # of the performance profile, in normalised score
 Looks = dict[str, dict[str, Any]]  # variant -> colour and kind of line, as plotting.looks makes them
 PLACES = 60  # along the steps of a learning curve
 CURVES = {
@@ -113,14 +112,15 @@ def profiles(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
     if not tasks:
         return False
     with picture(path, 7.5, 3.8) as figure:
-        axes = figure.subplots()
+        axes, thresholds = figure.subplots(), _thresholds(list(variants.values()))
         for variant, scores in variants.items():
-            axes.plot(THRESHOLDS, _above(scores), linewidth=1.6, label=short(variant), **looks[variant])
+            axes.plot(thresholds, _above(scores, thresholds), linewidth=1.6, label=short(variant), **looks[variant])
             if len(scores) >= ENOUGH:
                 random = np.random.default_rng(0)
-                draws = [_above(scores[random.integers(len(scores), size=len(scores))]) for _ in range(DRAWS)]
+                drawn = lambda scores=scores, random=random: scores[random.integers(len(scores), size=len(scores))]
+                draws = [_above(drawn(), thresholds) for _ in range(DRAWS)]
                 band = np.percentile(draws, ends(len(scores)), axis=0)
-                axes.fill_between(THRESHOLDS, *band, color=looks[variant]["color"], alpha=0.15, lw=0)
+                axes.fill_between(thresholds, *band, color=looks[variant]["color"], alpha=0.15, lw=0)
         axes.set_xlabel("normalised score")
         axes.set_ylabel("share of runs and tasks above it")
         axes.set_ylim(-0.02, 1.02)
@@ -128,8 +128,14 @@ def profiles(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
     return True
 
 
-def _above(scores: np.ndarray) -> np.ndarray:
-    return (scores[..., None] > THRESHOLDS).mean((0, 1))
+def _thresholds(scores: list[np.ndarray]) -> np.ndarray:
+    """Normalised scores from chance, or the least of all, to a little over a human's, or the best of all."""
+    lowest, highest = min(own.min() for own in scores), max(own.max() for own in scores)
+    return np.linspace(min(0.0, lowest), max(1.2, highest), 241)
+
+
+def _above(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    return (scores[..., None] > thresholds).mean((0, 1))
 
 
 def improvement(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:

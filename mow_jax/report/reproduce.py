@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -22,11 +23,21 @@ def commands(workdir: str) -> str:
     config = _read(folder / "config.json")
     notes = [f"# Started as: {start['command']}", f"# on {start['machine']}, Python {start['python']}."]
     notes += [f"# Not exactly this run: {why}." for why in _departures(folder, config, start, later)]
-    # A folder with nothing but config.json is a run at its beginning: all settings are in it.
-    train = ["mkdir -p again", f"cp {shlex.quote(str(folder / 'config.json'))} again/"]
-    train += _groups(folder, config.get("clustering", {}).get("table", ""))
-    train.append("python -m mow_jax.train --workdir=again")
-    return "\n".join([*notes, *install(start["commit"], start["versions"]), *train]) + "\n"
+    # A folder with nothing but config.json is a run at its beginning: all settings are in it. It is copied first, as
+    # going back to the commit that made them takes results away that were committed later.
+    kept = ["mkdir -p again", f"cp {shlex.quote(str(folder / 'config.json'))} again/"]
+    kept += _groups(folder, config.get("clustering", {}).get("table", ""))
+    return "\n".join([*notes, *kept, *install(start["commit"], start["versions"]), *_train(start["machine"])]) + "\n"
+
+
+def _train(machine: str) -> list[str]:
+    """The line that trains; with the CPU cores of a run that computed on them."""
+    cores = re.match(r"(\d+) cores, \d+ x cpu", machine)
+    line = "python -m mow_jax.train --workdir=again"
+    if not cores:
+        return [line]
+    last = int(cores[1]) - 1
+    return ["# As many CPU cores as it had: scores depend on that, by rounding.", f"taskset -c 0-{last} {line}"]
 
 
 def _departures(folder: Path, config: dict, start: dict, later: list[dict]) -> list[str]:
@@ -34,7 +45,9 @@ def _departures(folder: Path, config: dict, start: dict, later: list[dict]) -> l
     commits = sorted({other["commit"] for other in later} - {start["commit"]})
     found = [f"it was resumed at other commits, {', '.join(commits)}"] * bool(commits)
     found += ["it was resumed with other versions of packages, see origin.json"] * any(
-        other["versions"] != start["versions"] for other in later
+        start["versions"].get(name, version) != version
+        for other in later
+        for name, version in other["versions"].items()
     )
     if any("--allow_config_change" in other["command"] for other in later):
         found.append("settings were changed on the way, and config.json has the last ones")
