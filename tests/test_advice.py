@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from processes import ROOT, run
+from processes import ROOT, finished, run
 
 from mow_jax.advice import EXPERTS, RULES, Advice
 
@@ -98,7 +98,7 @@ def test_lines_read_again_bring_it_to_where_it_was():
 @pytest.mark.long
 def test_a_run_that_goes_wrong_in_many_ways_is_told_so(tmp_path):
     """A world model that does not learn, of rewards nothing, sigmas that stay behind, a greedy actor, all tasks on
-    one expert. (Returns explode in lines made up above: no setting does that for certain.)"""
+    one expert."""
     table = tmp_path / "table.json"
     table.write_text(json.dumps({"tasks": ["catch", "grid"], "cluster": [0, 1], "experts": [[0], [0]]}))
     changes = ["optimizer.world_lr=1e-9", "loss.harmony=zero", "optimizer.harmony_lr=1e-3", "loss.reward=0.0"]
@@ -118,3 +118,11 @@ def test_a_run_that_goes_wrong_in_many_ways_is_told_so(tmp_path):
         if line["update"] - before["update"] == 3 and line["time/updates_per_second"]:
             flop = line["time/flop_per_second"] / line["time/updates_per_second"]
             assert flop > 1e6  # of one update, whichever it is
+
+
+@pytest.mark.long
+def test_a_run_whose_imagined_returns_explode_is_told_so(tmp_path):
+    """Weights of a run that has hardly begun, of whose rewards the mean over all bins is read: it is thousands."""
+    changes = [f"train.init_from={finished()}", "model.reward=mean", "train.steps=120", "log.every=3"]
+    output = run("train", "--config=tests/configs/tiny.py", f"--workdir={tmp_path}", *(f"--config.{c}" for c in changes))
+    assert re.search(r"^advice: .*\(docs/failures.md: Returns explode\)$", output, re.MULTILINE), output
