@@ -124,5 +124,6 @@ def test_a_run_that_goes_wrong_in_many_ways_is_told_so(tmp_path):
 def test_a_run_whose_imagined_returns_explode_is_told_so(tmp_path):
     """Weights of a run that has hardly begun, of whose rewards the mean over all bins is read: it is thousands."""
     changes = [f"train.init_from={finished()}", "model.reward=mean", "train.steps=120", "log.every=3"]
-    output = run("train", "--config=tests/configs/tiny.py", f"--workdir={tmp_path}", *(f"--config.{c}" for c in changes))
+    words = [f"--config.{change}" for change in changes]
+    output = run("train", "--config=tests/configs/tiny.py", f"--workdir={tmp_path}", *words)
     assert re.search(r"^advice: .*\(docs/failures.md: Returns explode\)$", output, re.MULTILINE), output
