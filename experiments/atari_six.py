@@ -3,7 +3,8 @@
     python -m mow_jax.train --config=experiments/atari_six.py --workdir=runs/atari_six
 
 Hardware: one CPU core, some hours (an estimate, not measured).
-Not yet run; no score is claimed.
+Not yet run at its length, so no score is claimed; its warm-ups and 5,000 steps of a gated router have been
+(results/ablations, results/first_experts).
 """
 
 import runpy

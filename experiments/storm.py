@@ -13,7 +13,8 @@ from mow_jax.config import default
 
 
 def get_config(variant="Pong"):
-    """STORM mode on a game: every choice that MoW changed is set back; "small/GAME": with small networks."""
+    """STORM mode on a game: every choice that MoW changed is set back, but for acting's context (docs/design.md);
+    "small/GAME": with small networks."""
     size, _, game = variant.rpartition("/")
     checks.variant(__file__, variant, (game, f"small/{game}"))
     config = default()

@@ -135,6 +135,8 @@ def play(
         # Far from the joint steps whose draws training has seen.
         first = step = seed_of(settings.seed, config.seed, "act") // 4
         wants_rows = lambda task=slice(None): rows is not None and rows.counts[task].min() < settings.rows
+        # Whether a task's rows are short is known once its shares are played: before, short episodes would get more.
+        short = lambda task: not open_share[task].any() and wants_rows(task)
         while open_share.any() or wants_rows():
             seen = (environments.observation, environments.is_first, step)
             action, _, acting = learner.act(acting, *seen, explore=False)
@@ -147,7 +149,7 @@ def play(
             for episode in episodes:
                 counts = bool(open_share[episode.task, episode.env]) and not episode.lost
                 if rows is not None:
-                    wanted = wants_rows(episode.task) and not episode.lost
+                    wanted = short(episode.task) and not episode.lost
                     rows.settle(episode.task, episode.env, counts or wanted)
                 if counts:
                     open_share[episode.task, episode.env] -= 1

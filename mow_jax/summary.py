@@ -28,8 +28,10 @@ from mow_jax.types import BadInput, Shard, System, Task
 
 _COMMIT = origin.commit()  # as this process loads its code: a checkout may change while a run learns
 # Those that decide results: of the last three sklearn groups tasks, and OpenCV scales pictures.
-PACKAGES = ("jax", "flax", "optax", "mctx", "numpy", "ale-py", "gymnasium", "metaworld", "mujoco")
-PACKAGES += ("scipy", "scikit-learn", "opencv-python-headless")
+PACKAGES = (
+    *("jax", "flax", "optax", "mctx", "numpy", "ale-py", "gymnasium", "metaworld", "mujoco"),
+    *("scipy", "scikit-learn", "opencv-python-headless"),
+)
 
 OTHER_FILES = 200  # that a process has open beside replay and its workers' pipes; 112 to 116 in an hour of training
 

@@ -205,5 +205,5 @@ class Share:
             environment.restore(state)
 
     def close(self) -> None:
-        for environment in self._environments:
-            environment.close()
+        while self._environments:  # each once, though a worker may be ended twice
+            self._environments.pop().close()

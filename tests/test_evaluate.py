@@ -17,6 +17,7 @@ import pytest
 from processes import ROOT, environment
 
 from mow_jax import build, config, diagnostics, evaluate, logs, processes
+from mow_jax.actors import random_actions
 from mow_jax.episodes import Episode
 from mow_jax.report import data, tables
 from mow_jax.types import BadInput
@@ -108,6 +109,43 @@ def test_progress_counts_steps_too(monkeypatch, capsys):
     assert [line.partition("step ")[2] for line in lines] == [f"{n} of at most 21" for n in range(1, 10)]
     done = [0, 2, 4, 6, 6, 9, 9, 9, 10]  # after each of the 9 steps
     assert [line.split()[:2] for line in lines] == [["evaluation", f"{count}/10"] for count in done]
+
+
+class Counted:
+    """Of diagnostics.Rows what playing needs: how many rows count."""
+
+    def __init__(self):
+        self.counts, self._open = np.zeros(2, int), np.zeros((2, 3), int)
+
+    def add(self, row) -> None:
+        self._open += 1
+
+    def settle(self, task: int, env: int, counts: bool) -> None:
+        self.counts[task] += counts * self._open[task, env]
+        self._open[task, env] = 0
+
+
+@pytest.mark.parametrize(("more", "seed"), [(0, 0), (0, 1), (0, 2), (0, 3), (40, 0)])
+def test_rows_of_episodes_beyond_a_share_count_where_rows_are_short_alone(more: int, seed: int):
+    """Random walks, three environments a task, some done long before others: as many rows as the scored episodes have
+    are enough, whoever is done first; of more than that a few episodes are played on."""
+    settings = config.default()
+    settings.suite.update(name="toy", tasks=("grid", "grid_swap"))
+    settings.actors.workers = 0
+    settings.evaluation.update(episodes=12, parallel=3, rows=0)
+    tasks = build.tasks(settings)
+    actions = lambda step: random_actions(np.random.default_rng([seed, step]), tasks, 3)
+    learner = SimpleNamespace(
+        init_acting=lambda envs: 0, act=lambda acting, seen, first, step, explore: (actions(step), {}, acting)
+    )
+    scored = [sum(e.length for e in evaluate.play(settings, learner, tasks, None) if e.task == k) for k in (0, 1)]
+    settings.evaluation.rows = min(scored) + more
+    rows = Counted()
+    evaluate.play(settings, learner, tasks, rows)
+    if more:
+        assert rows.counts.min() >= min(scored) + more
+    else:
+        assert rows.counts.tolist() == scored
 
 
 # --- A folder that cannot be written ----------------------------------------------------------------------------------

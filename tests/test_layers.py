@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": {"types"},
     "report": {"advice", "checks", "command", "files", "locks", "types"},
     "command": {"types"},
-    "trial": {"command", "preflight", "processes", "summary", "workdir"},
+    "trial": {"command", "preflight", "summary", "workdir"},
     "workdir": {"checks", "config", "locks", "processes", "types"},
     "summary": {
         "",

@@ -18,7 +18,7 @@ import pytest
 from processes import ROOT, TINY, metrics, start
 from system import needs_renderer
 
-from mow_jax import build, envs
+from mow_jax import build, envs, workers
 from mow_jax.config import default
 from mow_jax.envs import metaworld
 from mow_jax.envs.metaworld import _goal
@@ -198,6 +198,16 @@ def test_actions_outside_are_refused():
         with pytest.raises(ValueError, match="4 numbers in"):
             environment.step(action)
     environment.close()
+
+
+def test_a_share_is_closed_once_however_often_it_is_asked_for():
+    needs_renderer()
+    settings = settings_of()
+    share = workers.Share(np.zeros((2, 64, 64, 3), np.uint8))
+    share.open(envs.resolve("metaworld", ("reach-v3", "door-open-v3"), settings), settings)
+    share.begin([(0, 0), (1, 0)])
+    share.close()
+    share.close()
 
 
 CLOSING = """

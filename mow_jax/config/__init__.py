@@ -63,7 +63,7 @@ def default(system: str = FIRST) -> ConfigDict:
         dict(
             workers=-1,  # environment processes; -1: as many as cores that it may use, 0: in the learner's own process
             timeout=60.0,  # seconds a worker may take for one joint step
-            max_deaths=10,  # workers lost in a run before it saves and stops
+            max_deaths=10,  # workers lost since a start, resume or evaluation began, before it saves and stops
         )
     )
     config.evaluation = ConfigDict(

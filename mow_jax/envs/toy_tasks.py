@@ -1,7 +1,7 @@
 """The tasks of the toy suite, one class each: what an episode draws, what an action does, what it looks like.
 
-Six simple ones (catch, catch_swap, grid, wall, cue, slide) and eight made to get in the way of each other: pictures
-shared by opposite rules, longer memory, rare and huge rewards, distractors. Called through envs/toy.
+Six simple ones (catch, catch_swap, grid, wall, cue, slide), two more of slide, and eight made to get in the way of each
+other: pictures shared by opposite rules, longer memory, rare and huge rewards, distractors. Called through envs/toy.
 """
 
 from __future__ import annotations
