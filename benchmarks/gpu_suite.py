@@ -35,7 +35,7 @@ TRAVELS = 30e6  # bytes that DIR may have beside the project
 SAVING = 40.0  # seconds at the end of a learning run's time for what it saves
 FULL_PRECISION = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}  # else a GPU multiplies float32 in TF32
 FAST_COMPILE = {"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=false"}  # library products alone: nothing to try out
-SHARED_MEMORY = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}  # the other half is torch's
+SHARED_MEMORY = {"XLA_CLIENT_MEM_FRACTION": "0.5"}  # the other half is torch's
 LEARNING = "learning"
 MACHINE = "machine"
 # What the machine is, said by a part of its own: where jax finds no GPU all others would be timed on the CPU.

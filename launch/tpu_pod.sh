@@ -55,7 +55,8 @@ if ! mountpoint -q /mnt/runs; then # after a reboot, too
   sudo apt-get -o DPkg::Lock::Timeout=600 -q update
   sudo apt-get -o DPkg::Lock::Timeout=600 -qy install nfs-common libosmesa6 python3-pip
   sudo mkdir -p /mnt/runs
-  sudo mount -t nfs $(printf '%q' "$share") /mnt/runs
+  # Of version 3 a server keeps the locks of a machine that was preempted, and only worker 0 takes one.
+  sudo mount -t nfs -o local_lock=flock $(printf '%q' "$share") /mnt/runs
   sudo chmod a+rwx /mnt/runs
 fi
 [ -x ~/.local/bin/uv ] || python3 -m pip install -q --user uv

@@ -9,6 +9,7 @@ import ctypes
 import difflib
 import errno
 import importlib.machinery
+import io
 import os
 import signal
 import sys
@@ -64,6 +65,9 @@ def guarded(main: Callable[[], int | None]) -> int:
     """The exit code of a command: what `main` returns (None: 0), or 2 after one message where something is wrong that
     the user can mend. A mistake of ours keeps its traceback."""
     os.environ["MPLBACKEND"] = "agg"  # reports are drawn without a display, whatever the user's variable asks for
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a sign that the user's locale lacks is no reason to end
+            stream.reconfigure(errors="replace")
     try:
         return main() or 0
     except BadInput as error:

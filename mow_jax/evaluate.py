@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,31 @@ KNOWLEDGE = ["task", "reward\ncorr", "reward AP\n(chance)", "ends said\n(real)",
 KNOWLEDGE += ["action\nnats", "recon\nratio"]
 
 
+class Interrupted(Exception):
+    """An evaluation was asked to stop: it is to be done again."""
+
+
 def evaluate(
-    config: ConfigDict, learner: Learner, tasks: list[Task], film: bool = False, random: bool = False
+    config: ConfigDict,
+    learner: Learner,
+    tasks: list[Task],
+    film: bool = False,
+    random: bool = False,
+    signals: Sequence[str] = (),
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Plays `evaluation.episodes` a task; what results.json holds, and with `film` this process's part of frames.npz.
 
     `random`: measure the uniform policy of every task whose score is not known, not only where a normalised score
-    needs it.
+    needs it. Raises Interrupted once one of `signals` has been heard, but with several processes, which would have to
+    meet to ask and play at their own speeds.
     """
     mine = processes.share(tasks)
     longest = window(learner.system)
     rows = diagnostics.Rows(learner.predictions, len(mine), longest) if learner.predictions else None
     recorder = diagnostics.Recorder(len(mine)) if film and not mine[0].numbers else None  # vectors are no film
-    episodes = play(config, learner, mine, rows, recorder)
+    episodes = play(config, learner, mine, rows, recorder, signals)
     unknown = [t for t in mine if t.random_score is None and (random or t.reference_score is not None)]
-    uniform = play_random(config, unknown) if unknown else []
+    uniform = play_random(config, unknown, signals) if unknown else []
     played: dict[str, Any] = {}
     for k, task in enumerate(mine):
         by_chance = [e for e in uniform if unknown[e.task] is task]
@@ -117,6 +128,7 @@ def play(
     tasks: list[Task],
     rows: diagnostics.Rows | None,
     recorder: diagnostics.Recorder | None = None,
+    signals: Sequence[str] = (),
 ) -> list[Episode]:
     """`evaluation.episodes` episodes of every task; `rows` gets all that is played, `recorder` too. Where those are
     short, more are played until `evaluation.rows` rows of every task count."""
@@ -138,6 +150,7 @@ def play(
         # Whether a task's rows are short is known once its shares are played: before, short episodes would get more.
         short = lambda task: not open_share[task].any() and wants_rows(task)
         while open_share.any() or wants_rows():
+            _refuse_to_go_on(signals)
             seen = (environments.observation, environments.is_first, step)
             action, _, acting = learner.act(acting, *seen, explore=False)
             row, episodes = environments.step(action)
@@ -173,7 +186,12 @@ def actors(config: ConfigDict, tasks: list[Task], parallel: int, name: str) -> A
     return Actors(tasks, env_settings(config), **options, **config.actors.to_dict())
 
 
-def play_random(config: ConfigDict, tasks: list[Task]) -> list[Episode]:
+def _refuse_to_go_on(signals: Sequence[str]) -> None:
+    if signals and processes.count() == 1:
+        raise Interrupted(signals[0])
+
+
+def play_random(config: ConfigDict, tasks: list[Task], signals: Sequence[str] = ()) -> list[Episode]:
     """`evaluation.episodes` of uniform actions a task, at least 20."""
     left = np.full(len(tasks), max(20, config.evaluation.episodes))
     finished: list[Episode] = []
@@ -183,6 +201,7 @@ def play_random(config: ConfigDict, tasks: list[Task]) -> list[Episode]:
         counting("uniform policy", left) as progress,
     ):
         while left.any():
+            _refuse_to_go_on(signals)
             actions = [random_actions(draw, [task], 1)[0] for draw, task in zip(draws, tasks, strict=True)]
             for episode in environments.step(np.stack(actions))[1]:
                 if left[episode.task] and not episode.lost:

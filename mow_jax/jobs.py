@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,9 @@ ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 if os.getppid() == int(parent):
     os.execv(sys.executable, [sys.executable, "-m", *words])
 """
+
+
+MEMORY = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"  # of a GPU, that jax takes at its start
 
 
 class Job(NamedTuple):
@@ -267,16 +271,38 @@ def _start(job: Job, slot: int, at_once: int) -> Open:
     mine = available[slot % len(available) :: at_once] or available
     evaluates, saved, before = is_over(job) or is_trained(job), newest(job), _last(job)
     words = _evaluation(job) if evaluates else job.command
+    own = on_gpus(_gpus(), slot, at_once) if at_once > 1 else {}
     job.directory.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{job.directory}.log", "a") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", PREPARE, ",".join(map(str, mine)), str(os.getpid()), *words],
+            env=os.environ | own,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which passes it on once
         )
     return Open(job, process, evaluates, saved, before)
+
+
+def on_gpus(gpus: list[str], slot: int, at_once: int) -> dict[str, str]:
+    """The environment of a run beside others: a GPU of its own or, where there are fewer, a share of one's memory, of
+    which jax would take three quarters for each run."""
+    if not gpus:
+        return {}
+    sharing = -(-at_once // len(gpus))
+    own = {MEMORY[0]: f"{0.9 / sharing:.2f}"} if sharing > 1 and not os.environ.keys() & set(MEMORY) else {}
+    return own | {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]}
+
+
+def _gpus() -> list[str]:
+    """The GPUs of NVIDIA that this process may use, by what CUDA_VISIBLE_DEVICES calls them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None or not shutil.which("nvidia-smi"):
+        return [name for name in (named or "").split(",") if name]
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    parts = re.findall(r"UUID: (MIG-[^)\s]+)", listed)  # of GPUs that are divided, which then are none themselves
+    return parts or re.findall(r"UUID: (GPU-[^)\s]+)", listed)
 
 
 def _evaluation(job: Job) -> list[str]:

@@ -6,6 +6,7 @@ All take a run's workdir or a file of mow_jax.export. Nothing loaded is a pickle
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -31,6 +32,8 @@ def restore(
     """Config, tasks, learner and step of a run's checkpoint (None: the newest valid one), or of an exported agent;
     `changes` to its config by key."""
     config = settings(directory)
+    if directory.is_file():
+        _refuse_imports(config, directory)
     config.update_from_flattened_dict(changes or {})
     check(config)
     tasks = build.tasks(config)
@@ -52,6 +55,18 @@ def restore(
 def settings(directory: Path) -> ConfigDict:
     """The config of a run or of an exported agent."""
     return read_config(directory) if directory.is_file() else workdir.read(directory)
+
+
+def _refuse_imports(config: ConfigDict, file: Path) -> None:
+    """Raises BadInput where a file, which may be another's, names a module that this program has not imported itself:
+    gymnasium imports what stands before the colon of `module:Id-v0`."""
+    for task in config.suite.tasks if config.suite.name == "gymnasium" else ():
+        module, colon, _ = task.partition(":")
+        if colon and module not in sys.modules:
+            raise BadInput(
+                f"{file} plays {task!r}, for which the module {module!r} would be imported, and a file of others shall"
+                f" run nothing: where you trust it, import {module} before you load it, or use the run's --workdir"
+            )
 
 
 # --- The file that mow_jax.export writes ------------------------------------------------------------------------------

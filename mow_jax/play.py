@@ -15,6 +15,7 @@ import json
 import secrets
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,10 @@ class Stage:
         self.task: Task = agent.tasks[self.place]
         self.names, self.chosen = action_names(self.task), list[int]()
         self.reset()
+
+    def close(self) -> None:
+        """Ends the environment."""
+        self.environment.close()
 
     def about(self) -> dict[str, Any]:
         """What does not change."""
@@ -199,9 +204,14 @@ def png(frame: np.ndarray) -> str:
 # --- The server -------------------------------------------------------------------------------------------------------
 
 
-def serve(stage: Stage, port: int) -> ThreadingHTTPServer:
+def serve(make: Callable[[], Stage], port: int) -> ThreadingHTTPServer:
     """A server on localhost, at any free port for 0; the caller runs and closes it. One page plays, the last that asked
-    /about: what that gave as "page" goes with every other call."""
+    /about: what that gave as "page" goes with every other call.
+
+    The stage is made, called and closed in one thread of its own: what draws by EGL answers no other one.
+    """
+    turns = ThreadPoolExecutor(1, "stage")
+    stage = turns.submit(make).result()
     lock, newest = threading.Lock(), ""
 
     def about(_: dict) -> dict[str, Any]:
@@ -233,7 +243,7 @@ def serve(stage: Stage, port: int) -> ThreadingHTTPServer:
                     if self.path != "/about" and asked.get("page") != newest:
                         answer, code = {"error": "another page has taken over; reload this one to play here"}, 409
                     else:
-                        answer, code = calls[self.path](asked), 200
+                        answer, code = turns.submit(calls[self.path], asked).result(), 200
             except (BadInput, ValueError, TypeError, AttributeError) as problem:
                 answer, code = {"error": str(problem)}, 400
             self._answer(code, "application/json", json.dumps(answer).encode())
@@ -248,8 +258,15 @@ def serve(stage: Stage, port: int) -> ThreadingHTTPServer:
         def log_message(self, *_) -> None:
             """Nothing: a line a step would drown the terminal."""
 
+    class Server(ThreadingHTTPServer):
+        def server_close(self) -> None:
+            """Ends the stage, too."""
+            super().server_close()
+            turns.submit(stage.close).result()
+            turns.shutdown()
+
     try:
-        return ThreadingHTTPServer((HOST, port), Handler)
+        return Server((HOST, port), Handler)
     except OSError as error:
         raise BadInput(f"--port={port} cannot be used ({error.strerror}): give another, or 0 for any") from None
 
@@ -266,7 +283,8 @@ if __name__ == "__main__":
         """The command."""
         if not _SOURCE.value or not _TASK.value:
             raise BadInput("give --workdir=DIR_OR_FILE and --task=NAME")
-        server = serve(stage(Path(_SOURCE.value), _TASK.value, _SEED.value), _PORT.value)
+        source, task = Path(_SOURCE.value), _TASK.value
+        server = serve(lambda: stage(source, task, _SEED.value), _PORT.value)
         print(f"open http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends)", flush=True)
         try:
             server.serve_forever()

@@ -44,7 +44,8 @@ def define_flags() -> None:
 
 def join() -> None:
     """Joins the job that the flags describe, before jax is used: without numbers as the scheduler says (TPU pod, SLURM,
-    Kubernetes, Open MPI). Raises BadInput where nobody answers."""
+    Kubernetes, Open MPI). Raises BadInput where they make no job; where somebody does not answer in CONNECT_SECONDS,
+    jax aborts, and `_aborted` has the last word."""
     given = {name: flags.FLAGS[name].value for name in ("coordinator_address", "num_processes", "process_id")}
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if not flags.FLAGS.distributed:
@@ -58,7 +59,10 @@ def join() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # else CPUs may start reductions in different orders
     try:
         jax.distributed.initialize(
-            **given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, shutdown_timeout_seconds=SHUTDOWN_SECONDS
+            **given,
+            initialization_timeout=CONNECT_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         raise BadInput(

@@ -64,7 +64,8 @@ class Run:
         self.metrics = None if processes.index() else logs.Metrics(directory, **logging)
         self.window = logs.Window(self.names)
         self.learner, self.at = Learner(self.system, self.tasks, seed=config.seed), Position()
-        self.trace = meter.Trace(profile, directory / "profile", self.plan.warmup_updates + self.plan.updates)
+        own = f"process-{processes.index()}" if processes.count() > 1 else ""  # jax wants one trace a folder
+        self.trace = meter.Trace(profile, directory / "profile" / own, self.plan.warmup_updates + self.plan.updates)
         seen = dict(fresh=not config.train.init_from, once=not config.evaluation.every)
         self.advice = advice.Advice(self.names, self.plan.warmup_updates, **seen)
         self.fault = ""  # in learning, for which the run should stop

@@ -201,7 +201,7 @@ def _put(path: Path, text: str) -> None:
     """A file whole or not at all: jobs of an array write the same ones. Raises BadInput where it cannot be written."""
     try:
         with files.whole(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInput(
             f"cannot write {path}: {error.strerror}; free space, make it writable, or give another --workdir"
@@ -281,7 +281,7 @@ def _sweep(arguments: list[str], options: argparse.Namespace, overrides: list[st
     with compiled_once(options, len(mine)):
         failed, stopped = run(mine, options.jobs, record, unchanged) if options.jobs else ([], False)
     record()
-    print((place / "table.md").read_text(), flush=True)
+    print((place / "table.md").read_text(encoding="utf-8"), flush=True)
     draw(place)
     left = sum(finished(job) is None for job in mine)
     if left:

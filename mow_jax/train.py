@@ -133,7 +133,7 @@ def evaluate_and_save(run: Run) -> None:
         run.save()
     if due:
         rates, seen = run.rates(), run.inspect()
-        results, films = evaluate.evaluate(run.config, run.learner, run.tasks, film=last)
+        results, films = evaluate.evaluate(run.config, run.learner, run.tasks, film=last, signals=run.signals)
         run.at.evaluated = run.at.joint  # only now: an evaluation that failed is still due when the run goes on
         evaluate.tell(results, run.learner, run.steps)
         run.write(evaluate.metrics(results) | seen, rates)
@@ -156,7 +156,7 @@ def train(
     Raises BadInput, after saving, where learning or the environments cannot go on.
     """
     # With several processes a broken joint step leaves nothing that all could save together.
-    saved = Stopped if processes.count() > 1 else (Stopped, WorkersFailed)
+    saved = Stopped if processes.count() > 1 else (Stopped, WorkersFailed, evaluate.Interrupted)
     agreed = workdir.agree(directory, config, allowed)
     tasks, system = preflight.check(agreed, directory, profile)
     summary.refuse_too_large(agreed, system, tasks, directory)

@@ -180,9 +180,12 @@ def test_every_part_reads_the_task_s_embedding(rows):
 # --- Actor and critic -------------------------------------------------------------------------------------------------
 
 
-def test_actor_and_critic_learn_from_returns_by_the_task_s_range_and_the_chance_to_be_there():
+@pytest.mark.parametrize("value", ["symlog", pytest.param("mean", marks=pytest.mark.slow)])
+def test_actor_and_critic_learn_from_returns_by_the_task_s_range_and_the_chance_to_be_there(value: str):
     """Rewards of thousands, a range of 400 from before, a chance of 0.25 to go on behind the first step."""
-    model, none = ActorCritic(features=4, action_size=2, discrete=True, clusters=1, width=4), jnp.zeros(0)
+    sizes = dict(features=4, action_size=2, discrete=True, clusters=1, width=4)
+    model, none = ActorCritic(**sizes, value=value), jnp.zeros(0)
+    read = {"symlog": twohot.decode, "mean": twohot.mean}[value]
     rng = np.random.default_rng(0)
     z, hidden = rng.normal(size=(2, 5, 3, 2)).astype(np.float32)
     reward, going = (1000 * rng.normal(size=(5, 2))).astype(np.float32), np.full((5, 2), 0.25, np.float32)
@@ -197,7 +200,7 @@ def test_actor_and_critic_learn_from_returns_by_the_task_s_range_and_the_chance_
         seen = actor_critic.features(dream.z, dream.hidden, none)
         logits = [actor_critic.value_logits(model, which, seen) for which in (critic, slow)]
         terms, scale, _ = actor_critic.losses(model, actor, critic, slow, dream, none, 400.0, mask, 1.0)
-        value, behind = map(twohot.decode, logits)
+        value, behind = map(read, logits)
         own, other = (returns.lambda_return(reward, x, going, model.gamma, model.lambda_) for x in (value, behind))
         now = returns.percentile_range(own.reshape(-1), jnp.tile(weight, 5))
         pi = actor_critic.policy(model, actor, seen[:, :-1], mask)[0]

@@ -7,13 +7,15 @@ import errno
 import os
 import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from processes import ROOT, TINY, finished, refused, run
+from processes import ROOT, TINY, environment, finished, refused, run
 
 from mow_jax import command, config, envs, evaluate, export, load, play, sweep, train, workdir
 from mow_jax.report import __main__ as report
@@ -381,3 +383,18 @@ def test_the_seed_after_the_last_one_is_the_first():
 @pytest.mark.parametrize("seed", [2**32, -1])
 def test_a_seed_that_no_environment_takes_is_refused(seed: int):
     assert "seed" in refused("play", "--workdir=results/atari_cpu/agent.npz", "--task=Pong", f"--seed={seed}")
+
+
+def test_a_locale_without_our_signs_ends_nothing(tmp_path: Path):
+    """A table's dash in a terminal and files of ASCII: written whole, and printed as far as it can be."""
+    code = (
+        "from pathlib import Path; from mow_jax import command, sweep; table = Path('table.md');"
+        "raise SystemExit(command.guarded(lambda: (sweep._put(table, '\\u2013 7\\n'),"
+        " print(table.read_text(encoding='utf-8')))[0]))"
+    )
+    plain = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment() | plain, capture_output=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout.strip() == b"? 7", done.stderr
+    assert (tmp_path / "table.md").read_bytes() == "\u2013 7\n".encode()

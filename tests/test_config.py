@@ -53,16 +53,17 @@ def test_states_that_training_never_sees_are_refused(changes: dict, parts: list[
     assert all(part in str(refusal.value) for part in parts), refusal.value
 
 
-def test_a_new_run_s_rewards_are_not_read_as_the_mean_of_a_random_head():
+@pytest.mark.parametrize("key", ["model.reward", "agent.value"])
+def test_a_new_run_s_rewards_and_values_are_not_read_as_the_mean_of_a_random_head(key: str):
     """By one that has learned, or whose head comes from another run, they are."""
     settings = config.default()
-    settings.model.reward = "mean"
+    settings.update_from_flattened_dict({key: "mean"})
     config.check(settings)
-    with pytest.raises(BadInput, match="model.reward='mean' .* model.zero_heads=True .*symlog"):
+    with pytest.raises(BadInput, match=f"{key}='mean' .* model.zero_heads=True .*symlog"):
         config.check_new(settings)
-    for key, value in (("model.zero_heads", True), ("train.init_from", "runs/other")):
+    for other, value in (("model.zero_heads", True), ("train.init_from", "runs/other")):
         another = settings.copy_and_resolve_references()
-        another.update_from_flattened_dict({key: value})
+        another.update_from_flattened_dict({other: value})
         config.check_new(another)
 
 

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import processes
@@ -16,6 +18,7 @@ from processes import acted, digests, metrics, run, train
 from test_metrics_page import documented
 
 import mow_jax
+from mow_jax import config
 from mow_jax.report import data
 from mow_jax.types import BadInput
 
@@ -190,6 +193,23 @@ def test_a_file_of_others_runs_nothing(finished, tmp_path):
     with pytest.raises(BadInput, match=r"frames\.npz"):
         data.read(str(tmp_path / "run"))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_of_others_imports_nothing(tmp_path, monkeypatch):
+    """gymnasium would import what stands before the colon; whoever trusts it has imported it before."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "surprise.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    settings = config.default()
+    settings.suite.update(name="gymnasium", tasks=("CartPole-v1", "surprise:Foo-v0"))
+    header = {"format": 1, "step": 8, "config": settings.to_dict()}
+    np.savez(tmp_path / "agent.npz", header=np.frombuffer(json.dumps(header, default=list).encode(), np.uint8))
+    with pytest.raises(BadInput, match="the module 'surprise' would be imported"):
+        mow_jax.load_agent(tmp_path / "agent.npz")
+    assert not (tmp_path / "ran").exists() and "surprise" not in sys.modules
+    monkeypatch.setitem(sys.modules, "surprise", ModuleType("surprise"))
+    with pytest.raises(BadInput) as caught:
+        mow_jax.load_agent(tmp_path / "agent.npz")
+    assert "would be imported" not in str(caught.value), "it goes on, to a task that there is not"
 
 
 @pytest.mark.long

@@ -138,6 +138,46 @@ def test_what_was_learned_behind_the_newest_checkpoint_counts_for_nothing():
     assert jobs.run([timed], 1, lambda: None) == ([], False) and told() == ["train", "evaluate"]
 
 
+SMI = """#!/bin/sh
+echo "GPU 0: NVIDIA H200 (UUID: GPU-aa-1)"
+echo "GPU 1: NVIDIA H200 (UUID: GPU-bb-2)"
+"""
+
+
+@pytest.mark.parametrize(
+    ("named", "at_once", "own", "memory"),
+    [
+        (None, 2, ["GPU-aa-1", "GPU-bb-2"], None),
+        (None, 5, ["GPU-aa-1", "GPU-bb-2", "GPU-aa-1", "GPU-bb-2", "GPU-aa-1"], "0.30"),
+        ("3,5", 3, ["3", "5", "3"], "0.45"),
+        ("", 2, [None, None], None),
+    ],
+)
+def test_runs_at_once_have_gpus_or_shares_of_them(named, at_once, own, memory, tmp_path, monkeypatch):
+    """Each run's process says what it sees; a machine with two GPUs, by what its driver's program lists."""
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in jobs.MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    found = [jobs.on_gpus(jobs._gpus(), slot, at_once) for slot in range(at_once)]
+    assert [each.get("CUDA_VISIBLE_DEVICES") for each in found] == own
+    assert {each.get("XLA_CLIENT_MEM_FRACTION") for each in found} == {memory}
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.2")
+    assert all("XLA_CLIENT_MEM_FRACTION" not in jobs.on_gpus(["0"], slot, 9) for slot in range(9)), "the user's stays"
+
+
+def test_a_run_beside_others_is_told_its_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,8")
+    run_at_its_end(evaluated=False)
+    programs(train="import os\nopen('seen', 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])\n" + WRITE.format(STEPS))
+    assert jobs.run([job()], 2, lambda: None) == ([], False)
+    assert Path("seen").read_text() == "7"
+
+
 def test_a_run_that_another_sweep_has_just_begun_is_waited_for(monkeypatch):
     """Free when it was looked at, taken when its process asked; then the other one has gone."""
     run_at_its_end(evaluated=False)

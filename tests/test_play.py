@@ -25,7 +25,7 @@ def workdir():
 
 @pytest.fixture(scope="module")
 def address(workdir):
-    server = play.serve(play.stage(workdir, "catch", 3), 0)
+    server = play.serve(lambda: play.stage(workdir, "catch", 3), 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
@@ -94,7 +94,7 @@ def test_another_site_s_page_can_do_nothing_here(address, workdir):
             post(address, "/about", {}, Origin=origin)
     assert ask("/reset", {})["time"] == 0, "the page still plays"
     assert post(address, "/about", {}, Origin=address)["task"] == "catch"
-    server = play.serve(play.stage(workdir, "catch", 3), 0)
+    server = play.serve(lambda: play.stage(workdir, "catch", 3), 0)
     server.server_close()
     assert server.server_address[0] == "127.0.0.1"
 

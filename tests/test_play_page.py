@@ -23,7 +23,10 @@ class Stage:
     """Counts steps; of two sides that look alike, or the first alone."""
 
     def __init__(self, dream: bool = True) -> None:
-        self.time, self.dream = 0, dream
+        self.time, self.dream, self.thread = 0, dream, threading.get_ident()
+
+    def close(self) -> None:
+        assert self.thread == threading.get_ident()
 
     def about(self) -> dict[str, Any]:
         actions = ["NOOP", "UP", "FIRE"]
@@ -39,6 +42,7 @@ class Stage:
         return self.view(action)
 
     def view(self, action: Any) -> dict[str, Any]:
+        assert self.thread == threading.get_ident(), "what draws by EGL answers to the thread alone that made it"
         side = {"frame": play.png(np.full((4, 4, 3), self.time, np.uint8)), "reward": 1.0, "total": self.time}
         shown = {"time": self.time, "ended": False, "action": action, "chosen": []}
         return shown | {"real": side} | ({"dream": side | {"continuation": 1.0}} if self.dream else {})
@@ -51,7 +55,8 @@ def dream() -> bool:
 
 @pytest.fixture
 def address(dream: bool):
-    server = play.serve(Stage(dream), 0)  # type: ignore[arg-type]
+    stage = lambda: Stage(dream)
+    server = play.serve(stage, 0)  # type: ignore[arg-type]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()

@@ -108,6 +108,7 @@ def _agent() -> ConfigDict:
             depth=2,
             gamma=0.985,
             lambda_=0.95,
+            value="symlog",  # how a critic is read: symexp of the mean bin (STORM), or "mean": expectation
             entropy=3e-4,
             unimix=0.01,  # share of uniform actions in a policy of choices (DreamerV3): none is ever given up
             slow_decay=0.98,
@@ -139,6 +140,7 @@ CHOICES = {
     "model.norm": ("batch", "rms", "none"),
     "model.activation": ("relu", "silu"),
     "model.reward": ("symlog", "mean"),
+    "agent.value": ("symlog", "mean"),
     "agent.act_on": ("posterior", "prior"),
     "agent.return_init": ("first", "zero"),
     "agent.return_scale": ("task", "shared"),
@@ -185,12 +187,13 @@ def check(config: ConfigDict) -> None:
 
 def check_new(config: ConfigDict) -> None:
     """Raises BadInput for what only a run that begins must not have."""
-    if config.model.reward == "mean" and not (config.model.zero_heads or config.train.init_from):
-        # The outermost bins stand for 4.9e8: weights drawn at random make that a mean of thousands for long.
-        raise BadInput(
-            "model.reward='mean' reads thousands from a head that starts at random: set model.zero_heads=True too, or"
-            " model.reward='symlog'"
-        )
+    for key, how in (("model.reward", config.model.reward), ("agent.value", config.agent.value)):
+        if how == "mean" and not (config.model.zero_heads or config.train.init_from):
+            # The outermost bins stand for 4.9e8: weights drawn at random make that a mean of thousands for long.
+            raise BadInput(
+                f"{key}='mean' reads thousands from a head that starts at random: set model.zero_heads=True too, or"
+                f" {key}='symlog'"
+            )
 
 
 def _check_positions(config: ConfigDict) -> None:

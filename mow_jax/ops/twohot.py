@@ -52,6 +52,11 @@ def decode(logits: jax.Array, limit: float = LIMIT) -> jax.Array:
     return symexp(jnp.matmul(p, bins(logits.shape[-1], limit), precision=EXACT))
 
 
+def read(how: str, logits: jax.Array) -> jax.Array:
+    """The scalar [...] that logits [..., 255] say: "symlog", `decode`'s, or "mean", the expectation."""
+    return mean(logits) if how == "mean" else decode(logits)
+
+
 def mean(logits: jax.Array) -> jax.Array:
     """The expectation [...] of the scalars that the bins stand for, under logits [..., 255] (DreamerV3).
 

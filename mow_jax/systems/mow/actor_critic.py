@@ -26,6 +26,7 @@ class ActorCritic:
     depth: int = 2
     activation: str = "relu"
     zero_heads: bool = False
+    value: str = "symlog"  # how the critics are read, or "mean"
     gamma: float = 0.985
     lambda_: float = 0.95
     entropy: float = 3e-4
@@ -120,8 +121,8 @@ def losses(model: ActorCritic, actor, critic, slow_critic, dream: Dream, embeddi
         inner = (dream.reward, value, dream.continuation)
         return returns.lambda_return(*inner, model.gamma, model.lambda_, model.bootstrap)
 
-    value = stop(twohot.decode(logits))
-    lambda_return, slow_return = target(value), target(stop(twohot.decode(slow_logits)))
+    value = stop(twohot.read(model.value, logits))
+    lambda_return, slow_return = target(value), target(stop(twohot.read(model.value, slow_logits)))
     weights = step_weights(model, dream.continuation)
     if model.return_scale == "shared":
         scale = return_scale(model, scale, *map(routing.of_all_tasks, (lambda_return, weights * valid)))

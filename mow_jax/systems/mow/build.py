@@ -20,7 +20,7 @@ from mow_jax.systems.mow.types import TrainState
 from mow_jax.systems.mow.world_model import WorldModel
 from mow_jax.types import Acted, Component, Plan, Playable, System, Task, Update, Window
 
-BEHAVIOUR = ("width", "depth", "gamma", "lambda_", "entropy", "unimix", "return_decay", "bootstrap", "weights")
+BEHAVIOUR = ("width", "depth", "gamma", "lambda_", "value", "entropy", "unimix", "return_decay", "bootstrap", "weights")
 EXPORTED = ("params", "statistics", "harmony", "actor", "critic", "return_scale", "table")
 FRESH = ("embedding", "task_head")  # of the shared part: they belong to the tasks
 STORM_PARAMETERS = 16_503_939 + 3_413_502  # of one published STORM model, slow critic included, without ...

@@ -249,7 +249,7 @@ def segments(model: WorldModel, is_first: jax.Array) -> jax.Array:
 
 def predicted_reward(model: WorldModel, rows: Rows, hidden: jax.Array) -> jax.Array:
     """Decoded rewards [...] of hidden states [..., D]."""
-    return (twohot.mean if model.reward == "mean" else twohot.decode)(head(model, rows, "reward", hidden))
+    return twohot.read(model.reward, head(model, rows, "reward", hidden))
 
 
 def termination_logit(model: WorldModel, rows: Rows, hidden: jax.Array) -> jax.Array:
