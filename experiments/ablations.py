@@ -72,7 +72,9 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
         method: {"clustering.method": method}
         for method in ("agglomerative", "kmeans", "spectral", "random", "shuffled", "single", "file")
     },
-    "vector": {how: {"clustering.vector": how} for how in ("layer_mean", "layer_scalar", "projection")},
+    "vector": {
+        how: {"clustering.vector": how} for how in ("layer_mean", "layer_scalar", "projection", "module_projection")
+    },
     "experts": {
         "1": {"router.experts": 1, "router.active": 1},
         **{str(count): {"router.experts": count} for count in (3, 6, 12)},

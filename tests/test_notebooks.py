@@ -65,7 +65,7 @@ def test_the_stability_of_groups_is_told_for_every_method_and_reduction(monkeypa
     seeds = {0: gradients(labels), 1: gradients(labels), 2: gradients(rng.permutation(labels))}
     found = stability.groupings(seeds, 13, 3)
     assert list(found)[:2] == [("agglomerative", "layer_mean"), ("kmeans", "layer_mean")]
-    assert len(found) == 3 * 3 + 2 and set(found["random", "-"]) == {0, 1, 2}
+    assert len(found) == 3 * 4 + 2 and set(found["random", "-"]) == {0, 1, 2}
     mean, low, high = stability.agreement(found["spectral", "projection"])
     assert high == 1.0 and low < 0.9 and low < mean < high
     text = stability.table(found)
@@ -88,7 +88,7 @@ def test_the_stability_command_warms_up_once_a_seed(tmp_path: Path):
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("updates") == 2 and (tmp_path / "stability.md").read_text() in done.stdout
-    assert len(json.loads((tmp_path / "stability.json").read_text())["groupings"]) == 11
+    assert len(json.loads((tmp_path / "stability.json").read_text())["groupings"]) == 14
     assert not list((tmp_path / "places").glob("mow_jax_buffer_*")), "buffers go with the process"
 
 

@@ -295,7 +295,7 @@ def test_pooling_and_merging_reach_over_devices_and_leave_out_padding():
     np.testing.assert_allclose(everywhere, [[1, 10, 100]] * 2)
 
 
-@pytest.mark.parametrize("vector", ["layer_mean", "layer_scalar", "projection"])
+@pytest.mark.parametrize("vector", ["layer_mean", "layer_scalar", "projection", "module_projection"])
 def test_layer_vectors_are_linear_and_keep_tasks_apart(vector: str):
     def draw(seed):
         return {
@@ -321,6 +321,15 @@ def test_projections_keep_lengths_and_follow_their_seed():
     np.testing.assert_allclose(
         lengths.mean(0), [(gradients["a"][k] ** 2).sum() + (gradients["b"][k] ** 2).sum() for k in (0, 1)], rtol=0.2
     )
+
+
+def test_a_projection_a_module_is_that_of_the_module_alone():
+    gradients = {"a": {"x": normal(0, 2, 4, 5)}, "ab": normal(1, 2, 7), "b": {"x": normal(2, 2, 3), "y": normal(3, 2)}}
+    made = layer_vectors(gradients, "module_projection", 16, 7)
+    assert made.keys() == {"['a']", "['ab']", "['b']"}
+    for name in gradients:
+        alone = layer_vectors({name: gradients[name]}, "projection", 16, 7)["projection"]
+        np.testing.assert_array_equal(made[f"['{name}']"], alone)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -35,7 +35,7 @@ def add(config: ConfigDict) -> None:
         dict(
             method="agglomerative",  # or kmeans, spectral, shuffled, random, single, identity, file
             clusters=12,  # N_m, capped at the number of tasks
-            vector="layer_mean",  # or layer_scalar, projection: how a gradient becomes a vector
+            vector="layer_mean",  # or layer_scalar, projection, module_projection: how a gradient becomes a vector
             projection=1024,  # length of the vector under "projection"
             batches=16,  # M, batches averaged into a task's gradient
             table="",  # a clusters.json to use instead of clustering
@@ -133,7 +133,7 @@ CHOICES = {
         "shuffled",  # agglomerative's groups with other tasks in them, a control of the same sizes
         *("random", "single", "identity", "file"),
     ),
-    "clustering.vector": ("layer_mean", "layer_scalar", "projection"),
+    "clustering.vector": ("layer_mean", "layer_scalar", "projection", "module_projection"),
     "loss.harmony": ("optimum", "zero", "off"),
     "model.compute_dtype": ("auto", "float32", "bfloat16"),
     "model.autoencoder": ("convolutions", "patches"),

@@ -17,7 +17,7 @@ from mow_jax.systems.mow.types import Table
 from mow_jax.types import BadInput
 
 METHODS = ("agglomerative", "kmeans", "spectral", "shuffled", "random", "single", "identity", "file")
-VECTORS = ("layer_mean", "layer_scalar", "projection")
+VECTORS = ("layer_mean", "layer_scalar", "projection", "module_projection")
 GRADIENT_METHODS = METHODS[:3]  # of which groups are found; "shuffled" needs gradients for their sizes alone
 
 
