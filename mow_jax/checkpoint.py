@@ -129,7 +129,7 @@ class Checkpoints:
                 path.rename(original)
         for pattern in (_REPLACED, _TEMPORARY):
             for path in self._directory.glob(f"{pattern}*"):
-                _remove(path)
+                shutil.rmtree(path, ignore_errors=True)
 
     def _all(self) -> list[int]:
         if not self._directory.is_dir():
@@ -153,15 +153,19 @@ class Checkpoints:
         temporary.rename(path)
         fsync(self._directory)
         if replaced.exists():
-            _remove(replaced)
+            self._delete(replaced)
 
     def _prune(self, saved: int) -> None:
         steps = self.steps()
         kept = {saved, *steps[max(0, len(steps) - self._keep) :], *self._milestones}
         for step in set(steps) - kept:
-            # Renamed first: a half-deleted directory under its own name would look damaged.
-            doomed = self._path(step).rename(self._directory / f"{_TEMPORARY}old-{step}")
-            _remove(doomed)
+            self._delete(self._path(step))
+
+    def _delete(self, path: Path) -> None:
+        """Deletes a checkpoint, renamed first: a half of it under its own name would look damaged. Over NFS a file that
+        somebody reads stays for that long, and `recover` comes by again."""
+        names = (self._directory / f"{_TEMPORARY}old-{path.name}-{count}" for count in itertools.count(1))
+        shutil.rmtree(path.rename(next(name for name in names if not name.exists())), ignore_errors=True)
 
     def _set_aside(self, step: int) -> Path:
         asides = (self._directory / f"damaged-{step}-{count}" for count in itertools.count(1))
@@ -177,12 +181,6 @@ def _write_arrays(directory: Path, arrays: Any) -> dict[str, np.ndarray]:
     with _orbax():
         orbax.save(directory / "arrays", {path: leaf for path, leaf in leaves.items() if leaf.size})
     return leaves
-
-
-def _remove(folder: Path) -> None:
-    """Deletes a folder or as much of it as can be: over NFS a file that somebody reads keeps a name for that long, and
-    `recover` comes by again."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_part(directory: Path, index: int, host: dict) -> str:

@@ -65,9 +65,8 @@ def guarded(main: Callable[[], int | None]) -> int:
     """The exit code of a command: what `main` returns (None: 0), or 2 after one message where something is wrong that
     the user can mend. A mistake of ours keeps its traceback."""
     os.environ["MPLBACKEND"] = "agg"  # reports are drawn without a display, whatever the user's variable asks for
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a sign that the user's locale lacks is no reason to end
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper) and "utf" not in sys.stdout.encoding.lower():
+        sys.stdout.reconfigure(errors="replace")  # a sign that the user's locale lacks is no reason to end
     try:
         return main() or 0
     except BadInput as error:

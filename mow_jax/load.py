@@ -32,8 +32,6 @@ def restore(
     """Config, tasks, learner and step of a run's checkpoint (None: the newest valid one), or of an exported agent;
     `changes` to its config by key."""
     config = settings(directory)
-    if directory.is_file():
-        _refuse_imports(config, directory)
     config.update_from_flattened_dict(changes or {})
     check(config)
     tasks = build.tasks(config)
@@ -53,8 +51,12 @@ def restore(
 
 
 def settings(directory: Path) -> ConfigDict:
-    """The config of a run or of an exported agent."""
-    return read_config(directory) if directory.is_file() else workdir.read(directory)
+    """The config of a run or of an exported agent, of which nothing has been imported yet."""
+    if not directory.is_file():
+        return workdir.read(directory)
+    config = read_config(directory)
+    _refuse_imports(config, directory)
+    return config
 
 
 def _refuse_imports(config: ConfigDict, file: Path) -> None:

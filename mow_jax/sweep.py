@@ -174,7 +174,9 @@ def script(runs: list[dict[str, Any]], words: list[str]) -> str:
     made = [f"# {run['variant']}, seed {run['seed']}, at {run['commit']}:\n# {run['command']}" for run in runs]
     known = sorted(runs, key=lambda run: ("+" not in run["commit"], run["commit"]))
     source: dict[str, Any] = known[0] if known else {"commit": "COMMIT", "versions": {}}
-    commits, versions = dict.fromkeys(run["commit"] for run in known), {str(run["versions"]) for run in runs}
+    commits, common = dict.fromkeys(run["commit"] for run in known), [set(run["versions"]) for run in runs]
+    both = sorted(set.intersection(*common)) if common else []  # later commits name more packages
+    versions = {str([run["versions"][name] for name in both]) for run in runs}
     mixed = [f"# Runs are of several commits: {', '.join(commits)}."] * (len(commits) > 1)
     mixed += ["# Runs are of several versions of packages: each results.json has its own."] * (len(versions) > 1)
     if had := sorted({count for run in runs for count in run.get("cores", ())}):

@@ -337,6 +337,7 @@ def test_what_of_a_config_is_idle():
     assert not differs({"clustering.projection": 9}) and differs(
         {"clustering.projection": 9}, clustering__vector="projection"
     )
+    assert differs({"clustering.projection": 9}, clustering__vector="module_projection")
     assert not differs({"clustering.vector": "projection"}, clustering__method="random")
     for change in ({"loss.balance": 0.0}, {"router.margin": 0.0}, {"router.anneal": 0.5}):
         assert not differs(change) and differs(change, **gated) and differs(change, router__first="scores")

@@ -203,8 +203,9 @@ def test_a_file_of_others_imports_nothing(tmp_path, monkeypatch):
     settings.suite.update(name="gymnasium", tasks=("CartPole-v1", "surprise:Foo-v0"))
     header = {"format": 1, "step": 8, "config": settings.to_dict()}
     np.savez(tmp_path / "agent.npz", header=np.frombuffer(json.dumps(header, default=list).encode(), np.uint8))
-    with pytest.raises(BadInput, match="the module 'surprise' would be imported"):
-        mow_jax.load_agent(tmp_path / "agent.npz")
+    for load in (mow_jax.load_agent, lambda path: mow_jax.make_env(path, "CartPole-v1")):
+        with pytest.raises(BadInput, match="the module 'surprise' would be imported"):
+            load(tmp_path / "agent.npz")
     assert not (tmp_path / "ran").exists() and "surprise" not in sys.modules
     monkeypatch.setitem(sys.modules, "surprise", ModuleType("surprise"))
     with pytest.raises(BadInput) as caught:

@@ -440,8 +440,10 @@ def test_the_commands_that_make_a_run_again(workdir, tmp_path_factory, capsys, m
     settings.update_from_flattened_dict({"agent.entropy": 0.5, "suite.tasks": ("Boxing", "Pong")})
     (workdir / "config.json").write_text(json.dumps(settings.to_dict(), default=list))
     checkout = tmp_path_factory.mktemp("checkout")
+    # Within a commit's hook git names the index to write.
+    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     git = lambda *words: subprocess.check_output(
-        ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words], cwd=checkout, text=True
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words], cwd=checkout, text=True, env=elsewhere
     ).strip()
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "the code")
@@ -501,7 +503,9 @@ def test_the_commands_say_where_they_do_not_make_the_same_run(workdir, tmp_path,
         lines.write(json.dumps({"step": 50_000, "update": 9, "seconds": 9.0}) + "\n")
     assert main([f"--reproduce={workdir}"]) == 0 and "it ended at" not in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
-    line = next(line for line in script.splitlines() if line.startswith("test -e"))
+    aside, line = (line for line in script.splitlines() if line.startswith(("cp ", "test -e")) and "clusters" in line)
+    assert script.index(aside) < script.index("git checkout") < script.index(line)
+    subprocess.run(["bash", "-ec", aside], check=True)
     for left in (None, "edited since"):  # what lies there is not overwritten
         if left:
             Path("by hand/own.json").write_text(left)

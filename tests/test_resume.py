@@ -62,12 +62,15 @@ def test_a_signal_saves_says_how_to_go_on_and_exits_with_zero(signum, suite, tmp
 def test_a_signal_is_heard_in_the_middle_of_an_evaluation_which_is_done_again(tmp_path):
     workdir, many = tmp_path / "evaluates", "--config.evaluation.episodes=1000000"
     process = start("train", f"--config={TINY}", f"--workdir={workdir}", many)
-    while not (workdir / "checkpoints" / "40" / "manifest.json").exists():  # saved, then evaluated
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
-    time.sleep(3)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    try:
+        while not (workdir / "checkpoints" / "40" / "manifest.json").exists():  # saved, then evaluated
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()  # it would evaluate for days
     assert process.returncode == 0 and "stopped (SIGTERM), saved at step 40" in output, output
     train(workdir)
     assert_same_run(finished(), workdir)

@@ -36,7 +36,7 @@ def add(config: ConfigDict) -> None:
             method="agglomerative",  # or kmeans, spectral, shuffled, random, single, identity, file
             clusters=12,  # N_m, capped at the number of tasks
             vector="layer_mean",  # or layer_scalar, projection, module_projection: how a gradient becomes a vector
-            projection=1024,  # length of the vector under "projection"
+            projection=1024,  # length of a vector under "projection" and "module_projection"
             batches=16,  # M, batches averaged into a task's gradient
             table="",  # a clusters.json to use instead of clustering
         )
@@ -252,7 +252,7 @@ def effective(config: ConfigDict, tasks: int) -> dict[str, Any]:
         idle += f" clustering.method {GRADIENTS}"
     elif not by_gradients:
         idle += f" {GRADIENTS}"
-    elif config.clustering.vector != "projection":
+    elif config.clustering.vector not in ("projection", "module_projection"):
         idle += " clustering.projection"
     if tasks == 1:
         idle += " agent.return_scale loss.task"

@@ -26,8 +26,9 @@ def commands(workdir: str) -> str:
     # A folder with nothing but config.json is a run at its beginning: all settings are in it. It is copied first, as
     # going back to the commit that made them takes results away that were committed later.
     kept = ["mkdir -p again", f"cp {shlex.quote(str(folder / 'config.json'))} again/"]
-    kept += _groups(folder, config.get("clustering", {}).get("table", ""))
-    return "\n".join([*notes, *kept, *install(start["commit"], start["versions"]), *_train(start["machine"])]) + "\n"
+    aside, back = _groups(folder, config.get("clustering", {}).get("table", ""))
+    source = install(start["commit"], start["versions"])
+    return "\n".join([*notes, *kept, *aside, *source, *back, *_train(start["machine"])]) + "\n"
 
 
 def _train(machine: str) -> list[str]:
@@ -70,14 +71,18 @@ def _furthest(folder: Path) -> int | None:
     return max((step for step in steps if step is not None), default=None)
 
 
-def _groups(folder: Path, table: str) -> list[str]:
-    """Lines that put back a clusters.json of the user's that is gone: a run's own says what it took from it."""
+def _groups(folder: Path, table: str) -> tuple[list[str], list[str]]:
+    """Lines that keep a copy of what a run took from a clusters.json of the user's, and such as put it back, at the
+    commit of the run, where that file is gone."""
     kept = folder / "clusters.json"
     if not table or not kept.is_file():
-        return []
+        return [], []
     there, folder_of = shlex.quote(table), shlex.quote(str(Path(table).parent))
-    back = f"mkdir -p {folder_of} && cp {shlex.quote(str(kept))} {there}"
-    return [f"# What the run took from {table} lies in {kept}.", f"test -e {there} || {{ {back}; }}"]
+    back = f"test -e {there} || {{ mkdir -p {folder_of} && cp again-clusters.json {there}; }}"
+    return [f"cp {shlex.quote(str(kept))} again-clusters.json"], [
+        f"# What the run took from {table}, if it is gone.",
+        back,
+    ]
 
 
 def _read(path: Path) -> dict:
