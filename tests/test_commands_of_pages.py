@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import shlex
@@ -32,14 +33,14 @@ def configs(words: list[str]) -> list:
     found = [get_config(name) if name else get_config() for name in names]
     for key in (key for key in value if key.startswith("--config.")):
         for made in found:
-            made.update_from_flattened_dict({key.removeprefix("--config."): _number(value[key])})
+            made.update_from_flattened_dict({key.removeprefix("--config."): _value(value[key])})
     return found
 
 
-def _number(text: str):
+def _value(text: str):
     try:
-        return float(text) if "." in text or "e" in text else int(text)
-    except ValueError:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
         return text
 
 
