@@ -45,8 +45,8 @@ def evaluate(
     """Plays `evaluation.episodes` a task; what results.json holds, and with `film` this process's part of frames.npz.
 
     `random`: measure the uniform policy of every task whose score is not known, not only where a normalised score
-    needs it. Raises Interrupted once one of `signals` has been heard, but with several processes, which would have to
-    meet to ask and play at their own speeds.
+    needs it. Raises Interrupted once one of `signals` has been heard; not with several processes, which would have to
+    meet to ask, and play at their own speeds.
     """
     mine = processes.share(tasks)
     longest = window(learner.system)

@@ -36,8 +36,6 @@ ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 if os.getppid() == int(parent):
     os.execv(sys.executable, [sys.executable, "-m", *words])
 """
-
-
 MEMORY = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"  # of a GPU, that jax takes at its start
 
 

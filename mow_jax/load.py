@@ -1,6 +1,6 @@
 """A trained agent in a few lines: `load_agent`, `make_env`, and `restore` for whoever wants its learner.
 
-All take a run's workdir or a file of mow_jax.export. Nothing loaded is a pickle.
+All take a run's workdir or a file of mow_jax.export. Nothing loaded is a pickle, and no file imports a module.
 """
 
 from __future__ import annotations

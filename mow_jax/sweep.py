@@ -243,7 +243,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--variants", default="", help="names that its get_config takes, A,B,...; none: its default")
     parser.add_argument("--seeds", default="0", help="whole numbers, 0,1,2")
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="folder of the sweep")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once; 0: none, only the table of what is finished")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at once, each on cores and GPUs of its own; 0: none, the table alone"
+    )
     parser.add_argument("--minutes", type=float, default=math.inf, help="end a run once it has learned for so long")
     parser.add_argument(
         "--actions",

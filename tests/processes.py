@@ -34,6 +34,11 @@ def environment() -> dict[str, str]:
     }
 
 
+def own_git() -> dict[str, str]:
+    """The environment for a test's own repository: within a commit's hook git names the project's index."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
 def start(module: str, *arguments: str, **variables: str) -> subprocess.Popen:
     """`python -m mow_jax.<module> ...` with its output captured as text; `variables` are added to its environment."""
     command = [sys.executable, "-m", f"mow_jax.{module}", *arguments]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import ROOT
+from processes import ROOT, own_git
 
 LAUNCH = ROOT / "launch"
 # A gcloud of one slice of two workers, whose homes are folders. The first TPU is not to be had, the first look at a log
@@ -102,7 +102,9 @@ def test_a_pod_s_run_goes_on_after_what_happens_to_pods(tmp_path):
     (project / "mow_jax" / "__init__.py").touch()
     (project / "mow_jax" / "train.py").write_text(LEARNS)
     (project / "version").write_text("old")
-    git = lambda *words: subprocess.run(["git", *words], cwd=project, check=True, capture_output=True, text=True).stdout
+    git = lambda *words: (
+        subprocess.run(["git", *words], cwd=project, check=True, capture_output=True, text=True, env=own_git()).stdout
+    )
     git("init", "--quiet"), git("add", ".")
     git("-c", "user.name=a", "-c", "user.email=b@c", "commit", "--quiet", "-m", "first")
     head = git("rev-parse", "--short=12", "HEAD").strip()

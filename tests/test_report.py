@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from processes import own_git
 
 from mow_jax import checks, config, evaluate
 from mow_jax.report import costs, curves, data, figures, plotting, scores, strips, tables
@@ -440,10 +441,8 @@ def test_the_commands_that_make_a_run_again(workdir, tmp_path_factory, capsys, m
     settings.update_from_flattened_dict({"agent.entropy": 0.5, "suite.tasks": ("Boxing", "Pong")})
     (workdir / "config.json").write_text(json.dumps(settings.to_dict(), default=list))
     checkout = tmp_path_factory.mktemp("checkout")
-    # Within a commit's hook git names the index to write.
-    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     git = lambda *words: subprocess.check_output(
-        ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words], cwd=checkout, text=True, env=elsewhere
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words], cwd=checkout, text=True, env=own_git()
     ).strip()
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "the code")

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from processes import ROOT, TINY, environment, refused, run
+from processes import ROOT, TINY, environment, own_git, refused, run
 
 from mow_jax import command, jobs, sweep, trial
 from mow_jax.jobs import Job
@@ -280,8 +280,7 @@ def test_each_state_of_changed_files_is_another_commit(tmp_path):
     (tmp_path / "mow_jax").mkdir()
     file = shutil.copy(ROOT / "mow_jax" / "origin.py", tmp_path / "mow_jax" / "origin.py")
     known = ["git", "-c", "user.name=a", "-c", "user.email=b@c"]
-    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # of a hook
-    git = lambda *words: subprocess.run([*known, *words], cwd=tmp_path, check=True, env=elsewhere)
+    git = lambda *words: subprocess.run([*known, *words], cwd=tmp_path, check=True, env=own_git())
     git("init", "--quiet")
     commit = runpy.run_path(str(file))["commit"]
     assert commit() == "unknown"

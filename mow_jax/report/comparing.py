@@ -116,9 +116,8 @@ def profiles(entries: list[dict[str, Any]], looks: Looks, path: Path) -> bool:
         for variant, scores in variants.items():
             axes.plot(thresholds, _above(scores, thresholds), linewidth=1.6, label=short(variant), **looks[variant])
             if len(scores) >= ENOUGH:
-                random = np.random.default_rng(0)
-                drawn = lambda scores=scores, random=random: scores[random.integers(len(scores), size=len(scores))]
-                draws = [_above(drawn(), thresholds) for _ in range(DRAWS)]
+                random, runs = np.random.default_rng(0), len(scores)
+                draws = [_above(scores[random.integers(runs, size=runs)], thresholds) for _ in range(DRAWS)]
                 band = np.percentile(draws, ends(len(scores)), axis=0)
                 axes.fill_between(thresholds, *band, color=looks[variant]["color"], alpha=0.15, lw=0)
         axes.set_xlabel("normalised score")

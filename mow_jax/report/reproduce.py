@@ -78,11 +78,9 @@ def _groups(folder: Path, table: str) -> tuple[list[str], list[str]]:
     if not table or not kept.is_file():
         return [], []
     there, folder_of = shlex.quote(table), shlex.quote(str(Path(table).parent))
+    aside = f"cp {shlex.quote(str(kept))} again-clusters.json"
     back = f"test -e {there} || {{ mkdir -p {folder_of} && cp again-clusters.json {there}; }}"
-    return [f"cp {shlex.quote(str(kept))} again-clusters.json"], [
-        f"# What the run took from {table}, if it is gone.",
-        back,
-    ]
+    return [aside], [f"# What the run took from {table}, if it is gone.", back]
 
 
 def _read(path: Path) -> dict:
