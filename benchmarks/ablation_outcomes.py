@@ -44,7 +44,7 @@ def half_way(lines: list[dict]) -> float:
 
 def refuse_mixed(found: dict[Path, dict]) -> None:
     """Raises BadInput where results, by the place of each, do not compare: a task has no score, or they are not all of
-    the same tasks, scored in the same way. (What older ones do not say of an evaluation is taken to be alike.)"""
+    the same tasks, steps and commit, scored in the same way. (What older ones do not say is taken to be alike.)"""
     said: dict[str, dict[str, Path]] = {}  # of each setting the values, with the first place that has it
     for place, results in found.items():
         if bare := [name for name, task in results["tasks"].items() if task["normalised"] is None]:
@@ -52,8 +52,11 @@ def refuse_mixed(found: dict[Path, dict]) -> None:
                 f"{place} has no score of {', '.join(bare)}: evaluate it again with a reference and --random, or leave"
                 " its variant out"
             )
-        settings = (results.get("protocol") or {}).get("evaluation")
+        protocol = results.get("protocol") or {}
+        settings = protocol.get("evaluation")
         own = {"episodes": sweeps.episodes(results)} | (settings if isinstance(settings, dict) else {})
+        whole = {"suite": protocol.get("suite")} | {key: results.get(key) for key in ("step", "commit")}
+        own |= {key: value for key, value in whole.items() if value is not None}
         for key, value in ({"tasks": sorted(results["tasks"])} | own).items():
             if key not in NO_SCORE:
                 said.setdefault(key, {}).setdefault(json.dumps(value), place)
@@ -61,9 +64,9 @@ def refuse_mixed(found: dict[Path, dict]) -> None:
         if len(values) > 1:
             each = "; ".join(f"{value} in {place}" for value, place in values.items())
             raise BadInput(
-                f"not all runs were scored alike, {key} differs: {each}: evaluate them alike (python -m"
-                " mow_jax.evaluate --workdir=RUN, with --actions or --episodes, which replaces results.json), or name"
-                " --variants and --seeds that were"
+                f"not all runs compare, {key} differs: {each}: name --variants and --seeds that do, or, where"
+                " their evaluation alone differs, evaluate them alike (python -m mow_jax.evaluate --workdir=RUN, with"
+                " --actions or --episodes, which replaces results.json)"
             )
 
 
@@ -177,7 +180,10 @@ def _outcome(measured: dict[str, dict[int, dict[str, float]]], outcome: str) -> 
     rows += [
         [name, str(len(held)), f"{held.mean():.3f}", cells.get(name, "–")] for name, held in values.items() if len(held)
     ]
-    return sweeps.markdown(rows) + f"\n{verdict}\n" * bool(verdict)
+    less = {name: len(runs) - len(values[name]) for name, runs in measured.items()}
+    without = [f"{count} of {name}" for name, count in less.items() if count]
+    said = [verdict] * bool(verdict) + [f"Runs without it: {', '.join(without)}."] * bool(without)
+    return sweeps.markdown(rows) + "".join(f"\n{sentence}\n" for sentence in said)
 
 
 def seeds(text: str) -> list[int]:

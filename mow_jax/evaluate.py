@@ -62,7 +62,8 @@ def evaluate(
     results: dict[str, Any] = {"tasks": together(played, tasks), "protocol": protocol(config, learner.system.protocol)}
     results |= {"versions": summary.versions(), "commit": summary.commit()}
     normalised = {name: r["runs"] for name, r in results["tasks"].items() if r["runs"]}
-    results["aggregate"] = scores.aggregate(normalised) if normalised else None
+    succeed = any("success" in r for r in results["tasks"].values())
+    results["aggregate"] = scores.aggregate(normalised, successes=succeed) if normalised else None
     results["diagnostics"] = {}
     if rows is not None:
         results["diagnostics"] = together(dict(zip([task.name for task in mine], rows.numbers(), strict=True)), tasks)
@@ -270,8 +271,8 @@ def metrics(results: dict[str, Any]) -> dict[str, float]:
             if isinstance(numbers, dict):  # what the system remembers of the task
                 line |= {f"{area}/{kind}/{name}": value for kind, value in numbers.items()}
     line |= diagnostics.metrics(results["diagnostics"])
-    aggregate = results["aggregate"] or {}
-    return line | {f"evaluation/{name}": aggregate[name] for name in ("mean", "median", "iqm") if name in aggregate}
+    total = {name: (results["aggregate"] or {}).get(name) for name in ("mean", "median", "iqm")}
+    return line | {f"evaluation/{name}": value for name, value in total.items() if value is not None}
 
 
 def normalised(results: dict[str, Any]) -> np.ndarray:

@@ -126,7 +126,7 @@ def test_outcomes_are_of_runs_alone_that_were_scored_alike(tmp_path):
             assert table() == before
             continue
         (key, value), *_ = changed.items()
-        with pytest.raises(BadInput, match=rf'{key} differs: .* in .*v/3; "?{value}"? in .*w/4: evaluate them alike'):
+        with pytest.raises(BadInput, match=rf'{key} differs: .* in .*v/3; "?{value}"? in .*w/4: name --variants'):
             table()
         assert "| w | 1 | 0.700 |" in table(["v", "w"], [3]) and "| v | 2 |" in table(["v"])
     results = json.loads((place / "results.json").read_text())
@@ -134,7 +134,21 @@ def test_outcomes_are_of_runs_alone_that_were_scored_alike(tmp_path):
     (place / "results.json").write_text(json.dumps(results))
     with pytest.raises(BadInput, match=r"w/4 has no score of Pong"):
         table()
-    del results["tasks"]["Pong"]
+    results["tasks"]["Pong"]["normalised"] = 0.7
+    (place / "results.json").write_text(json.dumps(results | {"commit": "bbb"}))
+    with pytest.raises(BadInput, match=r'commit differs: "0123abc" in .*v/3; "bbb" in .*w/4'):
+        table()
+    (place / "results.json").write_text(json.dumps(results | {"step": 400}))
+    (place / "config.json").write_text((place / "config.json").read_text().replace("200", "400"))
+    with pytest.raises(BadInput, match=r"step differs: 200 in .*v/3; 400 in .*w/4"):
+        table()
+    (place / "config.json").write_text((place / "config.json").read_text().replace("400", "200"))
+    for run, sticky in ((tmp_path / "v" / "3", 0.0), (place, 0.25)):
+        held = json.loads((run / "results.json").read_text()) | {"step": 200}
+        (run / "results.json").write_text(json.dumps(held | {"protocol": {"suite": {"sticky": sticky}}}))
+    with pytest.raises(BadInput, match=r"suite differs: .*0.0.* in .*v/3; .*0.25.* in .*w/4"):
+        table()
+    results["tasks"].pop("Pong")
     (place / "results.json").write_text(json.dumps(results))
     with pytest.raises(BadInput, match=r"tasks differs"):
         table()
@@ -205,7 +219,8 @@ def test_the_outcomes_of_a_sweep_are_those_fixed_before_it(tmp_path):
         path.write_text(path.read_text().replace("3200", "3300"))
     with pytest.raises(BadInput, match=r"step 3,200: no run of mow has it"):
         ablation_outcomes.sweep_table(tmp_path, ["mow", "one"])
-    assert "| evaluation mean" in ablation_outcomes.sweep_table(tmp_path, ["one", "mow"])
+    said = ablation_outcomes.sweep_table(tmp_path, ["one", "mow"])
+    assert "| evaluation mean" in said and "Runs without it: 2 of mow." in said
 
 
 @pytest.mark.parametrize("words", ["--power=no/such", "--power=. --runs=1", "--power=results/toy13/mow"])

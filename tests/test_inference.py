@@ -94,6 +94,9 @@ def test_below_a_table_stand_the_number_of_comparisons_and_those_that_survive():
     assert text.startswith("2 comparisons with mow") and text.endswith("these differ from it: far.")
     assert inference.against("mow", {"near": (near, base)})[1].endswith("none shows a difference.")
     assert inference.against("mow", {}) == ({}, "")
+    for runs, told in (((3, 8), True), ((8, 3), True), ((3, 3), False), ((5, 8), False)):
+        sides = tuple(np.linspace(0, 1, count) for count in runs)
+        assert ("Numbers of runs differ" in inference.against("mow", {"v": sides})[1]) == told
 
 
 def test_runs_that_are_all_alike_are_named_and_count_among_the_comparisons():

@@ -20,7 +20,7 @@ from processes import ROOT
 from test_report import TASKS, make_run
 
 from mow_jax.report import compare as comparison
-from mow_jax.report import comparing, data, page, plotting, render
+from mow_jax.report import comparing, curves, data, page, plotting, render
 from mow_jax.report.__main__ import main
 from mow_jax.report.render import Picture, Section
 
@@ -274,11 +274,13 @@ def test_a_comparison_says_where_runs_were_scored_by_different_numbers_of_episod
         put(tmp_path / "v" / str(seed), seed)
     path, said = tmp_path / "v" / "1" / "results.json", []
     results = json.loads(path.read_text())
-    for more in ({"step": 150}, {"tasks": {n: t | {"returns": [1.0] * 7} for n, t in results["tasks"].items()}}, {}):
+    longer = {name: task | {"returns": [1.0] * 7} for name, task in results["tasks"].items()}
+    for more in ({"step": 150}, {"tasks": longer}, {"commit": "4567def"}, {}):
         path.write_text(json.dumps(results | more))
         text = (comparison.write([str(tmp_path)], None) / "report.md").read_text().replace("\\", "")
-        said.append(("v 150–200: what differs may be the steps'" in text, "scored by 2 or 7 episodes a task" in text))
-    assert said == [(True, False), (False, True), (False, False)]
+        asked = ("v 150–200: what differs may be the steps'", "scored by 2 or 7 episodes", "v 0123abc or 4567def: what")
+        said.append([question in text for question in asked])
+    assert said == [[True, False, False], [False, True, False], [False, False, True], [False] * 3]
 
 
 def test_schedules_of_other_lengths_are_a_difference_and_those_of_train_steps_none(tmp_path: Path):
@@ -317,6 +319,43 @@ def test_curves_show_what_runs_did_however_far_an_interval_reaches(runs: int, sw
     assert (-9 * (runs > 1) - 1 < low < 0.1) and 7.9 < high < 26
     assert len(axes.lines) == (1 if runs == 1 else runs + 1)
     assert len(axes.collections) == (runs == 3)
+
+
+@pytest.mark.parametrize("first", [2, 12])  # of the short run's steps: among those of the others, or beyond them
+def test_a_run_that_is_behind_cuts_no_other_s_curve(first: int, sweep: Path, monkeypatch):
+    one = data.read(str(sweep / "one" / "0"))
+    named = f"episode/{one.tasks[0]}/return"
+    series = [data.Series(np.arange(9), np.arange(9), np.ones(9))] * 2
+    series += [data.Series(first + np.arange(2), np.arange(2), np.ones(2))]
+    figure = Figure()
+    monkeypatch.setattr(comparing, "picture", lambda *_: contextlib.nullcontext(figure))
+    group = [one._replace(metrics={named: line}) for line in series]
+    assert comparing.curves({"one": group}, plotting.looks(["one"]), Path("unused.png"))
+    thin = [line for line in figure.axes[0].lines if line.get_linewidth() < 1]
+    assert [line.get_xdata().tolist() for line in thin] == [line.step.tolist() for line in series]
+    (mean,) = [line for line in figure.axes[0].lines if line.get_label() == "one"]
+    assert mean.get_xdata()[[0, -1]].tolist() == [2, 3] if first == 2 else not len(mean.get_xdata())
+
+
+@pytest.mark.parametrize(("kind", "last"), [("sampled", 0.9), ("–", 0.9), ("best", 0.4)])
+def test_a_curve_ends_with_results_of_the_runs_own_kind_of_actions_alone(kind: str, last: float, tmp_path: Path):
+    place = put(tmp_path / "v", evaluation={"actions": "sampled"})
+    path, name = place / "results.json", data.read(str(place)).tasks[0]
+    results = json.loads(path.read_text()) | {"step": 300, "protocol": {"evaluation": {"actions": kind}}}
+    results["tasks"][name]["returns"] = [0.9]
+    path.write_text(json.dumps(results))
+    with (place / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 210, "update": 21, "seconds": 11.0, f"evaluation/{name}/return": 0.4}) + "\n")
+    assert curves._evaluations(data.read(str(place)), "return", name)[-1, 1] == last
+
+
+def test_the_tenth_seed_stands_behind_the_second(tmp_path: Path):
+    for seed in (10, 2, 0):
+        put(tmp_path / "v" / str(seed), seed)
+    runs = comparison.read([str(tmp_path)])["v"]
+    assert [run.directory.name for run in runs] == ["0", "2", "10"]
+    runs = comparison.read([str(tmp_path / "v")])["v"]
+    assert [run.directory.name for run in runs] == ["0", "2", "10"]
 
 
 @pytest.mark.parametrize("measure", ["success", "normalised"])

@@ -102,10 +102,10 @@ def test_storm_seeds_give_the_published_aggregate(capsys):
     assert result["superhuman"] == sum(score >= 1 for score in result["games"].values()) == 9
 
 
-def test_aggregate_by_hand_with_unequal_seeds():
-    result = scores.aggregate({"a": [0.0, 0.0, 3.0, 9.0], "b": [2.0], "c": []})
-    assert result["mean"] == 2.5 and result["median"] == 2.5  # the tasks' means are 3 and 2
-    assert result["iqm"] == pytest.approx((0 + 2 + 3) / 3)  # all runs together, one cut off at each end
+def test_aggregate_by_hand():
+    result = scores.aggregate({"a": [0.0, 3.0, 9.0], "b": [2.0, 1.0, 3.0], "c": []})
+    assert result["mean"] == 3.0 and result["median"] == 3.0  # the tasks' means are 4 and 2
+    assert result["iqm"] == pytest.approx((1 + 2 + 3 + 3) / 4)  # all runs together, one cut off at each end
     assert scores.aggregate({"c": []}) == {"mean": None, "median": None, "iqm": None, "interval": None}
 
 
@@ -127,7 +127,6 @@ def test_a_success_rate_s_interval_is_wilson_s():
 def test_single_runs_have_no_interval(tmp_path, capsys):
     alone = scores.aggregate({"a": [0.25], "b": [0.75], "c": []})
     assert alone == {"mean": 0.5, "median": 0.5, "iqm": 0.5, "interval": None} and scores.iqm_text(alone) == "0.500"
-    assert scores.iqm_text(scores.aggregate({"a": [0.5, 0.5], "b": [0.5]})) == "0.500 [0.500, 0.500]"
     file = tmp_path / "scores.json"
     file.write_text('{"Boxing": [12.1], "Pong": [-20.7]}')
     assert main([f"--scores={file}"]) == 0
@@ -141,7 +140,24 @@ def test_score_file_with_one_game_and_unequal_seeds(tmp_path, capsys):
     file = tmp_path / "scores.json"
     file.write_text('{"Pong": [14.6, -20.7], "Boxing": [12.1]}')
     assert main([f"--scores={file}"]) == 0
-    assert json.loads(capsys.readouterr().out)["games"] == pytest.approx({"Pong": 0.5, "Boxing": 1.0})
+    said = json.loads(capsys.readouterr().out)
+    assert said["games"] == pytest.approx({"Pong": 0.5, "Boxing": 1.0}) and said["mean"] == pytest.approx(0.75)
+    assert said["iqm"] is said["interval"] is None, "Pong would count twice"
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.8])
+def test_successes_have_no_interquartile_mean(rate: float, capsys):
+    """Of pooled 0 and 1 it is 0 or 1, whatever the rate."""
+    found = {"success": [index < 50 * rate for index in range(50)]}
+    entry = {"returns": [0.0] * 50, "random": None, "reference": None, "normalised": rate} | found
+    total = scores.aggregate({"reach": [float(flag) for flag in found["success"]]}, successes=True)
+    assert total == {"mean": rate, "median": rate, "iqm": None, "interval": None}
+    results = {"tasks": {"reach": entry}, "aggregate": total, "diagnostics": {}}
+    evaluate.print_table(results, 40)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("IQM over episodes –")
+    assert "evaluation/iqm" not in evaluate.metrics(results) and evaluate.metrics(results)["evaluation/mean"] == rate
+    old = data.read(str(Path(__file__).parents[1] / "results" / "metaworld_reach" / "three")).results
+    assert old["aggregate"]["iqm"] is old["aggregate"]["interval"] is None and old["aggregate"]["mean"] == 0.56
 
 
 @pytest.mark.parametrize(

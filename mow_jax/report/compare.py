@@ -70,6 +70,7 @@ def entries(groups: Groups) -> list[dict[str, Any]]:
             "first": next(iter(groups)),
             "seed": i,
             "step": run.results["step"],
+            "commit": run.results.get("commit"),
             "actions": sweeps.actions(run.results),
             "episodes": sweeps.episodes(run.results),
             "tasks": {task: entry["normalised"] for task, entry in run.results["tasks"].items()},
@@ -106,8 +107,8 @@ def _sections(groups: Groups, directory: Path) -> list[Section | None]:
         ),
         _figure(
             "Learning curves",
-            "Returns of training episodes, smoothed: runs thin, a variant's mean thick; of three runs or more its 95%"
-            " interval too.",
+            "Returns of training episodes, smoothed: runs thin, a variant's mean thick, at the steps that all of its"
+            " runs have; of three runs or more its 95% interval too.",
             comparing.curves(groups, looks, directory / "curves.png"),
             Picture("curves.png", "Episode return of each task"),
         ),

@@ -207,17 +207,20 @@ def _series(run: Run, task: str, kind: str) -> Series | None:
 def _lines(
     axes: Axes, found: list[Series], look: dict[str, Any], label: str, evaluated: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Curves of runs, smoothed but for evaluations, and their mean, at common steps, where all of them have begun and
+    """Curves of runs, smoothed but for evaluations, and their mean at common steps, where all of them have begun and
     none has ended; returns those steps and the mean's interval, low and high, of three runs or more."""
-    for series in found if evaluated else ():
-        axes.plot(series.step, series.value, "o", markersize=3.5, color=look["color"])
+    lines = [series.value if evaluated else smooth(series.value) for series in found]
+    for series, line in zip(found, lines, strict=True):
+        if evaluated:
+            axes.plot(series.step, series.value, "o", markersize=3.5, color=look["color"])
+        if len(found) > 1:
+            axes.plot(series.step, line, linewidth=0.7, alpha=0.5, **look)
     low, high = max(series.step[0] for series in found), min(series.step[-1] for series in found)
-    steps = np.linspace(low, max(high, low), PLACES)
-    values = np.array(
-        [np.interp(steps, series.step, series.value if evaluated else smooth(series.value)) for series in found]
-    )
-    for value in values if len(found) > 1 else ():
-        axes.plot(steps, value, linewidth=0.7, alpha=0.5, **look)
+    if high < low:  # an empty line, for the legend
+        axes.plot([], [], linewidth=1.4, label=label, **look)
+        return None
+    steps = np.linspace(low, high, PLACES)
+    values = np.array([np.interp(steps, series.step, line) for series, line in zip(found, lines, strict=True)])
     axes.plot(steps, values.mean(0), linewidth=1.4, label=label, **look)
     if len(found) < 3:
         return None

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from mow_jax.report import sweeps
 from mow_jax.report.data import Run, Series
 from mow_jax.report.plotting import (
     EVALUATION,
@@ -61,13 +62,13 @@ def returns_compare(run: Run) -> bool:
 
 
 def _evaluations(run: Run, kind: str, task: str) -> np.ndarray:
-    """[N, 2] agent steps and mean of `kind`: evaluations during training, then the one in results.json; of returns
-    none where they do not compare."""
+    """[N, 2] agent steps and mean of `kind`: evaluations during training, then the one in results.json, where it is by
+    the same kind of actions; of returns none where they do not compare."""
     if kind == "return" and not returns_compare(run):
         return np.empty((0, 2))
     series = run.metrics.get(f"evaluation/{task}/{kind}")
     points = {} if series is None else dict(zip(series.step, series.value, strict=True))
-    results = run.results or {"tasks": {}}
+    results = sweeps.at_end(run) or {"tasks": {}}
     entry = results["tasks"].get(task)
     measured = (entry or {}).get("returns" if kind == "return" else kind)
     if measured and results.get("step") is not None:

@@ -270,6 +270,8 @@ def _results(path: Path) -> dict:
     _numbers(path, "aggregate", aggregate, ("mean", "median", "iqm"))
     if not _is_list(aggregate.get("interval") or []):
         raise _damaged(path, "'interval' is not a pair of numbers")
+    if any(entry["success"] and entry["normalised"] is not None for entry in tasks.values()):  # in older files
+        aggregate |= {"iqm": None, "interval": None}
     for name, entry in diagnostics.items():
         _numbers(path, name, entry, KNOWN)
         bins = entry["termination_bins"] = entry.get("termination_bins") or []

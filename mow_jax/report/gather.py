@@ -6,6 +6,7 @@ In: folders of runs or of sweeps. Out: Groups. Called by compare.
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,10 @@ def read(places: list[str], actions: str = "") -> Groups:
             found[folder.resolve()] = [data.read(str(folder))]
             continue
         plan = _plan(folder, actions)
-        place = lambda path, plan=plan: (_place(plan, path.parent.parent.name), path)
+        place = lambda path, plan=plan: (_place(plan, path.parent.parent.name), path.parent.parent, *_seed(path))
         paths = sorted(folder.glob("*/*/metrics.jsonl"), key=place)
         first = [(folder / name).resolve() for name in plan[:1] if paths]
-        paths = paths or sorted(path for path in folder.glob("*/metrics.jsonl") if path.parent.name.isdecimal())
+        paths = paths or sorted((p for p in folder.glob("*/metrics.jsonl") if p.parent.name.isdecimal()), key=_seed)
         if not paths:
             raise BadInput(
                 f"{str(folder)!r} holds no run, and no DIR/VARIANT/SEED of a sweep: give folders of runs, of sweeps, or"
@@ -126,6 +127,12 @@ def _plan(folder: Path, actions: str) -> list[str]:
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             continue
     return []
+
+
+def _seed(path: Path) -> tuple[int, str]:
+    """What orders the seeds of a variant: 2 before 10, then what is no number."""
+    name = path.parent.name
+    return (int(name), "") if name.isdecimal() else (sys.maxsize, name)
 
 
 def _place(plan: list[str], name: str) -> int:

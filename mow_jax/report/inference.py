@@ -17,6 +17,11 @@ from mow_jax.report.scores import TRIM
 DRAWS = 1000  # of the bootstrap
 ENOUGH = 10  # runs: with fewer a bootstrap's 95% interval leaves out the truth far more often than 5 times in 100
 LEVEL = 0.05
+FEW = 5  # runs: fewer against more have a spread that is small by chance too often
+UNEQUAL = (
+    " Numbers of runs differ, and with so few on one side chance alone shows a difference more often than said: compare"
+    " seeds that all have."
+)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -112,5 +117,7 @@ def against(first: str, pairs: dict[str, tuple[np.ndarray, np.ndarray] | None]) 
     survive = [name for name, survives in zip(several, kept, strict=True) if survives]
     count = f"{len(several)} comparison{'s' * (len(several) > 1)} with {first} (difference of run means, Welch)"
     verdict = f"these differ from it: {', '.join(survive)}" if survive else "none shows a difference"
-    untested = f" Runs without any spread on either side, so not tested: {', '.join(alike)}." * bool(alike)
-    return cells, f"{count}; corrected for their number (Holm, 5%), {verdict}.{untested}"
+    more = f" Runs without any spread on either side, so not tested: {', '.join(alike)}." * bool(alike)
+    counts = {len(runs) for name in several for runs in given[name]}
+    more += UNEQUAL * (len(counts) > 1 and min(counts) < FEW)
+    return cells, f"{count}; corrected for their number (Holm, 5%), {verdict}.{more}"

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from mow_jax.report import sweeps
 from mow_jax.report.data import Run
 from mow_jax.report.plotting import COLOURS, FAINT, compact, picture, short
 
@@ -44,13 +45,14 @@ def curves(run: Run, path: Path) -> bool:
 
 
 def _points(run: Run, name: str, task: str) -> np.ndarray:
-    """[N, 2] agent steps and value: evaluations during training, then the one in results.json."""
+    """[N, 2] agent steps and value: evaluations during training, then the one in results.json, where it is by the same
+    kind of actions."""
     series = run.metrics.get(f"evaluation/{task}/{name}")
     points = {} if series is None else dict(zip(series.step, series.value, strict=True))
-    entry = run.results["diagnostics"].get(task, {}) if run.results else {}
-    last = entry.get(CURVES[name][0])
-    if run.results and run.results["step"] is not None and last is not None:
-        points[float(run.results["step"])] = last
+    results = sweeps.at_end(run) or {"diagnostics": {}, "step": None}
+    last = results["diagnostics"].get(task, {}).get(CURVES[name][0])
+    if results["step"] is not None and last is not None:
+        points[float(results["step"])] = last
     return np.array(sorted(points.items())).reshape(-1, 2)
 
 

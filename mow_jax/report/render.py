@@ -88,7 +88,7 @@ def _quiet(text: str) -> str:
 
 
 def _markdown_table(table: Table) -> str:
-    lines = [table.columns, ["---", *["--:"] * (len(table.columns) - 1)]]
+    lines = [list(map(_quiet, table.columns)), ["---", *["--:"] * (len(table.columns) - 1)]]
     lines += [list(map(_quiet, row)) for row in table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -57,27 +57,27 @@ def success_text(result: dict) -> str:
     return text if random is None else f"{text}, random {random:.0%}"
 
 
-def aggregate(normalised: dict[str, list[float]]) -> dict:
+def aggregate(normalised: dict[str, list[float]], successes: bool = False) -> dict:
     """Mean, median, IQM and its interval of normalised runs, {task: [one value a run, ...]}.
 
     Mean and median are over the tasks' means; the IQM pools all runs; the interval is the 95% stratified bootstrap of
-    the IQM (Agarwal et al. 2021), None where no task has two runs to draw from. Tasks without runs are left out; with
-    none left every value is None.
+    the IQM (Agarwal et al. 2021), None of single runs. Tasks without runs are left out; with none left every value is
+    None. So are IQM and interval where tasks have unequal numbers of runs, as one with many would count for many, and
+    of successes, as of pooled 0 and 1 that mean says 1 from three quarters on.
     """
     runs = [np.asarray(values, np.float64) for values in normalised.values() if len(values)]
     if not runs:
         return {"mean": None, "median": None, "iqm": None, "interval": None}
     means = [values.mean() for values in runs]
-    return {
-        "mean": float(np.mean(means)),
-        "median": float(np.median(means)),
-        "iqm": float(trim_mean(np.concatenate(runs), TRIM)),
-        "interval": _interval(runs) if any(len(values) > 1 for values in runs) else None,
-    }
+    total = {"mean": float(np.mean(means)), "median": float(np.median(means)), "iqm": None, "interval": None}
+    if successes or len({len(values) for values in runs}) > 1:
+        return total
+    interval = _interval(np.stack(runs)) if len(runs[0]) > 1 else None
+    return total | {"iqm": float(trim_mean(np.concatenate(runs), TRIM)), "interval": interval}
 
 
-def _interval(runs: list[np.ndarray]) -> list[float]:
-    """[low, high]: runs are drawn again with replacement inside each task, so every task keeps its weight."""
+def _interval(runs: np.ndarray) -> list[float]:
+    """[low, high] of runs [tasks, runs], drawn again with replacement inside each task."""
     random = np.random.default_rng(0)
     draws = [values[random.integers(len(values), size=(DRAWS, len(values)))] for values in runs]
     return np.percentile(trim_mean(np.concatenate(draws, axis=1), TRIM, axis=1), [2.5, 97.5]).tolist()

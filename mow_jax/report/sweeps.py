@@ -1,9 +1,9 @@
 """table.md of a sweep: every variant with the mean over its seeds and its interval, then every run.
 
 In: entries of a sweep.json, {"variant", "seed", "seconds", "actions", "tasks": {name: normalised score}}, and where
-they are known "step", "episodes", "parameters", "active" (of them for one task), "core_seconds", and of the sweep's
-plan the "place" of the variant and the "first" one. Out: Markdown. Called by sweep; `left_out`, `scored_by`, `unlike`,
-`in_order` and `reference` by what sets runs side by side, too.
+they are known "step", "commit", "episodes", "parameters", "active" (of them for one task), "core_seconds", and of the
+sweep's plan the "place" of the variant and the "first" one. Out: Markdown. Called by sweep; `left_out`, `scored_by`,
+`unlike`, `in_order` and `reference` by what sets runs side by side, too.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     where = (
         f"leaves out {', '.join(apart)}: not in every run" if len(apart) < len(tasks) else "too: none is in every run"
     )
-    note = f"Means here are over a variant's own tasks; figure.png {where}.\n\n"
+    note = f"Means here are over a variant's own tasks; figure.png {where}."
+    note += " Differences are over the tasks that both have." * any(pairs.values()) + "\n\n"
     below = [f"{verdict}\n\n"] * bool(verdict) + [note] * bool(apart) + [f"{DIFFERENT}\n\n"] * bool(apart_by)
     below += [f"{sentence}\n\n" for sentence in unlike(runs)]
     return f"{markdown(summary)}\n{''.join(below)}{markdown(rows)}"
@@ -99,6 +100,12 @@ def configured(run: data.Run) -> str:
     return str(((run.config or {}).get("evaluation") or {}).get("actions", "–"))
 
 
+def at_end(run: data.Run) -> dict[str, Any] | None:
+    """The run's results where they go on what it measured while it trained: by the same kind of actions."""
+    kinds = {actions(run.results), configured(run)} - {"–"} if run.results else set()
+    return run.results if len(kinds) < 2 else None
+
+
 def by_actions(run: data.Run, kind: str) -> data.Run:
     """The run with its results by this kind of actions (RUN/KIND where its own are of another); without, if none are
     there, which `missing` then says."""
@@ -122,8 +129,8 @@ def scored_by(runs: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def unlike(runs: list[dict[str, Any]]) -> list[str]:
-    """A sentence each where runs were scored by different numbers of episodes, or learned for different numbers of
-    steps (as --minutes ends them)."""
+    """A sentence each where runs were scored by different numbers of episodes, learned for different numbers of steps
+    (as --minutes ends them), or are of different commits."""
     said = []
     if len(played := sorted({run["episodes"] for run in runs if run.get("episodes")})) > 1:
         said.append(f"Runs were scored by {' or '.join(map(str, played))} episodes a task, not all by as many.")
@@ -134,6 +141,10 @@ def unlike(runs: list[dict[str, Any]]) -> list[str]:
             f"Runs have not all learned for as many agent steps a task, {each}: what differs may be the steps', not the"
             " variants'."
         )
+    if len({run["commit"] for run in runs if run.get("commit")}) > 1:
+        made = {name: [run.get("commit") for run in runs if run["variant"] == name] for name in _variants(runs)}
+        each = ", ".join(f"{name} {' or '.join(dict.fromkeys(map(str, found)))}" for name, found in made.items())
+        said.append(f"Runs are not all of one commit, {each}: what differs may be the code's, not the variants'.")
     return said
 
 
