@@ -1,6 +1,6 @@
 """What the host does for an update: windows drawn, gathered and dealt out, beside one memcpy of the same bytes.
 
-    python benchmarks/host.py [--config=experiments/atari26.py] [--rows=400] [--rounds=15] [--output=FILE]
+    python benchmarks/host.py [--config=experiments/atari26.py] [--rows=400] [--rounds=15] [--devices=1] [--output=FILE]
     python benchmarks/host.py --trace=WORKDIR/profile
 
 The replay holds `rows` random rows of every stream, which fit in memory; nothing is learned and no program compiled.
@@ -33,7 +33,7 @@ from mow_jax.learner import Learner
 from mow_jax.types import BadInput
 
 
-def main(config: ConfigDict, rows: int, rounds: int, output: str | None) -> None:
+def main(config: ConfigDict, rows: int, rounds: int, output: str | None, devices: int = 1) -> None:
     """Measures, prints the table, writes the JSON."""
     check(config)
     tasks = throughput.tasks_of(config)
@@ -41,7 +41,9 @@ def main(config: ConfigDict, rows: int, rounds: int, output: str | None) -> None
     longest = max(window.length for window in system.updates["training"].windows.values())
     if rows < longest or rounds < 1:
         raise BadInput(f"--rows={rows} must hold a window of {longest} rows, --rounds={rounds} be at least 1")
-    learner = Learner(system, tasks, jax.local_devices()[:1], seed=config.seed)
+    if not 1 <= devices <= jax.local_device_count():
+        raise BadInput(f"--devices={devices}: there are {jax.local_device_count()}, choose from 1 to as many")
+    learner = Learner(system, tasks, jax.local_devices()[:devices], seed=config.seed)
     with tempfile.TemporaryDirectory() as directory:
         replay = throughput.filled_replay(config, tasks, Path(directory), rows)
         windows = lambda update: throughput.sample(learner, replay, update)
@@ -53,6 +55,7 @@ def main(config: ConfigDict, rows: int, rounds: int, output: str | None) -> None
             times["memcpy"].append(seconds(lambda: np.copyto(target, source)))
     record = throughput.made() | {
         "cores": len(os.sched_getaffinity(0)),
+        "devices": devices,
         "bytes": size,
         "seconds": times,
         "ratio": statistics.median(a / b for a, b in zip(*times.values(), strict=True)),
@@ -107,7 +110,8 @@ if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", "experiments/atari26.py", "An experiment file.")
     _ROWS = flags.DEFINE_integer("rows", 400, "Rows of every stream.")
     _ROUNDS = flags.DEFINE_integer("rounds", 15, "Updates' windows, each beside a memcpy.")
+    _DEVICES = flags.DEFINE_integer("devices", 1, "Local devices to deal windows out to.")
     _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
     _TRACE = flags.DEFINE_string("trace", None, "Folder of a trace to read instead.")
-    measure = lambda: main(_CONFIG.value, _ROWS.value, _ROUNDS.value, _OUTPUT.value)
+    measure = lambda: main(_CONFIG.value, _ROWS.value, _ROUNDS.value, _OUTPUT.value, _DEVICES.value)
     command.run(lambda: show_trace(_TRACE.value) if _TRACE.value else measure())

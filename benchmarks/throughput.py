@@ -213,7 +213,10 @@ def filled_replay(config: ConfigDict, tasks: list[Task], directory: Path, rows: 
 def sample(learner: Learner, replay: Replay, update: int) -> tuple[Batch, ...]:
     """An update's windows, on the device, as run.py draws them."""
     drawn = learner.system.updates["training"].windows.items()
-    return tuple(learner.deal(replay.sample(window.batch, window.length, update, name)) for name, window in drawn)
+    gather = lambda name, window: replay.gather(
+        replay.indices(window.batch, window.length, update, name), window.length, learner.order
+    )
+    return tuple(learner.put(gather(name, window)) for name, window in drawn)
 
 
 def matrix_product(dtype: Any) -> tuple[Callable, int]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from mow_jax.episodes import Books, Episode
 from mow_jax.seeding import generator
@@ -34,11 +35,12 @@ def random_actions(draw: np.random.Generator, tasks: list[Task], envs: int) -> n
     return np.stack([draw.uniform(-1, 1, (envs, mask.size)) * mask for mask in masks]).astype(np.float32)
 
 
-def warm_up_actions(seed: int, joint: int, tasks: list[Task], envs: int, hold: bool) -> np.ndarray:
-    """Random actions [K, E, ...] of joint step `joint`: drawn at every step or, with `hold`, each kept for n steps with
-    a probability ~ 1 / n^2, at most HELD_AT_MOST: steps that undo each other lead nowhere (temporally extended
-    exploration, Dabney et al., arXiv 2006.01782). A function of seed and step alone."""
-    if not hold:
+def warm_up_actions(config: ConfigDict, joint: int, tasks: list[Task]) -> np.ndarray:
+    """Random actions [K, E, ...] of joint step `joint`: drawn at every step or, with `warmup.hold`, each kept for n
+    steps with a probability ~ 1 / n^2, at most HELD_AT_MOST: steps that undo each other lead nowhere (temporally
+    extended exploration, Dabney et al., arXiv 2006.01782). A function of seed and step alone."""
+    seed, envs = config.seed, config.train.envs
+    if not config.warmup.hold:
         return random_actions(generator(seed, "random", joint), tasks, envs)
     block = joint // BLOCK * BLOCK  # at whose first step all is drawn anew, as what is before need not be drawn again
     lengths = generator(seed, "held", block).zipf(2, (joint - block + 1, len(tasks), envs)).clip(max=HELD_AT_MOST)

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import secrets
 import shutil
 import sys
 import threading
@@ -61,7 +62,8 @@ class Checkpoints:
         every part is written. Raises BadInput on a full disk or an unusable directory; earlier checkpoints are then
         untouched.
         """
-        temporary = self._directory / f"{_TEMPORARY}{step}"
+        # A name of its own: over NFS another process may for a while take the folder of an earlier save for this one.
+        temporary = self._directory / f"{_TEMPORARY}{step}-{processes.from_first(secrets.token_hex(4))}"
         with _disk_errors(self._directory):
             with processes.first_alone("checkpoint begun"):
                 if not processes.index():
@@ -92,8 +94,10 @@ class Checkpoints:
         if step is None:
             step = self.newest()
         path = self._path(self._existing(step))
-        with _damage_is_bad_input(path):
+        try:
             manifest = _verify(path, step)
+        except Damaged as error:
+            raise BadInput(f"checkpoint {path} is damaged ({error}); choose another step") from error
         _check_arrays(path, manifest, like)
         return step, _read_arrays(path, like), [_read_part(path, index) for index in range(manifest["processes"])]
 
@@ -198,7 +202,9 @@ def _write_part(directory: Path, index: int, host: dict) -> str:
 
 
 def _write_manifest(directory: Path, step: int, leaves: dict[str, np.ndarray], parts: list[str]) -> None:
-    """Names every file of a checkpoint that is otherwise complete."""
+    """Names every file of a checkpoint that is otherwise complete. Raises OSError where a part of it is not there."""
+    for name in _part_names(len(parts)):
+        (directory / name).stat()
     files = [path for path in directory.rglob("*") if path.is_file()]
     manifest = {
         "format": FORMAT,
@@ -212,6 +218,10 @@ def _write_manifest(directory: Path, step: int, leaves: dict[str, np.ndarray], p
     (directory / "manifest.json").write_text(json.dumps(manifest | {"check": _check(manifest)}, indent=1))
     for path in (*directory.rglob("*"), directory):
         fsync(path)
+
+
+def _part_names(count: int) -> list[str]:
+    return [f"host-{index}.{kind}" for index in range(count) for kind in ("json", "npz")]
 
 
 def _reserve(directory: Path, arrays: Sequence[np.ndarray]) -> None:
@@ -242,6 +252,8 @@ def _verify(path: Path, step: int) -> dict:
         raise Damaged("manifest.json is not what was written")
     if manifest.get("format", 1) > FORMAT:
         raise BadInput(f"checkpoint {path} was written by mow_jax {manifest.get('version')}, a later version: update")
+    if lacking := [name for name in _part_names(manifest["processes"]) if name not in manifest["files"]]:
+        raise Damaged(f"{lacking[0]} was never there")
     for name, written in manifest["files"].items():
         with _reading(path, name):
             found = _signature(path / name)
@@ -382,11 +394,3 @@ def _disk_errors(directory: Path) -> Iterator[None]:
         else:
             raise
         raise BadInput(message) from error
-
-
-@contextlib.contextmanager
-def _damage_is_bad_input(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Damaged as error:
-        raise BadInput(f"checkpoint {path} is damaged ({error}); choose another step") from error

@@ -37,6 +37,7 @@ class Learner:
         # One device takes all tasks as they stand: `leaf[None]` is a view where `leaf[places]` would be a copy.
         as_they_stand = np.array_equal(self._places, np.arange(len(self.mine))[None])
         self._deal = None if as_they_stand else self._places
+        self.order = self._places.ravel()  # of tasks, as `put` takes them; padded with one that is there
         mask = np.array([task.action_mask for task in tasks], bool)
         self._sharding = NamedSharding(Mesh(np.array(self.devices), ("device",)), PartitionSpec("device"))
         self._shard = self._put(Shard(slots.astype(np.int32), self._valid.astype(np.float32), mask[slots], seed=None))
@@ -153,6 +154,10 @@ class Learner:
         """Arrays [K, ...] dealt out to the devices as [devices, K', ...]. Nobody may change them from then on: devices
         read them late, and CPUs may go on using the very memory."""
         return self._put(jax.tree.map(lambda leaf: leaf[self._deal], tree))
+
+    def put(self, tree: Any) -> Any:
+        """As `deal`, of arrays [devices * K', ...] that have `order` already: of views, where `deal` would copy."""
+        return self._put(jax.tree.map(lambda leaf: leaf.reshape(*self._places.shape, *leaf.shape[1:]), tree))
 
     def same(self, value: Any) -> jax.Array:
         """One value for all devices, [devices, ...]."""

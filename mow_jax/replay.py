@@ -137,21 +137,23 @@ class Replay:
         """Rows [*lead, ...] of zeros, read-only."""
         return self._empty(lead)
 
-    def gather(self, indices: np.ndarray, length: int) -> Batch:
-        """Copies windows of `length` rows at `indices` [K, B, 2] (environment, start row): a Batch [K, B, T, ...]."""
+    def gather(self, indices: np.ndarray, length: int, order: np.ndarray | None = None) -> Batch:
+        """Copies windows of `length` rows at `indices` [K, B, 2] (environment, start row): a Batch [K, B, T, ...], or
+        [S, B, T, ...] of the tasks `order` [S], some of which may come twice."""
         if indices[..., 1].min() < 0 or indices[..., 1].max() + length > self.rows:
             raise IndexError(f"windows of {length} rows must lie within the {self.rows} rows stored")
-        shape = (*indices.shape[:2], length)
+        order = np.arange(len(indices)) if order is None else order
+        shape = (len(order), indices.shape[1], length)
         pixels = self._memory.empty((*shape, self._pixels))
         rest = np.empty((*shape, self._rest.itemsize), np.uint8)
 
-        def read(task: int) -> None:
-            streams = self._streams[task * self._envs : (task + 1) * self._envs]
-            for window, (env, start) in enumerate(indices[task].tolist()):
-                streams[env].read(start, pixels[task, window], rest[task, window])
+        def read(place: int) -> None:
+            first = order[place] * self._envs
+            for window, (env, start) in enumerate(indices[order[place]].tolist()):
+                self._streams[first + env].read(start, pixels[place, window], rest[place, window])
 
         run = self._threads.map if pixels.nbytes > PARALLEL else map
-        list(run(read, range(len(indices))))
+        list(run(read, range(len(order))))
         fields = rest.view(self._rest)[..., 0]
         extras = {name: fields[EXTRA + name].copy() for name in self._extras}
         pictures = pixels.view(self._seen).reshape(*shape, *self._shape)
@@ -177,8 +179,9 @@ class Replay:
         self.rows, known = state["rows"], state.get("sums", {})
         sums = [known.get(name, [{}] * self._envs)[env] for name in self._tasks for env in range(self._envs)]
         with _usable(self._directory):
-            for stream, saved in zip(self._streams, sums, strict=True):
-                stream.restore(self.rows, self.oldest(), saved)
+            list(
+                self._threads.map(lambda one, saved: one.restore(self.rows, self.oldest(), saved), self._streams, sums)
+            )
         self._restored = True
 
     def sync(self) -> None:

@@ -111,7 +111,7 @@ class Run:
             indices = self.replay.newest(window.length)
         if self._mirror:
             return self._mirror.gather(indices, window.length)
-        return self.learner.deal(self.replay.gather(indices, window.length))
+        return self.learner.put(self.replay.gather(indices, window.length, self.learner.order))
 
     def draw(self, name: str) -> None:
         """Draws the windows of update `name` and keeps them for it; early, while the devices still work on another."""

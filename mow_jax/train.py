@@ -48,8 +48,7 @@ def collect(run: Run) -> None:
     meanwhile; either way the order of everything is fixed."""
     extras: dict[str, np.ndarray] = {}
     if run.at.joint < run.plan.warmup_joint:
-        rest = run.tasks, run.config.train.envs, run.config.warmup.hold
-        action = warm_up_actions(run.config.seed, run.at.joint, *rest)[run.learner.mine]
+        action = warm_up_actions(run.config, run.at.joint, run.tasks)[run.learner.mine]
     else:
         seen = (run.actors.observation, run.actors.is_first, run.at.joint)
         action, extras, run.acting = run.learner.act(run.acting, *seen, explore=True)
@@ -120,6 +119,7 @@ def warm_up(run: Run, progress: logs.Progress) -> None:
             run.save()
             last_save = time.monotonic()
     if run.system.after_warmup:
+        run.save()  # what follows may compile for long, and hears no signal
         run.system.after_warmup(run.learner, run.replay, run.directory)
     run.at.warm = True
     run.save()

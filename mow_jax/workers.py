@@ -25,6 +25,8 @@ from mow_jax.envs.foreign import EnvironmentFailed
 from mow_jax.types import BadInput, Task
 
 EXIT_SECONDS = 5.0  # for a process that has closed its pipe to end by itself and show its own exit status
+# Of numpy, scipy and OpenCV each would start as many threads as the machine has cores, in every worker, for no work.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Lost(Exception):
@@ -86,7 +88,7 @@ class Worker:
                 [sys.executable, "-P", "-c", code],
                 stdin=subprocess.DEVNULL,
                 pass_fds=numbers[:2],
-                env={**os.environ, "PYTHONPATH": path},
+                env={**ONE_THREAD, **os.environ, "PYTHONPATH": path},
             )
 
     def send(self, command: str, *arguments: Any) -> None:
@@ -118,10 +120,15 @@ class Worker:
         return f"exit status {status}" + (f" ({signal.strsignal(-status)})" if status < 0 else "")
 
     def kill(self) -> None:
-        """End the process."""
+        """End the process. One that a driver or a disk holds does not end, and is left behind."""
         self.process.kill()
         self._pipe.close()
-        self.process.wait()
+        try:
+            self.process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            print(
+                f"environment worker {self.process.pid} cannot be ended: it is left behind", file=sys.stderr, flush=True
+            )
 
 
 @contextlib.contextmanager

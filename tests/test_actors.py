@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from mow_jax import actors as rules
 from mow_jax import workers as module
@@ -83,15 +84,17 @@ def test_the_return_of_an_episode_is_of_raw_rewards_where_learning_sees_clipped_
 @pytest.mark.parametrize("envs", [1, 3])
 def test_a_random_action_is_held_for_a_while_and_depends_on_seed_and_step_alone(envs: int):
     tasks, steps = resolve("toy", TOYS, SETTINGS), 600
-    played = np.stack([warm_up_actions(5, joint, tasks, envs, True) for joint in range(steps)])
-    np.testing.assert_array_equal(played[77], warm_up_actions(5, 77, tasks, envs, True))
+    of = lambda seed, hold: ConfigDict({"seed": seed, "train": {"envs": envs}, "warmup": {"hold": hold}})
+    play = lambda *given: np.stack([warm_up_actions(of(*given), joint, tasks) for joint in range(steps)])
+    played = play(5, True)
+    np.testing.assert_array_equal(played[77], warm_up_actions(of(5, True), 77, tasks))
     assert all(set(np.unique(played[:, k])) == set(np.flatnonzero(task.action_mask)) for k, task in enumerate(tasks))
     changes = played[1:] != played[:-1]
     runs = np.diff(np.flatnonzero(np.r_[True, changes[:, 0, 0], True]))
     assert runs.max() > 10 and (runs <= 2).mean() > 0.3
-    anew = np.stack([warm_up_actions(5, joint, tasks, envs, False) for joint in range(steps)])
+    anew = play(5, False)
     assert changes.mean() < 0.75 * (anew[1:] != anew[:-1]).mean()
-    assert np.any(played != np.stack([warm_up_actions(6, joint, tasks, envs, True) for joint in range(steps)]))
+    assert np.any(played != play(6, True))
 
 
 def assert_same(left: list[Batch], right: list[Batch]) -> None:
@@ -485,6 +488,19 @@ time.sleep(60)
 """
 
 
+def test_a_worker_that_cannot_be_ended_is_left_behind(monkeypatch, capsys):
+    environments = Actors(resolve("toy", ("catch",), SETTINGS), SETTINGS, envs=1, seed=SEED, name=NAME, workers=1)
+    monkeypatch.setattr(module, "EXIT_SECONDS", 0.01)
+    process = environments.workers[0].process
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "kill", lambda: None)  # as with a driver that holds it
+        os.kill(process.pid, signal.SIGSTOP)
+        environments.close()
+    assert f"worker {process.pid} cannot be ended" in capsys.readouterr().err
+    process.kill()
+    process.wait()
+
+
 def test_workers_have_no_jax_outlive_ctrl_c_and_end_with_their_caller(tmp_path):
     (tmp_path / "caller.py").write_text(CALLER)
     caller = subprocess.Popen(
@@ -500,6 +516,7 @@ def test_workers_have_no_jax_outlive_ctrl_c_and_end_with_their_caller(tmp_path):
         assert len(workers) == 2
         assert "jaxlib" in Path(f"/proc/{caller.pid}/maps").read_text()
         assert not any("jaxlib" in Path(f"/proc/{pid}/maps").read_text() for pid in workers)
+        assert [len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in workers] == [1, 1], "threads for nothing"
         for pid in workers:
             os.kill(pid, signal.SIGINT)
             os.kill(pid, signal.SIGTERM)

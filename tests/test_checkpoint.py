@@ -56,8 +56,8 @@ def assert_same(left: Any, right: Any) -> None:
         assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
 
 
-def make_checkpoints(directory: Path, *steps: int, keep: int = 5) -> Checkpoints:
-    checkpoints = Checkpoints(directory, keep=keep)
+def make_checkpoints(directory: Path, *steps: int) -> Checkpoints:
+    checkpoints = Checkpoints(directory, keep=5)
     for step in steps:
         checkpoints.save(step, make_state(step), make_host(step))
     return checkpoints
@@ -195,6 +195,19 @@ def test_newest_and_milestones_are_kept_and_a_step_can_be_saved_again(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4", "5"]
     _, arrays, [host] = checkpoints.load(None, make_state(0))
     assert_same((arrays, host), (make_state(55), {"second": True}))
+
+
+def test_a_checkpoint_without_the_part_of_a_process_is_not_published_and_not_valid(tmp_path, monkeypatch, capsys):
+    checkpoints = make_checkpoints(tmp_path, 4)
+    one = checkpoint.processes.gather
+    monkeypatch.setattr(checkpoint.processes, "gather", lambda value: one(value) * 2)  # the other's is nowhere
+    with pytest.raises(BadInput, match=r"cannot write checkpoints in .*host-1.json"):
+        checkpoints.save(5, make_state(5), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["4"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_part_names", lambda count: [])
+        checkpoints.save(5, make_state(5), {})
+    assert checkpoints.newest() == 4 and "5 is damaged (host-1.json was never there)" in capsys.readouterr().err
 
 
 def test_recover_after_a_kill_at_any_point_of_a_save(tmp_path):

@@ -87,7 +87,7 @@ def test_bad_settings_are_named(name, changes, message):
 def test_what_cannot_draw_is_named(variables, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    metaworld._fault.cache_clear()
+    metaworld._trial.cache_clear()
     settings = settings_of()
     (task,) = envs.resolve("metaworld", ("reach-v3",), settings)
     with pytest.raises(BadInput) as refusal:
@@ -95,7 +95,7 @@ def test_what_cannot_draw_is_named(variables, monkeypatch):
     message = str(refusal.value)
     assert f"MUJOCO_GL={variables['MUJOCO_GL']} (" in message and ("unset" in message or "libosmesa6" in message)
     assert "\n" not in message
-    metaworld._fault.cache_clear()
+    metaworld._trial.cache_clear()
 
 
 def test_training_shuffles_the_goals_and_misses_none_evaluation_takes_them_in_order():

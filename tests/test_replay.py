@@ -66,6 +66,11 @@ def test_windows_are_what_was_appended(tmp_path, monkeypatch, discrete, parallel
             expected = np.stack([field[stored - length : stored, :, env] for env in (1, 0, 1)])  # [B, T, K, ...]
             np.testing.assert_array_equal(got, np.moveaxis(expected, 2, 0))
             assert got.dtype == field.dtype and got.flags.c_contiguous and got.flags.writeable
+    order = np.array([2, 0, 0, 1])
+    dealt = replay.gather(np.array([[[0, 1]], [[1, 0]], [[1, 3]]], np.int32), 2, order)
+    for got, field in zip(dealt[:5], rows[:5], strict=True):
+        expected = [field[start : start + 2, task, env] for task, (env, start) in enumerate([(0, 1), (1, 0), (1, 3)])]
+        np.testing.assert_array_equal(got[:, 0], np.stack(expected)[order])
     with pytest.raises(IndexError):
         replay.gather(np.array([[[0, stored - 1]]] * 3), 2)
     replay.close()

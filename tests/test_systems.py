@@ -380,6 +380,18 @@ def test_each_update_draws_its_own_windows(tmp_path):
     assert np.any(drawn[0].observation != drawn[1].observation)
 
 
+def test_a_run_that_ends_while_tasks_are_grouped_keeps_its_warm_up(tmp_path):
+    for before in (0, 3):
+        with contextlib.closing(Run(settings(steps=24), tmp_path, [])) as run:
+            assert (run.at.update, run.at.warm) == (before, False)
+            run.learner._updates["warmup"] = run.learner._updates["training"]
+            updates = run.system.updates | {"warmup": run.system.updates["training"]}
+            run.system = run.system._replace(updates=updates, after_warmup=lambda *_: 1 / 0)
+            run.plan = run.plan._replace(warmup_updates=3)
+            with pytest.raises(ZeroDivisionError):
+                train.loop(run)
+
+
 @pytest.mark.parametrize("overlap", [True, False])
 def test_learning_that_fails_in_the_last_updates_is_seen_before_the_run_ends(tmp_path, monkeypatch, overlap):
     config = settings(steps=16, overlap=overlap)

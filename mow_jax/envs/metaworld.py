@@ -35,12 +35,16 @@ CHOICES = {
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")  # all tasks have these
 LEAST = {"action_repeat": 1, "horizon": 1, "goals": 1}
 OSMESA = "install OSMesa (Debian: apt-get install libosmesa6)"
-# Draws with what MUJOCO_GL says, and ends before destructors can write or fail.
+ON_CPU = ("llvmpipe", "softpipe", "swrast")  # what OpenGL calls itself then
+# Draws with what MUJOCO_GL says, names what drew, and ends before destructors can write or fail.
 TRIAL = """
 import os
 try:
     import mujoco
-    mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).render()
+    renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8)
+    renderer.render()
+    from OpenGL import GL
+    print((GL.glGetString(GL.GL_RENDERER) or b"").decode(), flush=True)
 except BaseException as error:
     print(" ".join(f"{type(error).__name__}: {error}".split()), flush=True)
     os._exit(1)
@@ -90,6 +94,8 @@ def _choose_renderer() -> None:
         return
     if ctypes.util.find_library("EGL") and not _fault("egl"):
         os.environ["MUJOCO_GL"] = "egl"
+        if any(name in _trial("egl")[1] for name in ON_CPU):
+            print(f"Meta-World renders on the CPU: EGL has no GPU to draw with ({_trial('egl')[1]})", file=sys.stderr)
         return
     os.environ["MUJOCO_GL"] = "osmesa"
     if not _fault("osmesa"):  # else `make` refuses
@@ -106,13 +112,19 @@ def _refuse_renderer(backend: str) -> None:
     raise BadInput(f"MuJoCo cannot render with MUJOCO_GL={backend} ({fault}): {', '.join(remedies)}")
 
 
-@functools.cache
 def _fault(backend: str) -> str:
-    """What goes wrong when MuJoCo draws with MUJOCO_GL=`backend`, "" where nothing does: tried in a process of its own,
+    """What goes wrong when MuJoCo draws with MUJOCO_GL=`backend`, "" where nothing does."""
+    status, said = _trial(backend)
+    return (said or f"exit status {status}") if status else ""
+
+
+@functools.cache
+def _trial(backend: str) -> tuple[int, str]:
+    """The exit status of drawing with MUJOCO_GL=`backend`, and what drew or what went wrong: in a process of its own,
     as a renderer that is missing may end it, or leave objects behind that fail once more."""
     environment = {**os.environ, "MUJOCO_GL": backend}
     trial = subprocess.run([sys.executable, "-c", TRIAL], env=environment, capture_output=True, text=True, check=False)
-    return trial.stdout.strip() or (f"exit status {trial.returncode}" if trial.returncode else "")
+    return trial.returncode, trial.stdout.strip()
 
 
 class MetaWorld(Replayed):
