@@ -10,9 +10,9 @@ from __future__ import annotations
 import statistics
 import time
 
-import imageio.v3 as imageio
 import numpy as np
 from absl import flags
+from PIL import Image
 
 from mow_jax import build, command, envs, logs
 from mow_jax.config import default
@@ -35,7 +35,7 @@ def main(name: str, rounds: int, frames: int, output: str | None) -> None:
     logs.table("frames per second", ["quality", *(f"round {i + 1}" for i in range(rounds)), "median"], rows)
     print(f"fast is {ratio:.1f} times as fast as full (median of {rounds} rounds)")
     if output:
-        imageio.imwrite(output, np.concatenate(pictures, axis=1).repeat(6, 0).repeat(6, 1))
+        Image.fromarray(np.concatenate(pictures, axis=1).repeat(6, 0).repeat(6, 1)).save(output)
 
 
 def rate(environment: envs.Environment, frames: int) -> float:

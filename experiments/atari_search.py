@@ -28,7 +28,7 @@ PATCHES = APART | {
     "model.activation": "silu",
 }
 SLOW = PATCHES | {"train.ratio": 1.0, "agent.contexts": 16}
-# What each variant changes. Prediction and outcome of every one: results/atari_cpu.
+# What each variant changes. Predictions of all, outcomes of the eight that were run: results/atari_cpu/search.md.
 VARIANTS = {
     "baseline": {},
     "agent_lr": {"optimizer.agent_lr": 1e-3},

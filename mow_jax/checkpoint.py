@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as orbax
 
 import mow_jax
 from mow_jax import processes
-from mow_jax.files import fsync, reserve
+from mow_jax.files import fsync, numbered, reserve
 from mow_jax.types import DISK_FULL, BadInput
 
 FORMAT = 1  # raised when checkpoints come to mean something else to older versions; the first had no number
@@ -52,7 +52,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that look complete, ascending; `load` looks closer."""
-        return [step for step in self._all() if (self._path(step) / "manifest.json").exists()]
+        return [step for step in numbered(self._directory) if (self._path(step) / "manifest.json").exists()]
 
     def save(self, step: int, arrays: Any, host: dict) -> None:
         """Writes a checkpoint and deletes those no longer kept; one of the same step is replaced.
@@ -108,7 +108,7 @@ class Checkpoints:
         Raises FileNotFoundError where no checkpoint ever was, and BadInput where none is valid.
         """
         damaged: dict[int, Damaged] = {}
-        for candidate in reversed(self._all()):
+        for candidate in reversed(numbered(self._directory)):
             try:
                 _verify(self._path(candidate), candidate)
             except Damaged as error:
@@ -135,16 +135,11 @@ class Checkpoints:
             for path in self._directory.glob(f"{pattern}*"):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _all(self) -> list[int]:
-        if not self._directory.is_dir():
-            return []
-        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal() and path.is_dir())
-
     def _path(self, step: int) -> Path:
         return self._directory / str(step)
 
     def _existing(self, step: int) -> int:
-        if step not in self._all():
+        if step not in numbered(self._directory):
             there = ", ".join(map(str, self.steps())) or "none"
             raise BadInput(f"no checkpoint of step {step} in {self._directory}; there are: {there}")
         return step

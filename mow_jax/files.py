@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, whatever ends their writer, for all that others may be reading; space for
-those that grow, certainty that they are on the disk, and how many may be open, used by replay, checkpoint and summary.
+those that grow, certainty that they are on the disk, and how many may be open, used by replay, checkpoint and summary;
+folders named by numbers, as checkpoints are.
 """
 
 from __future__ import annotations
@@ -43,6 +44,14 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def numbered(folder: Path) -> list[int]:
+    """The numbers that name folders in it, ascending; none where it cannot be read."""
+    try:
+        return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+    except OSError:
+        return []
 
 
 def allow_open() -> None:

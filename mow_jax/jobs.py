@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mow_jax import locks
+from mow_jax import files, locks
 
 LONGEST_LINE = 1 << 18  # bytes of a line of metrics.jsonl
 PAUSE = 0.2  # seconds between looks at what runs
@@ -87,11 +87,7 @@ def cores(job: Job) -> set[int]:
 
 def newest(job: Job) -> int:
     """The step of a run's newest checkpoint, -1 without one."""
-    try:
-        found = [int(path.name) for path in (job.directory / "checkpoints").iterdir() if path.name.isdecimal()]
-    except OSError:
-        return -1
-    return max(found, default=-1)
+    return max(files.numbered(job.directory / "checkpoints"), default=-1)
 
 
 def seconds(job: Job) -> float:

@@ -163,6 +163,12 @@ def test_the_ends_of_a_range_are_in_it_or_not_as_written():
             {"clustering.table": '{"tasks": ["catch", "grid"], "cluster": [0, 1], "experts": [[0, 1], [1, 0]]}'},
             ["experts", "(2, 1)"],
         ),
+        ({"clustering.table": "/nowhere/clusters.json"}, ["/nowhere/clusters.json"]),
+        ({"router.mode": "learnt"}, ["learnt", "learned, table"]),
+        ({"suite.image_size": 50}, ["50", "16, 32, 64, 128"]),
+        ({"model.heads": 3}, ["model.heads=3", "16"]),
+        ({"train.steps": 65}, ["65", "64", "66"]),
+        ({"warmup.steps": 4}, ["warmup.steps=4", "16"]),
         ({"train.init_from": "nothing"}, ["nothing", "config.json"]),
         ({"train.steps": 2 * 10**9}, ["replay", "replay.capacity"]),
         ({"warmup.updates": 2**31 - 1}, ["updates", "2147483647", "lower"]),
@@ -176,7 +182,7 @@ def test_the_ends_of_a_range_are_in_it_or_not_as_written():
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_warm_up(changes: dict, parts: list[str], tmp_path):
-    if text := changes.get("clustering.table"):
+    if (text := changes.get("clustering.table", "/")) and not text.startswith("/"):
         (tmp_path / "table.json").write_text(text)
         changes = {"clustering.table": str(tmp_path / "table.json")}
         parts = [*parts, "table.json"]

@@ -3,7 +3,8 @@
 `default(system)` is the system's setting at its paper's scale (26 Atari games; of the M3PO-style system Meta-World's 50
 tasks); experiment files change it; `check()` refuses what cannot work. What lies below `build` and the systems' own
 build and warm-up (docs/design.md) never sees the ConfigDict and takes plain keyword arguments. A system's file has
-`add(config)`, `check(config)`, CHOICES, RANGES, BEFORE and LOCKED, and may have `effective(config, tasks)` and RENAMED.
+`add(config)`, `check(config)`, CHOICES, RANGES, BEFORE and LOCKED, and may have `check_new(config)`, `effective(config,
+tasks)` and RENAMED.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mow_jax import locks
+from mow_jax import files, locks
 from mow_jax.report.scores import is_number
 from mow_jax.types import BadInput
 
@@ -140,7 +140,7 @@ def is_over(run: Run) -> bool:
     step = run.results["step"]
     if step == (run.config or {}).get("train", {}).get("steps"):
         return True
-    saved = [int(path.name) for path in run.directory.glob("checkpoints/*") if path.name.isdecimal()]
+    saved = files.numbered(run.directory / "checkpoints")
     return not locks.taken(run.directory) and not any(step is None or later > step for later in saved)
 
 

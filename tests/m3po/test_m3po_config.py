@@ -177,7 +177,7 @@ def test_what_cannot_work_is_refused_by_name(changes: dict, words: str):
 
 
 def test_tasks_that_cannot_be_planned_for_are_refused():
-    with pytest.raises(BadInput, match="task0 has discrete actions"):
+    with pytest.raises(BadInput, match="task0 has discrete actions.*m3po plans with continuous"):
         agent(settings(), tasks(1, discrete=True))
     with pytest.raises(BadInput, match="nothing would tell 2 tasks apart"):
         agent(settings(model=dict(embedding=0)), tasks(2))

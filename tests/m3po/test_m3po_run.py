@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from processes import TINY, acted, assert_same_run, finished, kill_when, metrics, refused, replay_files, run, train
+from processes import TINY, acted, assert_same_run, finished, kill_when, metrics, replay_files, run, train
 
 import mow_jax
 from mow_jax import load, play
@@ -141,25 +141,6 @@ def test_it_learns_from_pictures_too(tmp_path):
     output = train(tmp_path / "run", *pixels, config=CONFIG)
     assert "pictures" in output and (tmp_path / "run" / "frames.npz").exists()
     assert "episodes/" in (tmp_path / "run" / "report" / "report.md").read_text()
-
-
-REFUSED = {
-    "discrete": (["--config.suite.tasks=('catch',)"], ["catch has discrete actions", "m3po plans with continuous"]),
-    "key of others": (["--config.router.active=1"], ["router"]),
-    "bonus alone": (["--config.fresh.weight=0.0"], ["bonus.kind='reward' with fresh.weight=0"]),
-    "nobody": (["--config.fresh.share=0.1"], ["fresh.share=0.1 of train.envs=2 leaves no environment"]),
-    "overlap": (["--config.train.overlap=True"], ["train.overlap=True"]),
-    "windows": (["--config.batch.horizon=12"], ["warmup.steps=24", "raise warmup.steps to 26", "batch.horizon"]),
-    "observation": (["--config.suite.observation=numbers"], ["suite.observation='numbers'", "pixels, state"]),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_work_is_one_message(case: str, tmp_path):
-    overrides, parts = REFUSED[case]
-    output = refused("train", f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", *overrides)
-    assert all(part in output for part in parts), output
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_resumed_run_keeps_what_it_sees(whole, tmp_path):

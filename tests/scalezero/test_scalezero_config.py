@@ -14,6 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 from processes import ROOT
 
+from mow_jax import config as common
 from mow_jax.build import plan
 from mow_jax.config import default
 from mow_jax.config import scalezero as config
@@ -102,6 +103,7 @@ def test_weights_are_carried_over_as_they_were_used_at_any_stage(stage: int):
     ("changes", "words"),
     [
         (dict(search=dict(context=10)), "search.context=10"),
+        (dict(search=dict(method="mcts")), "search.method='mcts' is not allowed: use one of puct, gumbel"),
         (dict(model=dict(heads=5)), "model.heads=5"),
         (dict(model=dict(active=9)), "model.active=9"),
         (dict(model=dict(patch=7)), "model.patch=7"),
@@ -112,7 +114,7 @@ def test_weights_are_carried_over_as_they_were_used_at_any_stage(stage: int):
 )
 def test_what_cannot_work_is_refused_by_name(changes: dict, words: str):
     with pytest.raises(BadInput, match=words):
-        config.check(settings(**changes))
+        common.check(settings(**changes))
 
 
 def test_a_loss_has_the_weights_of_the_paper_and_entropy_is_a_bonus():
@@ -121,7 +123,7 @@ def test_a_loss_has_the_weights_of_the_paper_and_entropy_is_a_bonus():
 
 
 def test_continuous_actions_are_refused():
-    with pytest.raises(BadInput, match="task0 has continuous actions"):
+    with pytest.raises(BadInput, match="task0 has continuous actions.*scalezero searches among"):
         build.agent(settings(), tasks(1, discrete=False))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import TINY, acted, assert_same_run, finished, kill_when, metrics, refused, replay_files, run, train
+from processes import TINY, acted, assert_same_run, finished, kill_when, metrics, replay_files, run, train
 
 from mow_jax import load, play
 
@@ -110,25 +110,6 @@ def test_the_game_is_played_alone(whole):
         views.append(stage.step(None))
     names = [stage.names[action] for action in acted(whole, "grid", len(views), seed=5)]
     assert [view["action"] for view in views] == names
-
-
-REFUSED = {
-    "continuous": (["--config.suite.tasks=('slide',)"], ["slide has continuous actions", "scalezero searches among"]),
-    "key of others": (["--config.router.active=1"], ["router"]),
-    "choice": (["--config.search.method=mcts"], ["search.method='mcts'", "puct, gumbel"]),
-    "range": (["--config.search.simulations=0"], ["search.simulations=0", "[1, 10000]"]),
-    "positions": (["--config.search.context=4"], ["search.context=4", "batch.unroll=4", "at most 3"]),
-    "warm-up": (["--config.warmup.updates=2"], ["warmup.updates=2", "scalezero learns nothing in a warm-up"]),
-    "windows": (["--config.batch.steps=9"], ["warmup.steps=24", "raise warmup.steps to 26", "batch.steps"]),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_work_is_one_message(case: str, tmp_path):
-    overrides, parts = REFUSED[case]
-    output = refused("train", f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", *overrides)
-    assert all(part in output for part in parts), output
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_resumed_run_keeps_its_evaluations_as_stages_depend_on_them(whole, tmp_path):

@@ -13,8 +13,6 @@ import jax.numpy as jnp
 
 from mow_jax.systems.m3po.types import Dream
 
-KINDS = ("none", "clipped", "reward")
-
 
 class Outcome(NamedTuple):
     """What came of steps."""

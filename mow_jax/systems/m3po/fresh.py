@@ -35,7 +35,7 @@ class Trust:
     kl: float  # the policy stops for this round once a minibatch is further than this from what acted; 0: never
     lambda_: float  # of the advantages
     entropy: float
-    bonus: str  # one of bonus.KINDS
+    bonus: str  # one of the CHOICES of bonus.kind
     beta: float  # the bonus's weight at first; falls in a line to 0
     steps: int  # k of the model-based value
 
