@@ -17,7 +17,6 @@ from processes import ROOT
 from mow_jax import config as common
 from mow_jax.build import plan
 from mow_jax.config import default
-from mow_jax.config import scalezero as config
 from mow_jax.systems.scalezero import agent as algorithm
 from mow_jax.systems.scalezero import build, stages
 from mow_jax.types import BadInput, Task
