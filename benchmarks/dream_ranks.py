@@ -25,7 +25,7 @@ from absl import flags
 from scipy import stats
 
 from mow_jax import command, load
-from mow_jax.envs import Environment
+from mow_jax.envs import Environment, atari
 from mow_jax.report import sweeps
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.types import BadInput, Batch, Step
@@ -51,6 +51,7 @@ def main(source: Path, moments: int, apart: int, draws: int, output: str | None)
     agent = throughput.agent_of(player.config, player.tasks)
     if not player.tasks[0].discrete:
         raise BadInput(f"{player.tasks[0].name} has continuous actions: none can be held in place of all others")
+    atari.ANCHOR = apart  # a moment is put back hundreds of times: few steps to play again
     context, horizon = agent.imagination.context, agent.imagination.horizon
     played = [play(player, source, task.name, moments, apart, context, horizon) for task in player.tasks]
     dreamed = dream(player, agent, played, draws)  # [K, M, 1 + A]
@@ -104,7 +105,9 @@ def play(
     """The agent's own play of a task, and what holding each action would have brought at moments of it."""
     mask = np.array(next(task for task in player.tasks if task.name == name).action_mask)
     with contextlib.closing(load.make_env(source, name)) as environment:
-        seed, first, steps, saved = 0, True, [], {}
+        seed, first = 0, True
+        steps: list[tuple[np.ndarray, int, bool, Step]] = []
+        saved: dict[int, dict] = {}
         frame = environment.reset(seed)
         player.reset(name, seed)
         while len(steps) < context + moments * apart + horizon:
@@ -122,7 +125,7 @@ def play(
             [hold(environment, state, a, horizon) if mask[a] else np.nan for a in range(mask.size)]
             for state in saved.values()
         ]
-    upto = lambda part: np.stack([np.stack([steps[t][part] for t in range(m + 1 - context, m + 1)]) for m in saved])
+    upto = lambda part: np.array([[steps[t][part] for t in range(m + 1 - context, m + 1)] for m in saved])
     own = [brought([step[3] for step in steps[m : m + horizon]]) for m in saved]
     return Played(upto(0), upto(1), upto(2), np.array(own), np.array(held))
 
