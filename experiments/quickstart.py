@@ -24,6 +24,5 @@ def get_config():
     config.agent.update(contexts=8, context=4, horizon=8, act_context=8, width=128)
     config.actors.workers = 0
     config.evaluation.update(episodes=2, parallel=2, max_steps=1000)
-    config.checkpoint.every = 512
-    config.log.every = 25
+    config.checkpoint.every, config.log.every = 512, 25
     return config

@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from compiled import quick
 
-from mow_jax.ops import convolution, distributions, returns, routing, twohot
+from mow_jax.ops import convolution, distributions, returns, routing, twohot, updates
 from mow_jax.ops.convolution import downsample, upsample
 from mow_jax.ops.gradients import layer_vectors
 from mow_jax.ops.norm import LayerNorm
@@ -350,3 +351,22 @@ def test_layer_norm_is_flax_s_with_its_gradients(dtype):
         assert a.dtype == b.dtype
         scale = float(jnp.abs(b).max())
         np.testing.assert_allclose(np.float32(a), np.float32(b), atol=scale * (2e-6 if dtype == jnp.float32 else 1e-2))
+
+
+def test_a_gradient_after_long_silence_moves_no_parameter_further_than_the_clip_of_updates():
+    """Adam by itself: (1 - 0.9) / sqrt(1 - 0.999) = 3.16 learning rates; without a clip its own steps to the bit."""
+    silent, loud = jnp.full(3, 1e-9), jnp.array([1.0, 1e-9, -1.0])
+    plain = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(1e-3, eps=1e-12))
+    moved = {}
+    for name, made in (("plain", plain), *((clip, updates.adam(1e-3, 1e-12, 100.0, clip)) for clip in (0.0, 1.0))):
+        state = made.init(silent)
+        named = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+        assert named == [
+            jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(plain.init(silent))
+        ]
+        for _ in range(3000):
+            _, state = made.update(silent, state)
+        moved[name] = np.asarray(made.update(loud, state)[0])
+    np.testing.assert_array_equal(moved[0.0], moved["plain"])
+    np.testing.assert_allclose(moved["plain"] / 1e-3, [-3.16, -1.0, 3.16], atol=0.2)
+    np.testing.assert_allclose(moved[1.0] / 1e-3, [-1.0, -1.0, 1.0], atol=2e-3)

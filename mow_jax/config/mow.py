@@ -60,6 +60,7 @@ def add(config: ConfigDict) -> None:
             world_lr=1e-4,
             world_eps=1e-12,  # harmony divides all gradients by L_k, so that STORM's 1e-8 would damp the small ones
             world_clip=100.0,  # global norm, in the same unit: ten times what harmony's gradients reach
+            world_update_clip=0.0,  # of each parameter, in learning rates; 0: Adam's own bound, 3.2
             router_lr=1e-4,  # faster routers overshoot: all tasks leave an expert at once
             harmony_lr=1e-2,
             agent_lr=3e-5,
@@ -158,6 +159,7 @@ RANGES = {
     "[0, 1e30]": (
         "router.margin router.noise loss.dyn loss.rep loss.free_bits loss.reward loss.continuation loss.task"
         " loss.inverse loss.balance model.posterior_scale model.position_scale agent.entropy"
+        " optimizer.world_update_clip"
     ),
     "(0, 1e30]": (
         "router.tau_start router.tau_end optimizer.world_lr optimizer.world_eps optimizer.world_clip"

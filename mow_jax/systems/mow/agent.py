@@ -40,6 +40,7 @@ class Agent:
     world_lr: float
     world_eps: float
     world_clip: float
+    world_update_clip: float
     router_lr: float
     harmony_lr: float
     agent_lr: float
@@ -50,7 +51,7 @@ class Agent:
     @functools.cached_property
     def world_optimizer(self) -> optax.GradientTransformation:
         """Adam behind the global-norm clip, for all of the world model."""
-        return optax.chain(optax.clip_by_global_norm(self.world_clip), optax.adam(self.world_lr, eps=self.world_eps))
+        return updates.adam(self.world_lr, self.world_eps, self.world_clip, self.world_update_clip)
 
     @functools.cached_property
     def harmony_optimizer(self) -> optax.GradientTransformation:
