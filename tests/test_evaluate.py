@@ -18,7 +18,7 @@ from processes import ROOT, environment
 
 from mow_jax import build, config, diagnostics, evaluate, logs, processes
 from mow_jax.actors import random_actions
-from mow_jax.episodes import Episode
+from mow_jax.episodes import Books, Episode
 from mow_jax.report import data, tables
 from mow_jax.types import BadInput
 
@@ -74,21 +74,69 @@ def test_what_is_known_stands_under_its_own_heads(capsys):
 
 
 class Played:
-    """Environments whose episodes take 2 steps in the first task and 3 in the second."""
+    """Environments whose episodes take 2 steps in the first task and 3 in the second; those of `lost` are lost."""
 
-    def __init__(self, envs: int):
-        self.observation, self.is_first, self._envs, self._step = None, None, envs, 0
+    def __init__(self, envs: int, lost: tuple[int, ...] = ()):
+        self.observation, self.is_first, self._envs, self._step, self._lost = None, None, envs, 0, lost
 
     def step(self, action) -> tuple[None, list[Episode]]:
         self._step += 1
         ended = [task for task, length in enumerate((2, 3)) if not self._step % length]
         index = lambda task: self._step // (2, 3)[task] - 1
         return None, [
-            Episode(task, env, index(task), 1.0, 2, None, False) for task in ended for env in range(self._envs)
+            Episode(task, env, index(task), 1.0, 2, None, False, self._step in self._lost)
+            for task in ended
+            for env in range(self._envs)
         ]
 
     def close(self) -> None:
         pass
+
+
+def test_a_lost_episode_is_no_score_and_draws_are_evaluations_own(monkeypatch):
+    """Those of step 2 are lost: others are played in their place. Nobody explores, and steps count from a number that
+    training does not reach."""
+    settings, asked, named = config.default(), [], []
+    settings.suite.update(name="toy", tasks=("catch", "grid"))
+    settings.evaluation.update(episodes=2, parallel=1, max_steps=7)
+    for name in ("evaluation", "random"):
+        play = lambda config, tasks, parallel, name: named.append(name) or Played(parallel, lost=(2,))
+        monkeypatch.setattr(evaluate, "actors", play)
+        if name == "random":
+            found = evaluate.play_random(settings, build.tasks(settings))
+            assert min(episode.index for episode in found if episode.task == 0) == 1 and len(found) == 40
+            continue
+        act = lambda acting, *seen, explore: asked.append((seen[-1], explore)) or (None, {}, acting)
+        learner = SimpleNamespace(init_acting=lambda envs: 0, act=act)
+        found = evaluate.play(settings, learner, build.tasks(settings), None)
+        assert [(episode.task, episode.index) for episode in found] == [(0, 1), (0, 2), (1, 0), (1, 1)]
+    assert named == ["evaluation", "random"] and not any(explore for _, explore in asked)
+    first = asked[0][0]
+    assert [step for step, _ in asked] == [*range(first, first + len(asked))] and first > 10**6
+
+
+def test_evaluation_plays_by_its_own_settings_and_seeds(monkeypatch):
+    settings, given = config.default(), {}
+    settings.seed = 6
+    settings.suite.update(name="metaworld", tasks=("reach-v3",))
+    settings.evaluation.update(seed=5, max_steps=70)
+    monkeypatch.setattr(evaluate, "Actors", lambda tasks, own, **options: given.update(options, own=own))
+    evaluate.actors(settings, [], 3, "evaluation")
+    assert {key: given[key] for key in ("envs", "seed", "name", "max_steps")} == {
+        **{"envs": 3, "seed": 11, "name": "evaluation", "max_steps": 70},
+    }
+    training = build.env_settings(settings)
+    differing = {key: value for key, value in given["own"].items() if value != training[key]}
+    assert differing == {"goal_order": "ordered", "end_on_success": True}
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+def test_parallel_episodes_are_numbered_apart(envs: int):
+    """Meta-World's goals go by these numbers: each once."""
+    books = Books([("root", env) for env in range(2 * envs)], envs)
+    numbers = lambda later: [number for _, number in books.starts(slice(None), later)]
+    assert numbers(0) == 2 * [*range(envs)] and numbers(1) == 2 * [*range(envs, 2 * envs)]
+    assert len({seed for later in (0, 1) for seed, _ in books.starts(slice(None), later)}) == 4 * envs
 
 
 def test_progress_counts_steps_too(monkeypatch, capsys):
