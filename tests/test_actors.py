@@ -325,7 +325,7 @@ def strike(actors: Actors, number: int, blow: signal.Signals) -> None:
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
 @pytest.mark.parametrize("under_way", [False, True], ids=["between steps", "during a step"])
 def test_a_lost_worker_is_replaced_and_rows_stay_true(blow, under_way, capfd):
-    actors = make_actors(3, timeout=1.5)
+    actors = make_actors(3, timeout=20.0 if blow is signal.SIGKILL else 3.0)  # of the living ones, too
     rows, episodes = steps(actors, 0, 11)
     if under_way:
         actors.send(an_action(TOYS, 11))

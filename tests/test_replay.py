@@ -274,8 +274,9 @@ def test_processes_that_open_a_new_replay_behind_the_first_write_no_layout(tmp_p
     assert {path.name for path in (tmp_path / "replay").iterdir() if path.is_file()} == {"meta.json"}
 
 
-def test_more_chunks_than_the_default_limit_of_open_files(tmp_path):
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+def test_more_chunks_than_the_default_limit_of_open_files(tmp_path, request):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     rows = make_rows(60)
     replay = make_replay(tmp_path / "replay", chunk_rows=1)  # 6 streams x 60 chunks
