@@ -59,7 +59,8 @@ def main(source: Path, moments: int, apart: int, draws: int, output: str | None)
     for task, one, seen in zip(player.tasks, played, dreamed, strict=True):
         said = {"real": one.held, "dreamed": seen[:, 1:], "own": one.own, "dreamed_own": seen[:, 0]}
         known = agreement(one.held, seen[:, 1:])
-        record["tasks"][task.name] = known | {name: values.round(4).tolist() for name, values in said.items()}
+        plain = lambda values: np.where(np.isfinite(values), values.round(4), None).tolist()
+        record["tasks"][task.name] = known | {name: plain(values) for name, values in said.items()}
         number = lambda name, known=known: (
             "–" if known[name] is None else f"{known[name]:.2f} ± {known[name + '_error']:.2f}"
         )
@@ -74,7 +75,7 @@ def main(source: Path, moments: int, apart: int, draws: int, output: str | None)
     ]
     print(sweeps.markdown([columns, *rows]), end="")
     if output:
-        Path(output).write_text(json.dumps(record, allow_nan=True) + "\n")
+        Path(output).write_text(json.dumps(record, allow_nan=False) + "\n")
 
 
 def agreement(real: np.ndarray, dreamed: np.ndarray) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from processes import ROOT, environment
+from processes import ROOT, environment, finished
 from test_report import make_run
 
 from mow_jax import build
@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation_outcomes
 import agree
 import bonus_outcomes
+import dream_ranks
 import gpu_suite
 import host
 import repeats
@@ -492,3 +493,27 @@ def test_a_trace_tells_what_lies_beside_a_program(tmp_path, capsys):
     assert host.beside([gpu, event("fusion", 9, 0, 30), event("windows of warmup", 1, 10, 20)]) == [(0.02, 1.0)]
     with pytest.raises(BadInput, match="holds no trace"):
         host.show_trace(str(tmp_path))
+
+
+def test_the_agreement_of_a_dream_with_the_game_by_hand():
+    """Three moments of three actions and one that the task lacks: right, upside down, and nothing to choose."""
+    gone = [np.nan] * 3
+    real = np.column_stack([[1.0, 1.0, 5.0], [2.0, 2.0, 5.0], gone, [3.0, 3.0, 5.0]])
+    dreamed = np.column_stack([[0.1, 0.3, 0.1], [0.2, 0.2, 0.2], gone, [0.3, 0.1, 0.3]])
+    known = dream_ranks.agreement(real, dreamed)
+    assert known["moments"] == 2 and known["correlation"] == 0.0 and known["correlation_error"] == pytest.approx(1.0)
+    assert known["gain"] == 0.0 and known["gain_error"] == pytest.approx(1.0)
+    blind = dream_ranks.agreement(real, np.zeros_like(real))
+    assert blind["correlation"] == 0.0 and blind["gain"] == 0.0, "what tells nothing apart chooses by lot"
+    assert dream_ranks.agreement(real[2:], dreamed[2:]) == {
+        **{"moments": 0, "correlation": None, "correlation_error": None, "gain": None, "gain_error": None},
+    }
+
+
+@pytest.mark.slow
+def test_dreams_are_set_beside_the_game(tmp_path, capsys):
+    dream_ranks.main(finished(), moments=3, apart=2, draws=1, output=str(tmp_path / "ranks.json"))
+    record = json.loads((tmp_path / "ranks.json").read_text())
+    assert list(record["tasks"]) == ["catch", "grid"] and "rank correlation" in capsys.readouterr().out
+    real, dreamed = (np.array(record["tasks"]["catch"][name], float) for name in ("real", "dreamed"))
+    assert real.shape == dreamed.shape == (3, 5) and (np.isnan(real) == [False] * 3 + [True] * 2).all()
