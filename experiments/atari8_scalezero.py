@@ -2,8 +2,8 @@
 
     python -m mow_jax.train --config=experiments/atari8_scalezero.py --workdir=runs/atari8_scalezero
 
-Hardware: not measured: 248 GB of scratch memory for an update on one device in float32 (--dry_run), so several
-accelerators of 80 GB, which share the tasks; 40 GB of replay on disk.
+Hardware: not measured: 248 GB of scratch memory for an update on one device in float32 (--dry_run, commit 2619ffa), so
+several accelerators of 80 GB, which share the tasks; 41 GB of replay on disk.
 Not yet run at this scale; no score is claimed.
 """
 

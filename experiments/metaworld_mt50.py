@@ -10,7 +10,7 @@ from mow_jax.config import default
 
 
 def get_config():
-    """The paper's setting for MT50."""
+    """MT50 for as many steps as the paper's; what it does not say of the robots is ours (docs/protocol.md)."""
     config = default()
     config.suite.name = "metaworld"
     config.suite.tasks = ("mt50",)

@@ -1,4 +1,4 @@
-"""ScaleZero's keys: their defaults are the released setting for 26 Atari games."""
+"""ScaleZero's keys: their defaults are the setting of the paper's runs for Atari games (docs/scalezero.md)."""
 
 from __future__ import annotations
 
