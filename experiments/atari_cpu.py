@@ -9,7 +9,7 @@ games' agent within 2%, moving averages of critics counted (4% for `:one` withou
 results/atari_cpu: an autoencoder of patches a game, rewards read as their mean and weighted up.
 Hardware: one CPU core, 3 to 4 hours; an agent of one game 1 to 1.6; ":one" 5.
 Measured: the four games, two seeds: 0.99 and 0.74 of a human in the mean, `:one` 0.02, the four agents 0.77, `:others`
-0.002, with loss.inverse and warmup.hold 0.028, one seed each (results/atari_cpu). `make watch` shows the first one's agent.
+0.002, with loss.inverse and warmup.hold 0.028, one seed each (results/atari_cpu). `make watch` shows the first agent.
 """
 
 import runpy

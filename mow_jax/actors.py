@@ -324,7 +324,7 @@ class Actors:
             worker.send("restore", environments[worker.streams])
         for number, worker in enumerate(self.workers):
             try:
-                _wait_for_start(worker)
+                self._compare(worker, _wait_for_start(worker))
             except (Lost, BadInput) as failure:
                 reason = str(failure).strip().splitlines()[-1]
                 text = (
@@ -335,6 +335,14 @@ class Actors:
                 with self._must(worker, "start"):
                     self._started(self._succeed(number))
                 self._show(worker.streams)
+
+    def _compare(self, worker: Worker | Here, told: list[bool]) -> None:
+        """Raises Lost where an environment, played again, is seen to stand elsewhere than when it was saved."""
+        saved = self.observation.reshape(self._frames.shape)
+        for stream, known in zip(range(worker.streams.start, worker.streams.stop), told, strict=True):
+            if known and not np.array_equal(self._frames[stream], saved[stream]):
+                name = self._tasks[stream].name
+                raise Lost(f"{name} played again is seen to be elsewhere: it does not do the same again")
 
     def _begin_next(self) -> None:
         """The next episode in every environment."""
@@ -355,8 +363,8 @@ class Actors:
             self._memory = -1
 
 
-def _wait_for_start(worker: Worker | Here) -> None:
-    worker.receive(START_SECONDS, f"{START_SECONDS:g} seconds to begin episodes, or to play open ones again")
+def _wait_for_start(worker: Worker | Here) -> Any:
+    return worker.receive(START_SECONDS, f"{START_SECONDS:g} seconds to begin episodes, or to play open ones again")
 
 
 def _shares(count: int, workers: int) -> list[slice | None]:

@@ -207,9 +207,13 @@ class Share:
     def state(self) -> list[dict]:
         return [environment.state() for environment in self._environments]
 
-    def restore(self, states: list[dict]) -> None:
-        for environment, state in zip(self._environments, states, strict=True):
-            environment.restore(state)
+    def restore(self, states: list[dict]) -> list[bool]:
+        """Whether each of them has said what is seen of it then, which is in its frame."""
+        told = [environment.restore(state) for environment, state in zip(self._environments, states, strict=True)]
+        for place, seen in enumerate(told):
+            if seen is not None:
+                self._frames[place] = seen
+        return [seen is not None for seen in told]
 
     def close(self) -> None:
         while self._environments:  # each once, though a worker may be ended twice

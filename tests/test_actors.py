@@ -318,6 +318,41 @@ def test_an_episode_that_is_not_the_same_again_is_cut_and_the_next_one_begins(
     assert resumed.deaths == 0 and resumed.state()["tasks"]["wall"]["books"]["length"].tolist() == [2, 2]
 
 
+class Wandering(Fickle):
+    """Played again it is seen `off` further than it was."""
+
+    off = 0
+
+    def reset(self, seed, episode=None):
+        self.begin(seed, episode)
+        self.left = 90
+        return np.full((16, 16, 3), self.left, np.uint8)
+
+    def restore(self, state):
+        super().restore(state)
+        self.left -= self.off
+        return np.full((16, 16, 3), self.left, np.uint8)
+
+
+@pytest.mark.parametrize("off", [0, 1])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_episode_that_is_seen_elsewhere_when_played_again_is_cut(off: int, workers: int, monkeypatch, capfd):
+    monkeypatch.setattr(Wandering, "off", off)
+    monkeypatch.setattr(Wandering, "silent", True)
+    monkeypatch.setattr(module, "make", Wandering)
+    if workers:
+        monkeypatch.setattr(
+            rules, "Worker", lambda streams, frame, memory: rules.Here(streams, rules.mapped(memory, frame)[streams])
+        )
+    actors = make_actors(workers, ("wall",))
+    steps(actors, 0, 9, ("wall",))
+    resumed = make_actors(workers, ("wall",))
+    resumed.restore(actors.state())
+    said = capfd.readouterr().err
+    assert ("wall played again is seen to be elsewhere" in said) == bool(off) == bool(resumed.is_first.all())
+    assert resumed.observation.flat[0] == (90 if off else 81)
+
+
 def strike(actors: Actors, number: int, blow: signal.Signals) -> None:
     os.kill(actors.workers[number].process.pid, blow)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from mow_jax import config, envs
-from mow_jax.envs import atari, suites
+from mow_jax.envs import atari, renderers, suites
 from mow_jax.envs.base import Environment
 from mow_jax.types import BadInput, Task
 
@@ -589,6 +590,34 @@ def test_bad_input_is_named_and_mended(suite: str, names: tuple, changes: dict, 
     with pytest.raises(BadInput) as refused:
         envs.resolve(suite, names, settings_of(suite, **changes))
     assert message in str(refused.value)
+
+
+def test_what_drawing_changes_is_the_same_after_a_restore():
+    """Taxi turns its car when it is drawn."""
+    pytest.importorskip("pygame")
+    (task,) = envs.resolve("gymnasium", ("Taxi-v4",), settings_of("gymnasium"))
+    one, other = (envs.make(task, settings_of("gymnasium")) for _ in range(2))
+    one.reset(0)
+    for action in (2, 3, 2, 0):
+        seen = one.step(action).observation
+    np.testing.assert_array_equal(other.restore(one.state()), seen)
+    for action in (3, 1):
+        np.testing.assert_array_equal(other.step(action).observation, one.step(action).observation)
+
+
+@pytest.mark.parametrize(("name", "drawn"), [("InvertedPendulum-v5", True), ("CartPole-v1", False)])
+def test_gymnasium_s_mujoco_has_a_renderer_chosen_or_is_refused(name: str, drawn: bool, monkeypatch):
+    asked = []
+    monkeypatch.setattr(renderers, "choose", asked.append)
+    monkeypatch.setattr(renderers, "refuse", lambda: (_ for _ in ()).throw(BadInput("cannot draw")))
+    with pytest.raises(BadInput, match="cannot draw") if drawn else contextlib.nullcontext():
+        envs.resolve("gymnasium", (name,), settings_of("gymnasium"))
+    assert asked == ["MuJoCo"] * drawn
+
+
+def test_roms_that_nobody_can_play_alone_are_no_games():
+    known = [name.replace("_", "") for name in map(str.lower, atari._games())]
+    assert "qbert" in known and not {"combat", "joust", "mazecraze", "warlords"} & set(known)
 
 
 def test_a_missing_simulator_names_its_extra(monkeypatch: pytest.MonkeyPatch):

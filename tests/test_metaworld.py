@@ -20,7 +20,7 @@ from system import needs_renderer
 
 from mow_jax import build, envs, workers
 from mow_jax.config import default
-from mow_jax.envs import metaworld
+from mow_jax.envs import metaworld, renderers
 from mow_jax.envs.metaworld import _goal
 from mow_jax.envs.suites import METAWORLD
 from mow_jax.replay import Replay
@@ -87,7 +87,7 @@ def test_bad_settings_are_named(name, changes, message):
 def test_what_cannot_draw_is_named(variables, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    metaworld._trial.cache_clear()
+    renderers._trial.cache_clear()
     settings = settings_of()
     (task,) = envs.resolve("metaworld", ("reach-v3",), settings)
     with pytest.raises(BadInput) as refusal:
@@ -95,7 +95,7 @@ def test_what_cannot_draw_is_named(variables, monkeypatch):
     message = str(refusal.value)
     assert f"MUJOCO_GL={variables['MUJOCO_GL']} (" in message and ("unset" in message or "libosmesa6" in message)
     assert "\n" not in message
-    metaworld._trial.cache_clear()
+    renderers._trial.cache_clear()
 
 
 def test_training_shuffles_the_goals_and_misses_none_evaluation_takes_them_in_order():

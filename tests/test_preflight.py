@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from mow_jax import checks, config, preflight, summary, train, workdir
-from mow_jax.envs import metaworld
+from mow_jax.envs import renderers
 from mow_jax.types import BadInput
 
 TINY = Path(__file__).parent / "configs" / "tiny.py"
@@ -206,7 +206,7 @@ def test_an_account_that_cannot_be_used_is_refused_first(there: str, tmp_path, m
 
 def test_a_renderer_or_simulator_that_is_missing_is_known_first(tmp_path, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    monkeypatch.setattr(metaworld, "_fault", lambda backend: f"no {backend} here")
+    monkeypatch.setattr(renderers, "_fault", lambda backend: f"no {backend} here")
     robots = {"suite.name": "metaworld", "suite.tasks": ("push-v3",)}
     refused(robots, tmp_path / "run", ["cannot render with MUJOCO_GL=osmesa (no osmesa here)"])
     monkeypatch.setitem(sys.modules, "metaworld", None)

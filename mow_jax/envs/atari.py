@@ -56,9 +56,11 @@ def protocol_of(settings: dict) -> dict:
 
 @functools.cache
 def _games() -> dict[str, str]:
-    """CamelCase names of all the games that ale_py ships, and its own names for them."""
-    identifiers = needs("ale_py.roms", "atari").get_all_rom_ids()
-    return {"".join(part[:1].upper() + part[1:] for part in name.split("_")): name for name in identifiers}
+    """CamelCase names of the games that ale_py ships and can play, and its own names for them. (Four are for two
+    players alone, and loading one ends the process.)"""
+    roms, interface = needs("ale_py.roms", "atari"), needs("ale_py", "atari").ALEInterface
+    known = [name for name in roms.get_all_rom_ids() if interface.isSupportedROM(roms.get_rom_path(name))]
+    return {"".join(part[:1].upper() + part[1:] for part in name.split("_")): name for name in known}
 
 
 def _task(name: str, protocol: dict) -> Task:

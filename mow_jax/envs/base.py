@@ -40,8 +40,9 @@ class Environment(abc.ABC):
         """The open episode, whole: a flat dict of JSON scalars, lists, strings and numpy arrays."""
 
     @abc.abstractmethod
-    def restore(self, state: dict) -> None:
-        """Go on exactly where `state` was taken, in this or any other process."""
+    def restore(self, state: dict) -> np.ndarray | None:
+        """Go on exactly where `state` was taken, in this or any other process; what is seen there, where that is sure
+        to be the same on every machine."""
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
         """Free what the environment holds."""
@@ -74,10 +75,11 @@ class Replayed(Environment):
         actions = np.stack(self._actions) if self._actions else np.zeros(0, np.float32)
         return {"seed": self._seed, "episode": self._episode, "actions": actions}
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict) -> np.ndarray | None:
         self.reset(int(state["seed"]), state["episode"])
         for action in state["actions"]:
             refuse_end(self.advance(action), self.where())
+        return None
 
 
 def refuse_end(step: Step, where: str) -> None:

@@ -18,8 +18,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from mow_jax.envs import foreign, pictures
-from mow_jax.envs.base import Environment, Replayed, vector
+from mow_jax.envs import foreign, pictures, renderers
+from mow_jax.envs.base import Environment, Replayed, refuse_end, vector
 from mow_jax.envs.foreign import EnvironmentFailed, own_code
 from mow_jax.envs.pictures import Picture
 from mow_jax.envs.suites import nearest
@@ -79,6 +79,8 @@ def _open(name: str, settings: dict) -> tuple[Any, Picture | None]:
     """The environment with a time limit, in its own steps, and the choice of its picture; None: its observation is a
     vector, to be seen as it is. Raises BadInput."""
     limit = settings["max_steps"] * settings["action_repeat"] or None
+    if settings.get("observation") != "state":
+        _prepare_drawing(name)
     environment = _make(name, max_episode_steps=limit)
     with own_code(f"{name}: asking for its spaces and metadata", _class(environment)):
         _, observed = environment.action_space, environment.observation_space
@@ -93,6 +95,17 @@ def _open(name: str, settings: dict) -> tuple[Any, Picture | None]:
     if environment.spec is None or environment.spec.max_episode_steps is None:
         environment = gymnasium.wrappers.TimeLimit(environment, limit or HORIZON)
     return environment, picture
+
+
+def _prepare_drawing(name: str) -> None:
+    """Has a renderer chosen for a task of gymnasium's that MuJoCo simulates, before that is imported. Raises BadInput
+    where none can draw."""
+    entry = None
+    with contextlib.suppress(Exception):  # what is wrong with an id is said by making it
+        entry = gymnasium.spec(name).entry_point
+    if isinstance(entry, str) and entry.startswith("gymnasium.envs.mujoco"):
+        renderers.choose("MuJoCo")
+        renderers.refuse()
 
 
 def _refuse_other_than_vectors(name: str, space: Any) -> None:
@@ -172,9 +185,19 @@ class Adapter(Replayed):
     def state(self) -> dict:
         return super().state() | {"seen": self.seen}
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict) -> np.ndarray:
+        """As Replayed's; returns what is seen then, by which an episode that went another way is known. Environments
+        that draw do so at each step: some change by it (Taxi's turns)."""
         self.seen = state.get("seen", True)  # older states do not say it; a run that has saved has hardly seen nothing
-        super().restore(state)
+        seen, drawn = (
+            self.reset(int(state["seed"]), state["episode"]),
+            bool(self.picture and self.picture.space is None),
+        )
+        for place, action in enumerate(state["actions"], start=1):
+            step = self.step(action) if drawn or place == len(state["actions"]) else self.advance(action)
+            refuse_end(step, self.where())
+            seen = step.observation
+        return seen
 
     def _frame(self, observation: Any) -> np.ndarray:
         """[image_size, image_size, 3] uint8, or [numbers] float32."""

@@ -7,17 +7,12 @@ through envs.make.
 from __future__ import annotations
 
 import atexit
-import ctypes.util
-import functools
 import importlib.util
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 
-from mow_jax.envs import foreign
+from mow_jax.envs import foreign, renderers
 from mow_jax.envs.base import Replayed, needs, vector
 from mow_jax.envs.foreign import own_code
 from mow_jax.envs.suites import LISTS, METAWORLD, unknown
@@ -34,22 +29,6 @@ CHOICES = {
 }
 CAMERAS = ("corner", "corner2", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")  # all tasks have these
 LEAST = {"action_repeat": 1, "horizon": 1, "goals": 1}
-OSMESA = "install OSMesa (Debian: apt-get install libosmesa6)"
-ON_CPU = ("llvmpipe", "softpipe", "swrast")  # what OpenGL calls itself then
-# Draws with what MUJOCO_GL says, names what drew, and ends before destructors can write or fail.
-TRIAL = """
-import os
-try:
-    import mujoco
-    renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8)
-    renderer.render()
-    from OpenGL import GL
-    print((GL.glGetString(GL.GL_RENDERER) or b"").decode(), flush=True)
-except BaseException as error:
-    print(" ".join(f"{type(error).__name__}: {error}".split()), flush=True)
-    os._exit(1)
-os._exit(0)
-"""
 
 
 def resolve(names: tuple[str, ...], settings: dict) -> list[Task]:
@@ -69,7 +48,7 @@ def resolve(names: tuple[str, ...], settings: dict) -> list[Task]:
         raise BadInput(f"suite.metaworld.camera_position is {settings['camera_position']}: give x, y, z, or ()")
     state = settings.get("observation") == "state"
     if not state:
-        _choose_renderer()
+        renderers.choose("Meta-World")
     task = Task("", "metaworld", False, ACTIONS, (True,) * ACTIONS, settings["horizon"], None, None)
     return [task._replace(name=name, numbers=NUMBERS * state) for name in names]
 
@@ -79,52 +58,13 @@ def check(tasks: list[Task]) -> None:
     if importlib.util.find_spec("metaworld") is None:
         needs("metaworld", "metaworld")  # raises: only what is missing is imported here, as mujoco loads a renderer
     if not tasks[0].numbers:
-        _refuse_renderer(os.environ.get("MUJOCO_GL", ""))
+        renderers.refuse()
 
 
 def make(task: Task, settings: dict) -> MetaWorld:
     """A new environment of `task`. Raises BadInput as `check` does."""
     check([task])
     return MetaWorld(task, settings)
-
-
-def _choose_renderer() -> None:
-    """EGL where a device answers, else OSMesa: mujoco reads the choice from the environment, once, when imported."""
-    if os.environ.get("MUJOCO_GL"):
-        return
-    if ctypes.util.find_library("EGL") and not _fault("egl"):
-        os.environ["MUJOCO_GL"] = "egl"
-        if any(name in _trial("egl")[1] for name in ON_CPU):
-            print(f"Meta-World renders on the CPU: EGL has no GPU to draw with ({_trial('egl')[1]})", file=sys.stderr)
-        return
-    os.environ["MUJOCO_GL"] = "osmesa"
-    if not _fault("osmesa"):  # else `make` refuses
-        print("Meta-World renders on the CPU with OSMesa: no EGL device answers", file=sys.stderr, flush=True)
-
-
-def _refuse_renderer(backend: str) -> None:
-    """Raises BadInput where MuJoCo is there and cannot draw with MUJOCO_GL=`backend`."""
-    if importlib.util.find_spec("mujoco") is None or not (fault := _fault(backend)):
-        return
-    remedies = [] if ctypes.util.find_library("OSMesa") else [OSMESA]
-    if backend != "osmesa" or not remedies:
-        remedies.insert(0, "unset MUJOCO_GL and PYOPENGL_PLATFORM")
-    raise BadInput(f"MuJoCo cannot render with MUJOCO_GL={backend} ({fault}): {', '.join(remedies)}")
-
-
-def _fault(backend: str) -> str:
-    """What goes wrong when MuJoCo draws with MUJOCO_GL=`backend`, "" where nothing does."""
-    status, said = _trial(backend)
-    return (said or f"exit status {status}") if status else ""
-
-
-@functools.cache
-def _trial(backend: str) -> tuple[int, str]:
-    """The exit status of drawing with MUJOCO_GL=`backend`, and what drew or what went wrong: in a process of its own,
-    as a renderer that is missing may end it, or leave objects behind that fail once more."""
-    environment = {**os.environ, "MUJOCO_GL": backend}
-    trial = subprocess.run([sys.executable, "-c", TRIAL], env=environment, capture_output=True, text=True, check=False)
-    return trial.returncode, trial.stdout.strip()
 
 
 class MetaWorld(Replayed):
