@@ -69,13 +69,18 @@ END
 commit() {
   local head
   head=$(git rev-parse --short=12 HEAD 2> /dev/null) || { echo unknown; return; }
-  git diff --quiet HEAD || head+=+$(git diff HEAD --binary --no-ext-diff | sha256sum | cut -c1-6)
+  changed() {
+    git diff HEAD --binary --no-ext-diff
+    git ls-files -z --others --exclude-standard -- mow_jax '*.py' | xargs -0r sha256sum
+  }
+  [[ -z $(changed | head -c1 | tr -d '\0') ]] || head+=+$(changed | sha256sum | cut -c1-6)
   echo "$head"
 }
 
 # The run: workers find each other by the TPU's own metadata. Each leaves its exit code in ~/code.
 write_run() {
   cat > "$made/run.sh" <<END
+umask 000 # a user can have another number on each worker, and all write to one share
 cd mow_jax
 export MOW_JAX_COMMIT=$(commit)
 ~/env/bin/python -m mow_jax.train --distributed --preempted_exit_code=75$(printf ' %q' "$@")
@@ -92,7 +97,7 @@ start() {
     --worker=all || return 1
   on all 'bash prepare.sh || echo not-prepared' | tee "$made/said" >&2 || return 1
   if grep -q not-prepared "$made/said"; then return 1; fi
-  on all 'rm -f code; nohup bash run.sh > train.log 2>&1 < /dev/null &'
+  on all 'rm -f code; nohup flock -n lock bash run.sh > train.log 2>&1 < /dev/null &'
 }
 
 # Worker 0's log until its process has ended.
@@ -101,7 +106,7 @@ follow() {
 }
 
 process="pgrep -f '^[^ ]*python -m mow_jax.train' > /dev/null"
-failures=0
+failures=0 lost=0
 while true; do
   now=$(state)
   case $now in
@@ -143,7 +148,8 @@ while true; do
     exit 0
   fi
   sleep "$((wait * 3 / 10))" # a preemption shows in the state only after a while
-  if [[ -n $code && $code != 75 && $(state) == READY ]]; then
+  # One of several workers that dies ends the others with 1, and all go on from the last checkpoint: three times in a row.
+  if [[ -n $code && $code != 75 && $(state) == READY ]] && { [[ $code != 1 ]] || ((++lost > 3)); }; then
     echo "the run failed with $code and the TPU is well: see above; nothing was deleted" >&2
     exit 1
   fi

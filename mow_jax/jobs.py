@@ -180,7 +180,7 @@ def run(
     """
     waiting, failed, free = list(jobs), [], list(range(at_once))
     open_: dict[int, Open] = {}
-    stop = False
+    stop = said = False
 
     def end(*_) -> None:
         nonlocal stop
@@ -201,6 +201,9 @@ def run(
             open_[slot] = _start(job, slot, at_once)
             if stop:  # heard while the process was being started
                 end()
+        if waiting and not open_ and not stop and not said:
+            said = True
+            print(f"waits for {waiting[0].directory}, which another process is at", flush=True)
         for slot, one in list(open_.items()):
             if one.process.poll() is None:
                 _end_in_time(one)

@@ -132,8 +132,10 @@ def test_a_pod_s_run_goes_on_after_what_happens_to_pods(tmp_path):
     assert (cloud / "lost").exists() and (cloud / "broken").exists()
 
 
-def test_a_job_of_an_array_runs_its_own_run_and_passes_a_signal_on(tmp_path):
-    """SLURM's part played by hand: a python that writes down how it was called, and saves for a while at SIGTERM."""
+@pytest.mark.parametrize(("sent", "again"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_a_job_of_an_array_runs_its_own_run_and_passes_a_signal_on(sent: signal.Signals, again: bool, tmp_path):
+    """Back into the queue goes what SLURM cuts short, not what somebody stops. SLURM's part is played by hand: a python
+    that writes down how it was called, and saves for a while at SIGTERM."""
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     told = tmp_path / "told.txt"
@@ -150,7 +152,8 @@ def test_a_job_of_an_array_runs_its_own_run_and_passes_a_signal_on(tmp_path):
     while not (told.exists() and told.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    job.send_signal(signal.SIGTERM)
+    job.send_signal(sent)
     assert job.wait(timeout=30) == 75
-    started, queued = told.read_text().splitlines()
-    assert started == "-m mow_jax.sweep --workdir=w --only=4 --preempted_exit_code=75" and queued == "requeue 17_4"
+    started, *queued = told.read_text().splitlines()
+    assert started == "-m mow_jax.sweep --workdir=w --only=4 --preempted_exit_code=75"
+    assert queued == ["requeue 17_4"] * again
