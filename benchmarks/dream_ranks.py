@@ -51,9 +51,14 @@ def main(source: Path, moments: int, apart: int, draws: int, output: str | None)
     agent = throughput.agent_of(player.config, player.tasks)
     if not player.tasks[0].discrete:
         raise BadInput(f"{player.tasks[0].name} has continuous actions: none can be held in place of all others")
-    atari.ANCHOR = apart  # a moment is put back hundreds of times: few steps to play again
+    if agent.imagination.act_on == "prior":
+        raise BadInput("agent.act_on='prior': such a dream begins behind the action of the moment, which is not held")
     context, horizon = agent.imagination.context, agent.imagination.horizon
-    played = [play(player, source, task.name, moments, apart, context, horizon) for task in player.tasks]
+    anchor, atari.ANCHOR = atari.ANCHOR, apart  # a moment is put back hundreds of times: few steps to play again
+    try:
+        played = [play(player, source, task.name, moments, apart, context, horizon) for task in player.tasks]
+    finally:
+        atari.ANCHOR = anchor
     dreamed = dream(player, agent, played, draws)  # [K, M, 1 + A]
     rows, record = [], throughput.made() | {"source": source.name, "steps": horizon, "tasks": {}}
     for task, one, seen in zip(player.tasks, played, dreamed, strict=True):
@@ -167,7 +172,8 @@ def dreamed_return(
     mask = jnp.where(only.any(-1, keepdims=True), only, shard.mask)
     rows = algorithm.gather(agent, state, shard)
     imagined = algorithm.imagine(agent, state._replace(update=draw), rows, contexts, shard._replace(mask=mask))
-    reached = jnp.cumprod(imagined.continuation, -1) / imagined.continuation.clip(1e-6)
+    goes_on = jnp.cumprod(imagined.continuation, -1)[..., :-1]
+    reached = jnp.concatenate([jnp.ones_like(imagined.reward[..., :1]), goes_on], -1)
     return (imagined.reward * reached).sum(-1)
 
 

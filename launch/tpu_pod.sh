@@ -149,6 +149,7 @@ while true; do
   fi
   sleep "$((wait * 3 / 10))" # a preemption shows in the state only after a while
   # One of several workers that dies ends the others with 1, and all go on from the last checkpoint: three times in a row.
+  if [[ $code == 75 ]]; then lost=0; fi
   if [[ -n $code && $code != 75 && $(state) == READY ]] && { [[ $code != 1 ]] || ((++lost > 3)); }; then
     echo "the run failed with $code and the TPU is well: see above; nothing was deleted" >&2
     exit 1

@@ -198,9 +198,8 @@ def _write_part(directory: Path, index: int, host: dict) -> str:
 
 def _write_manifest(directory: Path, step: int, leaves: dict[str, np.ndarray], parts: list[str]) -> None:
     """Names every file of a checkpoint that is otherwise complete. Raises OSError where a part of it is not there."""
-    for name in _part_names(len(parts)):
-        (directory / name).stat()
-    files = [path for path in directory.rglob("*") if path.is_file()]
+    found = {path for path in directory.rglob("*") if path.is_file()}
+    files = sorted(found | {directory / name for name in _part_names(len(parts))})  # which a listing may lack over NFS
     manifest = {
         "format": FORMAT,
         "version": mow_jax.__version__,

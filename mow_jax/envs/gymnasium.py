@@ -100,12 +100,16 @@ def _open(name: str, settings: dict) -> tuple[Any, Picture | None]:
 def _prepare_drawing(name: str) -> None:
     """Has a renderer chosen for a task of gymnasium's that MuJoCo simulates, before that is imported. Raises BadInput
     where none can draw."""
+    if _is_mujoco(name):
+        renderers.choose("MuJoCo")
+        renderers.refuse()
+
+
+def _is_mujoco(name: str) -> bool:
     entry = None
     with contextlib.suppress(Exception):  # what is wrong with an id is said by making it
         entry = gymnasium.spec(name).entry_point
-    if isinstance(entry, str) and entry.startswith("gymnasium.envs.mujoco"):
-        renderers.choose("MuJoCo")
-        renderers.refuse()
+    return isinstance(entry, str) and entry.startswith("gymnasium.envs.mujoco")
 
 
 def _refuse_other_than_vectors(name: str, space: Any) -> None:
@@ -185,10 +189,13 @@ class Adapter(Replayed):
     def state(self) -> dict:
         return super().state() | {"seen": self.seen}
 
-    def restore(self, state: dict) -> np.ndarray:
+    def restore(self, state: dict) -> np.ndarray | None:
         """As Replayed's; returns what is seen then, by which an episode that went another way is known. Environments
-        that draw do so at each step: some change by it (Taxi's turns)."""
+        that draw do so at each step: some change by it (Taxi's turns). MuJoCo's pictures are the renderer's, which
+        differs between machines."""
         self.seen = state.get("seen", True)  # older states do not say it; a run that has saved has hardly seen nothing
+        if self.picture and _is_mujoco(self.task.name):
+            return super().restore(state)
         seen, drawn = (
             self.reset(int(state["seed"]), state["episode"]),
             bool(self.picture and self.picture.space is None),

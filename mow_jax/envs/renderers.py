@@ -23,8 +23,11 @@ try:
     import mujoco
     renderer = mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8)
     renderer.render()
-    from OpenGL import GL
-    print((GL.glGetString(GL.GL_RENDERER) or b"").decode(), flush=True)
+    try:
+        from OpenGL import GL
+        print((GL.glGetString(GL.GL_RENDERER) or b"").decode(), flush=True)
+    except Exception:
+        pass
 except BaseException as error:
     print(" ".join(f"{type(error).__name__}: {error}".split()), flush=True)
     os._exit(1)
@@ -40,7 +43,11 @@ def choose(who: str) -> None:
     if ctypes.util.find_library("EGL") and not _fault("egl"):
         os.environ["MUJOCO_GL"] = "egl"
         if any(name in _trial("egl")[1] for name in ON_CPU):
-            print(f"{who} renders on the CPU: EGL has no GPU to draw with ({_trial('egl')[1]})", file=sys.stderr)
+            print(
+                f"{who} renders on the CPU: EGL has no GPU to draw with ({_trial('egl')[1]})",
+                file=sys.stderr,
+                flush=True,
+            )
         return
     os.environ["MUJOCO_GL"] = "osmesa"
     if not _fault("osmesa"):  # else `refuse` says what to do

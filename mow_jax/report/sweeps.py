@@ -143,7 +143,7 @@ def unlike(runs: list[dict[str, Any]]) -> list[str]:
         )
     if len({run["commit"] for run in runs if run.get("commit")}) > 1:
         made = {name: [run.get("commit") for run in runs if run["variant"] == name] for name in _variants(runs)}
-        each = ", ".join(f"{name} {' or '.join(dict.fromkeys(map(str, found)))}" for name, found in made.items())
+        each = ", ".join(f"{name} {' or '.join(dict.fromkeys(filter(None, found)))}" for name, found in made.items())
         said.append(f"Runs are not all of one commit, {each}: what differs may be the code's, not the variants'.")
     return said
 
