@@ -5,8 +5,8 @@
 At moments of the agent's own play of every task, `apart` steps after one another, each action that the task has is held
 for as many steps as a rollout has: in the environment, put back to that moment each time (with the same chance to
 come), and in dreams that begin with the frames up to it, a mean over `draws`. Returns are those that learning sees, up
-to an end or a lost life. The actor learns from this order: where it is by chance, so is what it learns.
-MoW with discrete actions only.
+to an end or a lost life. A dream need only be right where its policy goes: so far this has not told games that are
+learned from others (results/atari_cpu). MoW with discrete actions only.
 """
 
 from __future__ import annotations

@@ -47,10 +47,11 @@ def fsync(path: Path) -> None:
 
 
 def numbered(folder: Path) -> list[int]:
-    """The numbers that name folders in it, ascending; none where it cannot be read."""
+    """The numbers that name folders in it, ascending; none where it is not there. Raises OSError where it cannot be
+    read now, which says nothing of what it holds."""
     try:
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -87,7 +87,10 @@ def cores(job: Job) -> set[int]:
 
 def newest(job: Job) -> int:
     """The step of a run's newest checkpoint, -1 without one."""
-    return max(files.numbered(job.directory / "checkpoints"), default=-1)
+    try:
+        return max(files.numbered(job.directory / "checkpoints"), default=-1)
+    except OSError:
+        return -1
 
 
 def seconds(job: Job) -> float:

@@ -210,6 +210,18 @@ def test_a_checkpoint_without_the_part_of_a_process_is_not_published_and_not_val
     assert checkpoints.newest() == 4 and "5 is damaged (host-1.json was never there)" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_read_for_now_is_not_one_without_checkpoints(tmp_path, monkeypatch):
+    """As over NFS for a moment: a run that took it for new would begin anew."""
+    checkpoints = make_checkpoints(tmp_path, 4)
+
+    def fails(path):
+        raise OSError(errno.EIO, "not now")
+
+    monkeypatch.setattr(Path, "iterdir", fails)
+    with pytest.raises(OSError, match="not now"):
+        checkpoints.newest()
+
+
 def test_recover_after_a_kill_at_any_point_of_a_save(tmp_path):
     checkpoints = make_checkpoints(tmp_path, 4)
     (tmp_path / "temporary-5").mkdir()

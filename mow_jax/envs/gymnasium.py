@@ -196,10 +196,8 @@ class Adapter(Replayed):
         self.seen = state.get("seen", True)  # older states do not say it; a run that has saved has hardly seen nothing
         if self.picture and _is_mujoco(self.task.name):
             return super().restore(state)
-        seen, drawn = (
-            self.reset(int(state["seed"]), state["episode"]),
-            bool(self.picture and self.picture.space is None),
-        )
+        drawn = self.picture is not None and self.picture.space is None
+        seen = self.reset(int(state["seed"]), state["episode"])
         for place, action in enumerate(state["actions"], start=1):
             step = self.step(action) if drawn or place == len(state["actions"]) else self.advance(action)
             refuse_end(step, self.where())
