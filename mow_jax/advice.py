@@ -19,6 +19,9 @@ FLOOR = 0.1  # of the first entropy
 FLAT = 0.05  # of a return's size: no gain
 FAR = 10.0  # times the largest return that was ever met
 AWAY = 30.0  # times the loss that sigma should follow
+KEPT = 0.7  # of what a return has gained: less is forgotten ...
+CLEAR = 3.0  # ... where it falls by so many times its range while it was solved
+MEMORY = 100  # lines back to when it was
 
 
 class Rule(NamedTuple):
@@ -60,6 +63,16 @@ def collapsed(entropies: list[float], returns: list[float]) -> bool:
     return bool(still) and max(entropies[-PATIENCE:]) < FLOOR * entropies[0]
 
 
+def forgotten(returns: list[float]) -> bool:
+    """A return that had kept within a narrow range for a while, and for as long has now stood far below it."""
+    if len(returns) < 3 * PATIENCE:
+        return False
+    first, late = min(returns[:PATIENCE]), max(returns[-PATIENCE:])
+    windows = [returns[-MEMORY:][start:-PATIENCE] for start in range(PATIENCE)]
+    lowest, highest = max((min(window), max(window)) for window in zip(*windows, strict=False))
+    return late < first + KEPT * (lowest - first) and lowest - late > CLEAR * (highest - lowest)
+
+
 def explodes(imagined: list[float], returns: list[float]) -> bool:
     """Imagined returns far above whatever an episode has brought."""
     if not returns or len(imagined) < PATIENCE:
@@ -95,6 +108,12 @@ RULES = (
         "the policy of {task} has stopped exploring and its return stands still; raise agent.entropy",
         ("agent/entropy/{task}", "episode/{task}/return"),
         collapsed,
+    ),
+    Rule(
+        "A solved task is forgotten, late",
+        "{task} was learned and is lost again; bound single updates (MoW: optimizer.world_update_clip=1), or learn slower",
+        ("episode/{task}/return",),
+        forgotten,
     ),
     Rule(
         "Returns explode",
