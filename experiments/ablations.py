@@ -51,6 +51,7 @@ NAMED: dict[str, dict[str, Any]] = {
         "loss.mask_boundaries": False,
         "optimizer.world_eps": 1e-8,
         "optimizer.world_clip": 1000.0,
+        "optimizer.world_update_clip": 0.0,
         "agent.act_on": "prior",
         "agent.bootstrap": "current",
         "agent.continuation": "hard",

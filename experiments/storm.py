@@ -26,7 +26,7 @@ def get_config(variant="Pong"):
     config.warmup.updates = 0
     config.train.overlap = False  # an action is of the newest weights
     config.loss.update(task=0.0, balance=0.0, harmony="off", mask_boundaries=False)
-    config.optimizer.update(world_eps=1e-8, world_clip=1000.0)  # losses are not divided
+    config.optimizer.update(world_eps=1e-8, world_clip=1000.0, world_update_clip=0.0)  # losses are not divided
     config.agent.update(
         contexts=1024, act_on="prior", bootstrap="current", continuation="hard", weights=False, return_init="zero"
     )

@@ -111,7 +111,7 @@ RULES = (
     ),
     Rule(
         "A solved task is forgotten, late",
-        "{task} was learned and is lost again; bound each update (MoW: optimizer.world_update_clip=1) or learn slower",
+        "{task} was learned and is lost again; bound each update (MoW: optimizer.world_update_clip) or learn slower",
         ("episode/{task}/return",),
         forgotten,
     ),

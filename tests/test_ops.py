@@ -354,7 +354,8 @@ def test_layer_norm_is_flax_s_with_its_gradients(dtype):
 
 
 def test_a_gradient_after_long_silence_moves_no_parameter_further_than_the_clip_of_updates():
-    """Adam by itself: (1 - 0.9) / sqrt(1 - 0.999) = 3.16 learning rates; without a clip its own steps to the bit."""
+    """Adam by itself: (1 - 0.9) / sqrt(1 - 0.999) = 3.16 learning rates at the first (7.27 where several agree, by
+    the inequality of Cauchy and Schwarz); without a clip its own steps to the bit."""
     silent, loud = jnp.full(3, 1e-9), jnp.array([1.0, 1e-9, -1.0])
     plain = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(1e-3, eps=1e-12))
     moved = {}

@@ -60,7 +60,7 @@ def add(config: ConfigDict) -> None:
             world_lr=1e-4,
             world_eps=1e-12,  # harmony divides all gradients by L_k, so that STORM's 1e-8 would damp the small ones
             world_clip=100.0,  # global norm, in the same unit: ten times what harmony's gradients reach
-            world_update_clip=0.0,  # of each parameter, in learning rates; 0: Adam's own bound, 3.2
+            world_update_clip=1.0,  # of each parameter, in learning rates; 0: Adam's own bound, 7.3
             router_lr=1e-4,  # faster routers overshoot: all tasks leave an expert at once
             harmony_lr=1e-2,
             agent_lr=3e-5,
@@ -228,7 +228,11 @@ def _check_positions(config: ConfigDict) -> None:
 # --- Older runs -------------------------------------------------------------------------------------------------------
 
 # Keys that older runs' config.json lack, and the values that those runs had.
-BEFORE = {"model": {"position_scale": 1.0, "autoencoder": "convolutions"}, "agent": {"unimix": 0.0}}
+BEFORE = {
+    "model": {"position_scale": 1.0, "autoencoder": "convolutions"},
+    "optimizer": {"world_update_clip": 0.0},
+    "agent": {"unimix": 0.0},
+}
 # Keys that a resumed run of other systems may change, and this one's may not.
 LOCKED: tuple[str, ...] = ()
 
