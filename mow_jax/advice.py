@@ -90,7 +90,7 @@ def runs_away(sigmas: list[float], losses: list[float]) -> bool:
 
 
 REWARDS = Rule(
-    "The model does not see what pays",
+    "Rewards are not predicted",
     "predicted rewards of {task} say nothing of the real ones; raise loss.reward, or train.ratio in a new run",
     ("evaluation/{task}/reward_correlation",),
     unknown,

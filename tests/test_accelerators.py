@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import runpy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import ROOT
 from tiny_agent import BATCH, CONTEXTS, SHARD, TASK_LIST, tiny_settings
 
-from mow_jax import build
+from mow_jax import build, replay
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.systems.mow import build as mow
 from mow_jax.systems.mow import imagination
+from mow_jax.types import Shard
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +65,43 @@ def test_products_in_float32_are_exact(program):
     assert 0 < len(single) < len(products) / 2, "most are in bfloat16"
     exact = (jax.lax.Precision.HIGHEST,) * 2
     assert [str(equation) for equation in single if equation.params["precision"] != exact] == []
+
+
+def programs(variant: str) -> Iterator[tuple[str, Any]]:
+    """Of a system in bfloat16 the jaxpr of each kind of update and of acting to learn."""
+    settings = runpy.run_path(str(ROOT / "tests" / "configs" / "tiny.py"))["get_config"](variant)
+    settings.model.compute_dtype = "bfloat16"
+    tasks = build.tasks(settings)
+    system, count, envs = build.system(settings, tasks), len(tasks), settings.train.envs
+    here = lambda *shape, dtype=np.float32: jax.ShapeDtypeStruct((1, *shape), dtype)
+    lead = lambda tree: jax.tree.map(lambda leaf: here(*leaf.shape, dtype=leaf.dtype), tree)
+    mask = here(count, tasks[0].action_size, dtype=bool)
+    shard = Shard(here(count, dtype=np.int32), here(count), mask, here(count, dtype=np.uint32))
+    state = jax.eval_shape(system.init, 0)
+    empty = functools.partial(replay.empty, tasks[0], settings.suite.image_size, system.extras)
+    for name, each in system.updates.items():
+        windows = [lead(empty((count, window.batch or envs, window.length))) for window in each.windows.values()]
+        update = jax.vmap(each.function, axis_name="device")
+        yield name, jax.make_jaxpr(update)(lead(state), *windows, shard).jaxpr
+    acting = lead(jax.eval_shape(lambda: system.init_acting(count, envs)))
+    frames = empty((count, envs)).observation
+    seen = here(*frames.shape, dtype=frames.dtype), here(count, envs, dtype=bool), here(dtype=np.int32)
+    act = jax.vmap(functools.partial(system.act, explore=True), axis_name="device")
+    yield "act", jax.make_jaxpr(act)(lead(state), acting, *seen, shard).jaxpr
+
+
+@pytest.mark.parametrize("variant", ["toy", "scalezero", "m3po"])
+def test_every_system_sums_in_float32_and_multiplies_float32_exactly(variant):
+    """M3PO's gradients multiply a float32 by a bfloat16, which is as exact as its factors."""
+    exact, found = (jax.lax.Precision.HIGHEST,) * 2, set()
+    for name, program in programs(variant):
+        for equation in equations(program):
+            kind, dtypes = equation.primitive.name, [str(each.aval.dtype) for each in equation.invars]
+            found.add((kind, dtypes[0])) if dtypes else None
+            assert kind != "reduce_sum" or dtypes[0] != "bfloat16", (name, str(equation))
+            if kind == "dot_general" and dtypes == ["float32", "float32"]:
+                assert equation.params["precision"] == exact, (name, str(equation))
+    assert {("reduce_sum", "float32"), ("dot_general", "float32"), ("dot_general", "bfloat16")} <= found
 
 
 def operations(product: Any) -> int:

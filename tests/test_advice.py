@@ -26,7 +26,7 @@ def healthy(n: int) -> dict[str, float]:
 FAILURES: dict[str, Line] = {
     "One set of experts for all tasks": lambda n: {"router/load/1": 0.0},
     "Blurred reconstructions": lambda n: {"world/reconstruction/a": 1000.0 - n},
-    "The model does not see what pays": lambda n: {"evaluation/a/reward_correlation": -0.05},
+    "Rewards are not predicted": lambda n: {"evaluation/a/reward_correlation": -0.05},
     "Entropy collapse": lambda n: {"agent/entropy/a": 1.6 if n == 0 else 0.01, "episode/a/return": -1.0},
     "A solved task is forgotten, late": lambda n: {
         "agent/entropy/a": 1.0,
@@ -83,7 +83,7 @@ def test_a_return_is_forgotten_where_it_had_kept_and_stays_away():
 
 
 def test_the_only_evaluation_counts_where_it_is_at_the_end_of_a_long_run():
-    blind = FAILURES["The model does not see what pays"](0)
+    blind = FAILURES["Rewards are not predicted"](0)
 
     def once(last: int, warmup: int = 0, seen: dict[str, float] = blind, **options: bool) -> list[str]:
         """What a run hears that is evaluated in its last line alone."""
@@ -92,7 +92,7 @@ def test_the_only_evaluation_counts_where_it_is_at_the_end_of_a_long_run():
         return heard(line, last + 1, warmup, **options)
 
     (said,) = once(12, once=True)
-    assert said.endswith("(docs/failures.md: The model does not see what pays)")
+    assert said.endswith("(docs/failures.md: Rewards are not predicted)")
     assert once(12) == [], "another one is to come"
     assert once(6, once=True) == [], "it has hardly learned"
     assert once(18, warmup=15, once=True) == [], "most of it was the warm-up"

@@ -39,6 +39,7 @@ def test_a_protocol_has_every_field_of_its_suite_and_of_the_evaluation(suite: st
     assert {"name", "observation", "image_size", *own} == made["suite"].keys()
     assert {*settings.evaluation, "actions"} - {"every"} == made["evaluation"].keys()
     assert made["agent"].keys() == {"act_context", "act_on", "unimix"}
+    assert made["model"] == {"compute_dtype": "float32"}, "what auto stands for here"
 
 
 def test_fields_of_one_name_are_kept_apart_in_results_and_report():

@@ -127,7 +127,7 @@ def test_no_bonus_where_nothing_is_known_or_nothing_differs():
 def scaled(monkeypatch) -> None:
     """The policy's only parameter is by how much of the latent its mean is."""
 
-    def choose(model, scale, e, mask, z, noise):
+    def choose(model, scale, e, mask, z, noise, exact=False):
         mean = scale * z
         return Choice(jnp.tanh(mean), mean, mean, jnp.full_like(mean, -3.0))
 
@@ -215,7 +215,7 @@ def test_every_epoch_goes_through_the_rows_once():
 def test_a_round_s_bonus_for_entropy_narrows_a_policy_that_tanh_cuts_and_widens_others(monkeypatch):
     """The policy's only parameter is its log deviation; nothing was better than anything else."""
 
-    def choose(model, log_std, e, mask, z, noise):
+    def choose(model, log_std, e, mask, z, noise, exact=False):
         raw = jnp.exp(log_std) * noise
         return Choice(jnp.tanh(raw), raw, jnp.zeros_like(raw), jnp.broadcast_to(log_std, raw.shape))
 

@@ -257,7 +257,7 @@ def act(
 
     def by_policy(e, mask, z, keys):
         noise = jax.vmap(lambda key: jax.random.normal(key, (model.action_size,)))(keys)
-        choice = world_model.choose(model, params["policy"], e, mask, z, noise)
+        choice = world_model.choose(model, params["policy"], e, mask, z, noise, exact=True)
         return choice.action, choice.raw, fresh.log_prob(choice, mask, choice.raw)
 
     def by_plan(e, mask, gamma, z, mean, keys):

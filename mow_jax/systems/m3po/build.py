@@ -36,7 +36,7 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
         updates=updates,
         extras=extras,
         facts=functools.partial(facts, config, made),
-        protocol={"planner": config.planner.to_dict()},
+        protocol={"planner": config.planner.to_dict(), "model": {"compute_dtype": np.dtype(made.world.dtype).name}},
         components=components,
         exported=("update", "params"),
         carry_over=carry_over,

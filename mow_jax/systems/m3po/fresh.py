@@ -112,7 +112,7 @@ def prepare(
 def loss(model: WorldModel, trust: Trust, params: Any, e, mask, rows: Rows) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The clipped surrogate of rows [m], a bonus for entropy, and the critics' cross-entropies. A row that was lost
     with its environment has no draw, only zeros, and so no ratio: it says nothing of the policy."""
-    choose = lambda noise: world_model.choose(model, params["policy"], e, mask, rows.z, noise)
+    choose = lambda noise: world_model.choose(model, params["policy"], e, mask, rows.z, noise, exact=True)
     choice = choose(jnp.zeros_like(rows.raw))
     moved = jnp.clip(log_prob(choice, mask, rows.raw) - rows.log_prob, -20.0, 20.0)
     ratio = jnp.exp(moved)

@@ -44,13 +44,13 @@ def init_linear(key: jax.Array, inputs: int, outputs: int) -> dict:
 
 
 def mlp(
-    layers: list[dict], x: jax.Array, dtype: Any, group: int = 0, kept: jax.Array | None = None, exact: bool = False
+    layers: list[dict], x: jax.Array, dtype: Any, group: int = 0, kept: jax.Array | None = None, exact: int = 0
 ) -> jax.Array:
     """[..., inputs] to float32 [..., outputs]. Hidden layers are normed, with Mish; a normed last layer ends in SimNorm
-    of `group`. `kept` [..., hidden]: what dropout multiplies the first layer's product by; `exact`: that product is of
-    measured numbers, of which bfloat16 would keep three digits."""
+    of `group`. `kept` [..., hidden]: what dropout multiplies the first layer's product by; `exact`: how many
+    of the layers, from the first, have products in float32."""
     for place, layer in enumerate(layers):
-        x = measured(layer, x) if exact and not place else linear(layer, x, dtype)
+        x = exactly(layer, x) if place < exact else linear(layer, x, dtype)
         if kept is not None and not place:
             x = x * kept
         if "scale" in layer:
@@ -66,7 +66,7 @@ def linear(layer: dict, x: jax.Array, dtype: Any) -> jax.Array:
     return product + layer["bias"]
 
 
-def measured(layer: dict, x: jax.Array) -> jax.Array:
+def exactly(layer: dict, x: jax.Array) -> jax.Array:
     """x W + b in float32, on accelerators too."""
     return jnp.matmul(x.astype(jnp.float32), layer["kernel"], precision=EXACT) + layer["bias"]
 

@@ -110,7 +110,8 @@ def encode(model: WorldModel, params: Any, e: jax.Array, observation: jax.Array)
     layers, x = params["encoder"], observation
     if not model.numbers:
         x = networks.convolutions(layers["convolutions"], observation, model.dtype)
-    return mlp(layers["layers"], joined(x, e), model.dtype, model.simnorm, exact=bool(model.numbers))
+    measured = int(model.numbers > 0)  # of numbers as they are measured bfloat16 would keep three digits
+    return mlp(layers["layers"], joined(x, e), model.dtype, model.simnorm, exact=measured)
 
 
 def follow(model: WorldModel, params: Any, e: jax.Array, z: jax.Array, action: jax.Array) -> jax.Array:
@@ -145,9 +146,12 @@ def critic(model: WorldModel, layers: list, e: jax.Array, z: jax.Array) -> jax.A
     return mlp(layers, joined(z, e), model.dtype)
 
 
-def choose(model: WorldModel, layers: list, e: jax.Array, mask: jax.Array, z: jax.Array, noise: jax.Array) -> Choice:
-    """The policy's action in latents [..., D] for standard normal noise [..., A]; 0 gives its mean."""
-    mean, spread = jnp.split(mlp(layers, joined(z, e), model.dtype), 2, axis=-1)
+def choose(
+    model: WorldModel, layers: list, e: jax.Array, mask: jax.Array, z: jax.Array, noise: jax.Array, exact: bool = False
+) -> Choice:
+    """The policy's action in latents [..., D] for standard normal noise [..., A]; 0 gives its mean. `exact`: in float32
+    for a ratio of probabilities, as what bfloat16 rounds in batches of one size it rounds otherwise in another."""
+    mean, spread = jnp.split(mlp(layers, joined(z, e), model.dtype, exact=exact * len(layers)), 2, axis=-1)
     low, high = model.log_std_min, model.log_std_max
     log_std = (low + 0.5 * (high - low) * (jnp.tanh(spread) + 1)) * mask
     mean, noise = mean * mask, noise * mask

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mow_jax.ops import convolution
+from mow_jax.ops.linear import linear
 from mow_jax.ops.norm import LayerNorm
 
 Pool = Callable[[jax.Array], jax.Array]  # sums a statistic over the tasks that share this row of parameters
@@ -41,10 +42,8 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         bound = self.scale / math.sqrt(x.shape[-1])
         kernel = self.param("kernel", uniform(bound), (x.shape[-1], self.features))
-        y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), precision=self.precision)
-        if self.bias:  # added in float32, so that its gradient is a sum in float32 too
-            y = y.astype(jnp.float32) + self.param("bias", uniform(bound), (self.features,))
-        return y.astype(self.dtype)
+        bias = self.param("bias", uniform(bound), (self.features,)) if self.bias else None
+        return linear(x, kernel, bias, self.dtype, self.precision)
 
 
 class Convolution(nn.Module):

@@ -52,6 +52,7 @@ def record(config: ConfigDict, tasks: list[Task], made: Agent) -> System:
         facts=functools.partial(facts, config, made, tasks),
         protocol={
             "agent": {key: own[key] for key in ("act_context", "act_on", "unimix")},
+            "model": {"compute_dtype": np.dtype(made.world.dtype).name},
         },
         components=bound(components),
         exported=EXPORTED + ("update",) * _scored_by_time(made.world.routing),

@@ -44,7 +44,7 @@ def see(agent: Agent, own: Own, frame: jax.Array, key: jax.Array) -> tuple[Momen
     posterior, _ = world_model.encode(agent.world, own.rows, frame[None, None], key)
     acting = jax.tree.map(lambda x: x[0], imagination.init_acting(agent.imagination, agent.world, 1, 1))
     z = posterior.z[:, 0]
-    return Moment(acting, z, jnp.zeros((1, agent.world.width))), picture(agent, own.rows, z)
+    return Moment(acting, z, jnp.zeros((1, agent.world.width), agent.world.dtype)), picture(agent, own.rows, z)
 
 
 def picture(agent: Agent, rows: Rows, z: jax.Array) -> jax.Array:

@@ -37,7 +37,7 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
         updates=updates,
         extras={"policy": ("float32", (made.world.action_size,))},
         facts=functools.partial(facts, config, made),
-        protocol={"search": config.search.to_dict()},
+        protocol={"search": config.search.to_dict(), "model": {"compute_dtype": np.dtype(made.world.dtype).name}},
         components=components,
         exported=("update", "params", "stage"),
         carry_over=bound(carry_over),

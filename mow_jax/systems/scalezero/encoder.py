@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from mow_jax.ops.convolution import downsample
+from mow_jax.ops.linear import added
 from mow_jax.ops.norm import LayerNorm
-from mow_jax.systems.scalezero.mixture import XAVIER
+from mow_jax.systems.scalezero.mixture import Dense
 from mow_jax.systems.scalezero.transformer import drop
 
 MAP = 4  # the convolution stack ends at 4 x 4
@@ -36,12 +37,13 @@ class VisionTransformer(nn.Module):
     @nn.compact
     def __call__(self, frames: jax.Array, keys=None) -> jax.Array:
         norm = lambda name: LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
-        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=XAVIER, name=name)
+        dense = lambda features, name: Dense(features, dtype=self.dtype, name=name)
         x = norm("patch_norm")(patches(frames.astype(self.dtype), self.patch))
         x = norm("token_norm")(dense(self.width, "patches")(x))
         first = self.param("class_token", nn.initializers.normal(1.0), (1, self.width))
-        x = jnp.concatenate([jnp.broadcast_to(first.astype(x.dtype), (len(x), 1, self.width)), x], axis=1)
-        x = x + self.param("positions", nn.initializers.normal(1.0), x.shape[1:]).astype(x.dtype)
+        first = added(jnp.zeros((len(x), 1, self.width)), first, x.dtype)
+        x = jnp.concatenate([first, x], axis=1)
+        x = added(x, self.param("positions", nn.initializers.normal(1.0), x.shape[1:]), x.dtype)
         x = self._drop(x, keys)
         for i in range(self.layers):
             x = x + self._attention(norm(f"norm_{i}")(x), keys, f"attention_{i}")
@@ -54,12 +56,12 @@ class VisionTransformer(nn.Module):
     def _attention(self, x: jax.Array, keys, name: str) -> jax.Array:
         """Attention of all tokens [N, P, width] to all, its projections without biases but the last."""
         shape = (*x.shape[:-1], 3, self.heads, self.head_width)
-        project = nn.Dense(math.prod(shape[2:]), False, self.dtype, kernel_init=XAVIER, name=f"{name}_qkv")
+        project = Dense(math.prod(shape[2:]), False, self.dtype, name=f"{name}_qkv")
         query, key, value = jnp.moveaxis(project(x).reshape(shape), 2, 0)
         score = jnp.einsum("bqhd,bkhd->bhqk", query / math.sqrt(self.head_width), key).astype(jnp.float32)
         weight = self._drop(jax.nn.softmax(score).astype(self.dtype), keys, name, "weight")
         y = jnp.einsum("bhqk,bkhd->bqhd", weight, value).reshape(*x.shape[:-1], -1)
-        y = nn.Dense(self.width, dtype=self.dtype, kernel_init=XAVIER, name=f"{name}_out")(y)
+        y = Dense(self.width, dtype=self.dtype, name=f"{name}_out")(y)
         return self._drop(y, keys, name)
 
     def _drop(self, x: jax.Array, keys, *place: str) -> jax.Array:
@@ -90,5 +92,5 @@ class Convolutions(nn.Module):
             kernel = self.param(f"kernel_{i}", nn.initializers.he_normal(), shape)
             x = downsample(x, kernel.astype(self.dtype))
             x = nn.gelu(LayerNorm(epsilon=1e-5, dtype=self.dtype, name=f"norm_{i}")(x))
-        x = nn.Dense(self.features, dtype=self.dtype, kernel_init=XAVIER, name="last")(x.reshape(len(x), -1))
+        x = Dense(self.features, dtype=self.dtype, name="last")(x.reshape(len(x), -1))
         return LayerNorm(epsilon=1e-5, dtype=self.dtype, name="latent_norm")(x)

@@ -11,10 +11,27 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mow_jax.ops.linear import linear
 from mow_jax.ops.precision import EXACT
 
 BLOCK = 32  # the least rows of a block: smaller ones read more weights than they save products
 XAVIER = nn.initializers.xavier_uniform()
+
+
+class Dense(nn.Module):
+    """[..., I] to [..., features]; the bias starts at 0."""
+
+    features: int
+    bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: Any = XAVIER
+    precision: jax.lax.Precision | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.bias else None
+        return linear(x, kernel, bias, self.dtype, self.precision)
 
 
 def select(logits: jax.Array, active: int, gate_norm: str) -> tuple[jax.Array, jax.Array]:
@@ -72,13 +89,15 @@ def mix(
     of_block = lambda w: (owner @ w.reshape(experts, -1)).reshape(number, *w.shape[1:])
 
     rows = jnp.zeros((number * size, x.shape[1]), x.dtype)
-    rows = rows.at[place].set(jnp.repeat(x, active, axis=0), unique_indices=True).reshape(number, size, -1)
+    copies = jnp.repeat(x.astype(jnp.float32), active, axis=0).astype(x.dtype)  # their gradients' sum is in float32
+    rows = rows.at[place].set(copies, unique_indices=True).reshape(number, size, -1)
     hidden = nn.silu(rows @ of_block(w1)) * (rows @ of_block(w3))
     y = (hidden @ of_block(w2)).reshape(number * size, -1)
     y = y.at[place].get(unique_indices=True).reshape(count, active, -1)
     counted = jnp.zeros(number * size).at[place].set(jnp.repeat(counted, active), unique_indices=True)
     reacted = activity(hidden, counted.reshape(number, size), owner)
-    return (y * weight[..., None].astype(y.dtype)).sum(1), reacted
+    # In float32: a gate's gradient is a sum over D.
+    return (y.astype(jnp.float32) * weight[..., None]).sum(1).astype(x.dtype), reacted
 
 
 class Mixture(nn.Module):
@@ -111,7 +130,7 @@ class Mixture(nn.Module):
         self.sow("intermediates", "activity", reacted)
         if not self.shared:
             return y.reshape(x.shape)
-        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=XAVIER, name=name)
+        dense = lambda features, name: Dense(features, dtype=self.dtype, name=name)
         h = nn.gelu(dense(self.shared * hidden, "shared_in")(x), approximate=False)
         self.sow("intermediates", "activity", _of_all(h, counted))
         return y.reshape(x.shape) + dense(width, "shared_out")(h)
@@ -130,7 +149,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
-        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=XAVIER, name=name)
+        dense = lambda features, name: Dense(features, dtype=self.dtype, name=name)
         h = nn.gelu(dense(self.shared * 4 * x.shape[-1], "in")(x), approximate=True)
         self.sow("intermediates", "activity", _of_all(h, counts(valid, h[..., 0].size)))
         return dense(x.shape[-1], "out")(h)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import DictKey
 
+from mow_jax.ops.precision import EXACT
+
 
 @dataclasses.dataclass(frozen=True)
 class Stages:
@@ -71,7 +73,7 @@ def merge(stages: Stages, params: dict[str, Any], stage: jax.Array) -> dict[str,
         adapter = params["adapters"][_name(path)]
         a = 1 + 0.2 * jnp.tanh(adapter["scale"])
         factor = jnp.where(counts, a[..., 1:] * (stages.alpha / stages.rank), 0.0)
-        added = jnp.einsum("...sir,...sro,...s->...io", adapter["down"], adapter["up"], factor)
+        added = jnp.einsum("...sir,...sro,...s->...io", adapter["down"], adapter["up"], factor, precision=EXACT)
         return jnp.where(stage > 0, a[..., :1, None] * leaf + added, leaf)
 
     backbone = jax.tree_util.tree_map_with_path(matrix, params["backbone"])

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from mow_jax.ops.norm import LayerNorm
-from mow_jax.systems.scalezero.mixture import XAVIER
+from mow_jax.systems.scalezero.mixture import Dense
 
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values [N, T, heads, D / heads] of every block
 
@@ -41,7 +41,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x, mask, cache, keys):
         width = x.shape[-1]
-        dense = lambda name: nn.Dense(width, dtype=self.dtype, kernel_init=XAVIER, name=name)
+        dense = lambda name: Dense(width, dtype=self.dtype, name=name)
         split = lambda y: y.reshape(*y.shape[:-1], self.heads, width // self.heads)
         query, key, value = (split(dense(name)(x)) for name in ("query", "key", "value"))
         if cache is not None:

@@ -19,9 +19,10 @@ import optax
 
 from mow_jax.ops import distributions, routing
 from mow_jax.ops.norm import LayerNorm
+from mow_jax.ops.precision import EXACT
 from mow_jax.systems.scalezero import targets
 from mow_jax.systems.scalezero.encoder import Convolutions, VisionTransformer
-from mow_jax.systems.scalezero.mixture import XAVIER, FeedForward, Mixture
+from mow_jax.systems.scalezero.mixture import Dense, FeedForward, Mixture
 from mow_jax.systems.scalezero.transformer import Cache, Transformer
 from mow_jax.systems.scalezero.types import Context, Node, Prediction, Steps
 
@@ -91,10 +92,10 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         norm = lambda: LayerNorm(epsilon=1e-5, dtype=self.dtype)
-        x = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=XAVIER)(norm()(x))
+        x = Dense(x.shape[-1], dtype=self.dtype)(norm()(x))
         x = nn.gelu(norm()(x), approximate=True)
-        dtype = self.dtype if self.norm else jnp.float32
-        x = nn.Dense(self.features, dtype=dtype, kernel_init=nn.initializers.zeros)(x)
+        dtype, precision = (self.dtype, None) if self.norm else (jnp.float32, EXACT)
+        x = Dense(self.features, dtype=dtype, kernel_init=nn.initializers.zeros, precision=precision)(x)
         return norm()(x) if self.norm else x
 
 
