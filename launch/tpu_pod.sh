@@ -6,7 +6,7 @@
 #
 # Assumes: gcloud is logged in with a project that may create TPU VMs; SERVER:/SHARE is an NFS share (e.g. Filestore) in the
 #   TPU's network, which every worker mounts at /mnt/runs: all workers must see one workdir, and a bucket mounted as a folder
-#   cannot rename folders, as checkpoints must; run from the root of the project.
+#   cannot rename folders, as checkpoints must; run from the root of the project, where python3 (or $PYTHON) is 3.9 or later.
 # Variables: VERSION (of the TPU software, default tpu-ubuntu2204-base), SPOT (1, the default: preemptible), WAIT (seconds
 #   between tries where no TPU is free, default 300).
 # Progress: worker 0's log runs through this terminal; WORKDIR/metrics.jsonl and TensorBoard files lie on the share. The run
@@ -28,6 +28,7 @@ here="--zone=$zone"
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 command -v gcloud > /dev/null || { echo "gcloud is not there: install Google Cloud's command line" >&2; exit 2; }
+"${PYTHON:-python3}" -c 'import mow_jax.origin' || { echo "run this from the root of the project, with python3 or \$PYTHON" >&2; exit 2; }
 if [[ " $*" != *" --workdir=/mnt/runs/"* ]]; then
   echo "--workdir must lie under /mnt/runs, the share that all workers see" >&2
   exit 2
@@ -65,17 +66,8 @@ fi
 echo prepared
 END
 
-# Which code it is: results name it, and the workers have no git. Changed files are told apart as mow_jax/origin.py does.
-commit() {
-  local head
-  head=$(git rev-parse --short=12 HEAD 2> /dev/null) || { echo unknown; return; }
-  changed() {
-    git diff HEAD --binary --no-ext-diff
-    git ls-files -z --others --exclude-standard -- mow_jax '*.py' | xargs -0r sha256sum
-  }
-  [[ -z $(changed | head -c1 | tr -d '\0') ]] || head+=+$(changed | sha256sum | cut -c1-6)
-  echo "$head"
-}
+# Which code it is: results name it, and the workers have no git.
+commit() { "${PYTHON:-python3}" -c 'from mow_jax.origin import commit; print(commit())'; }
 
 # The run: workers find each other by the TPU's own metadata. Each leaves its exit code in ~/code.
 write_run() {

@@ -19,10 +19,6 @@ def count(function: Callable, *arguments: Any) -> int:
 
 def of(jaxpr: Any) -> int:
     """The same of a jaxpr. Raises ValueError for a loop of unknown length."""
-    return _jaxpr(jaxpr)
-
-
-def _jaxpr(jaxpr: Any) -> int:
     return sum(_equation(equation) for equation in jaxpr.eqns)
 
 
@@ -35,10 +31,10 @@ def _equation(equation: Any) -> int:
     if kind == "while":
         raise ValueError("a while loop has no known length: its operations cannot be counted")
     if kind == "cond":
-        return max(_jaxpr(branch.jaxpr) for branch in equation.params["branches"])
+        return max(of(branch.jaxpr) for branch in equation.params["branches"])
     times = equation.params["length"] if kind == "scan" else 1
     inner = [value for value in equation.params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
-    return times * sum(_jaxpr(getattr(value, "jaxpr", value)) for value in inner)
+    return times * sum(of(getattr(value, "jaxpr", value)) for value in inner)
 
 
 def _product(equation: Any) -> int:

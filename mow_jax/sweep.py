@@ -213,23 +213,18 @@ def _put(path: Path, text: str) -> None:
 def entry(job: Job, results: dict[str, Any]) -> dict[str, Any]:
     """What the table needs of a run."""
     parameters, active = data.sizes(job.directory)
-    return {
+    own = {
         "variant": job.variant,
         "seed": job.seed,
-        "returns": sweeps.returns(results),
         "command": shlex.join(["python", "-m", *job.command]),
-        "commit": results["commit"],
         "versions": results.get("versions", {}),
         "seconds": round(seconds(job)),
         "cores": sorted(cores(job)),
         "core_seconds": round(data.core_seconds(lines(job))),
         "parameters": parameters,
         "active": active,
-        "step": results["step"],
-        "actions": sweeps.actions(results),
-        "episodes": sweeps.episodes(results),
-        "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
     }
+    return own | sweeps.scored(results)
 
 
 # --- The command ------------------------------------------------------------------------------------------------------

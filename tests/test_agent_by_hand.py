@@ -168,7 +168,7 @@ def test_every_part_reads_the_task_s_embedding(rows):
         heads = {name: world_model.head(model, rows, name, hidden) for name in ("prior", "reward", "continuation")}
         return heads | {
             "posterior": world_model.encode(model, rows, frames, KEY)[0].log_p,
-            "decoder": world_model.decode(model, rows, z)[0],
+            "decoder": world_model.decode(model, rows, z),
             "token": world_model.tokens(model, rows, z, action),
             "actor and critic": actor_critic.features(z, hidden, rows.embedding),
         }

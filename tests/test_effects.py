@@ -17,7 +17,7 @@ from tiny_agent import AGENT, BATCH, CONTEXTS, SHARD, TABLE, TASKS, on_one_devic
 
 from mow_jax.ops import twohot
 from mow_jax.ops.keys import named_key
-from mow_jax.systems.mow import actor_critic, imagination, inspection, router, warmup, world_model
+from mow_jax.systems.mow import actor_critic, clustering, imagination, inspection, router, warmup, world_model
 from mow_jax.systems.mow import agent as algorithm
 from mow_jax.systems.mow.blocks import Transformer, causal_mask
 from mow_jax.systems.mow.dynamics import Dynamics, Expert, Shared
@@ -288,4 +288,4 @@ def test_the_table_is_made_of_the_mean_over_batches_and_of_the_best_rows():
     made = warmup.own_table(settings, list("abcde"), agent, learner, replay)
     np.testing.assert_array_equal(made.table.cluster, best)
     for part in ("cluster", "experts"):
-        np.testing.assert_allclose(made.norms[part]["layer"], np.linalg.norm(gradients.mean(0), axis=1))
+        np.testing.assert_allclose(made.similarity[part], clustering.cosine(gradients.mean(0)), atol=1e-6)

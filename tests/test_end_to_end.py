@@ -238,15 +238,6 @@ def test_a_table_is_reused_and_kept(finished, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", ["spectral", "single"])
-def test_every_method_of_clustering_trains(method, tmp_path):
-    options = ["--config.suite.tasks=('catch','grid','wall')", f"--config.clustering.method={method}"]
-    train(tmp_path, *options, "--config.router.mode=table", "--config.train.steps=28", "--config.evaluation.every=0")
-    table = json.loads((tmp_path / "clusters.json").read_text())
-    assert len(set(table["cluster"])) == {"spectral": 2, "single": 1}[method]
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("tasks", [("CartPole-v1",), ("CartPole-v1", "Acrobot-v1")])
 def test_gymnasium_environments_train_and_resume(tasks, tmp_path):
     options = ["--config.suite.name=gymnasium", f"--config.suite.tasks={tasks}", "--config.evaluation.max_steps=10"]

@@ -414,12 +414,26 @@ def test_an_episode_is_that_of_the_bare_emulator(name: str, changes: dict, losse
         assert truncated and not terminated and len(episode) == 601
 
 
+MINIMAL = {  # sizes of ALE's minimal action sets
+    18: "Alien BankHeist BattleZone Boxing ChopperCommand Frostbite Hero Jamesbond Kangaroo Krull PrivateEye"
+    " RoadRunner Seaquest",
+    14: "KungFuMaster",
+    10: "Amidar",
+    9: "Asterix CrazyClimber MsPacman",
+    8: "Gopher",
+    7: "Assault",
+    6: "DemonAttack Pong Qbert UpNDown",
+    4: "Breakout",
+    3: "Freeway",
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", suites.ATARI)
 def test_each_of_the_26_games(name: str):
     environment = environment_of("atari", name, image_size=64)
     game = suites.ATARI[name]
-    assert sum(environment.task.action_mask) == game.actions
+    assert name in MINIMAL[sum(environment.task.action_mask)].split()
     assert (environment.task.random_score, environment.task.reference_score) == (game.random, game.human)
     assert environment.reset(0).max() > 50
     episode = assert_equals_bare(name, 620, image_size=64)  # past the first anchor, where the episode lasts

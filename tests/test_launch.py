@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,7 @@ def test_a_pod_s_run_goes_on_after_what_happens_to_pods(tmp_path):
         (cloud / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
         (cloud / "bin" / name).chmod(0o755)
     (project / "mow_jax" / "__init__.py").touch()
+    shutil.copy(ROOT / "mow_jax" / "origin.py", project / "mow_jax")
     (project / "mow_jax" / "train.py").write_text(LEARNS)
     (project / "version").write_text("old")
     git = lambda *words: (

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replay": {"files", "memory", "types", "seeding"},
     "checkpoint": {"", "files", "processes", "types"},  # "": the package itself, for its version
     "logs": {"types"},
-    "report": {"advice", "checks", "command", "files", "locks", "types"},
+    "report": {"advice", "checks", "command", "envs", "files", "locks", "types"},
     "command": {"types"},
     "trial": {"command", "preflight", "summary", "workdir"},
     "workdir": {"checks", "config", "locks", "processes", "types"},

@@ -26,7 +26,7 @@ from mow_jax.systems.mow import build as mow
 from mow_jax.systems.mow.agent import Agent
 from mow_jax.systems.mow.blocks import causal_mask
 from mow_jax.systems.mow.types import Dream, TrainState
-from mow_jax.systems.mow.vae import MAP
+from mow_jax.systems.mow.vae import MAP, to_frames
 from mow_jax.systems.mow.world_model import ROW_AXES, Rows
 from mow_jax.types import Batch, Shard, Task
 
@@ -264,14 +264,15 @@ def training_pass(agent: Agent, rows: Rows, batch: Batch) -> dict[str, jax.Array
     """What the modules give on the way to the losses."""
     model = agent.world
     made, _ = world_model.encode(model, rows, batch.observation, jax.random.key(0), train=True)
-    decoded, _ = world_model.decode(model, rows, made.z, train=True)
+    decoded, _ = world_model._decode(model, rows, made.z, True, world_model._no_pool)
+    frames = to_frames(decoded)
     mask = causal_mask(world_model.segments(model, batch.is_first))
     hidden, _ = world_model.transition(model, rows, made.z, batch.action, mask)
     prior = world_model.prior(model, rows, hidden)
     return {
         "embedding": embedding(agent, rows, batch, train=True),
         "post_logits": made.log_p,
-        "decoded": decoded,
+        "decoded": frames.reshape(*made.z.shape[:-1], *frames.shape[1:]),
         "hidden": hidden,
         "prior_logits": prior,
         "reward_logits": world_model.head(model, rows, "reward", hidden),

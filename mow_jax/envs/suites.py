@@ -13,42 +13,41 @@ from mow_jax.types import BadInput, Task
 
 
 class AtariGame(NamedTuple):
-    """One game of Atari 100k: the size of its minimal action set and the two scores that normalise it."""
+    """One game of Atari 100k: the two scores that normalise it."""
 
-    actions: int
     random: float
     human: float
 
 
 # Random and human scores: the standard references of Atari 100k (Mnih et al. 2015 and Wang et al. 2016, as used since
-# Kaiser et al. 2020). Action counts: ALE's minimal sets.
+# Kaiser et al. 2020).
 ATARI = {
-    "Alien": AtariGame(18, 227.8, 7127.7),
-    "Amidar": AtariGame(10, 5.8, 1719.5),
-    "Assault": AtariGame(7, 222.4, 742.0),
-    "Asterix": AtariGame(9, 210.0, 8503.3),
-    "BankHeist": AtariGame(18, 14.2, 753.1),
-    "BattleZone": AtariGame(18, 2360.0, 37187.5),
-    "Boxing": AtariGame(18, 0.1, 12.1),
-    "Breakout": AtariGame(4, 1.7, 30.5),
-    "ChopperCommand": AtariGame(18, 811.0, 7387.8),
-    "CrazyClimber": AtariGame(9, 10780.5, 35829.4),
-    "DemonAttack": AtariGame(6, 152.1, 1971.0),
-    "Freeway": AtariGame(3, 0.0, 29.6),
-    "Frostbite": AtariGame(18, 65.2, 4334.7),
-    "Gopher": AtariGame(8, 257.6, 2412.5),
-    "Hero": AtariGame(18, 1027.0, 30826.4),
-    "Jamesbond": AtariGame(18, 29.0, 302.8),
-    "Kangaroo": AtariGame(18, 52.0, 3035.0),
-    "Krull": AtariGame(18, 1598.0, 2665.5),
-    "KungFuMaster": AtariGame(14, 258.5, 22736.3),
-    "MsPacman": AtariGame(9, 307.3, 6951.6),
-    "Pong": AtariGame(6, -20.7, 14.6),
-    "PrivateEye": AtariGame(18, 24.9, 69571.3),
-    "Qbert": AtariGame(6, 163.9, 13455.0),
-    "RoadRunner": AtariGame(18, 11.5, 7845.0),
-    "Seaquest": AtariGame(18, 68.4, 42054.7),
-    "UpNDown": AtariGame(6, 533.4, 11693.2),
+    "Alien": AtariGame(227.8, 7127.7),
+    "Amidar": AtariGame(5.8, 1719.5),
+    "Assault": AtariGame(222.4, 742.0),
+    "Asterix": AtariGame(210.0, 8503.3),
+    "BankHeist": AtariGame(14.2, 753.1),
+    "BattleZone": AtariGame(2360.0, 37187.5),
+    "Boxing": AtariGame(0.1, 12.1),
+    "Breakout": AtariGame(1.7, 30.5),
+    "ChopperCommand": AtariGame(811.0, 7387.8),
+    "CrazyClimber": AtariGame(10780.5, 35829.4),
+    "DemonAttack": AtariGame(152.1, 1971.0),
+    "Freeway": AtariGame(0.0, 29.6),
+    "Frostbite": AtariGame(65.2, 4334.7),
+    "Gopher": AtariGame(257.6, 2412.5),
+    "Hero": AtariGame(1027.0, 30826.4),
+    "Jamesbond": AtariGame(29.0, 302.8),
+    "Kangaroo": AtariGame(52.0, 3035.0),
+    "Krull": AtariGame(1598.0, 2665.5),
+    "KungFuMaster": AtariGame(258.5, 22736.3),
+    "MsPacman": AtariGame(307.3, 6951.6),
+    "Pong": AtariGame(-20.7, 14.6),
+    "PrivateEye": AtariGame(24.9, 69571.3),
+    "Qbert": AtariGame(163.9, 13455.0),
+    "RoadRunner": AtariGame(11.5, 7845.0),
+    "Seaquest": AtariGame(68.4, 42054.7),
+    "UpNDown": AtariGame(533.4, 11693.2),
 }
 
 

@@ -65,17 +65,7 @@ def write(places: list[str], out: str | None, actions: str = "") -> Path:
 def entries(groups: Groups) -> list[dict[str, Any]]:
     """What the figures take: the normalised scores of every run that has been evaluated."""
     return [
-        {
-            "variant": name,
-            "first": next(iter(groups)),
-            "seed": i,
-            "step": run.results["step"],
-            "commit": run.results.get("commit"),
-            "actions": sweeps.actions(run.results),
-            "episodes": sweeps.episodes(run.results),
-            "tasks": {task: entry["normalised"] for task, entry in run.results["tasks"].items()},
-            "returns": sweeps.returns(run.results),
-        }
+        {"variant": name, "first": next(iter(groups)), "seed": i} | sweeps.scored(run.results)
         for name, runs in groups.items()
         for i, run in enumerate(runs)
         if run.results is not None
@@ -185,14 +175,12 @@ def _scores(scored: list[dict[str, Any]], looks: comparing.Looks, directory: Pat
     verdict = verdict if first in variants else sweeps.NO_FIRST.format(first)
     rows, apart_by = [], sweeps.scored_by(scored)
     for name, values in variants.items():
-        by_task, (low, high) = values.mean(0), inference.interval(values.mean(1))
-        iqm, around = inference.iqm(values)
-        between = f" [{low:.3f}, {high:.3f}]" if len(values) > 1 else ""
+        by_task, (iqm, around) = values.mean(0), inference.iqm(values)
         lowest = int(by_task.argmin())
         cells = [
             *([apart_by[name]] if apart_by else []),
             sweeps.steps([entry["step"] for entry in scored if entry["variant"] == name]),
-            f"{values.mean():.3f}{between}",
+            sweeps.interval(list(values.mean(1))),
             ratio(float(np.median(by_task))),
             scores.iqm_text({"iqm": iqm, "interval": around}),
             *[cells_of.get(name, NONE)] * bool(others),

@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest, trim_mean
 
+from mow_jax.envs import suites
 from mow_jax.types import BadInput
 
-BUNDLED = Path(__file__).parent / "data" / "atari100k_scores.json"
+# Scores of STORM's published runs, five seeds a game, sticky actions 0.25: results/storm.json of its repository.
+BUNDLED = Path(__file__).parent / "data" / "storm_atari100k.json"
 DRAWS = 2000  # of the bootstrap
 TRIM = 0.25  # cut off at each end: what is left is the interquartile mean
 
@@ -88,10 +90,9 @@ def atari_scores(path: str | None = None) -> dict:
 
     Returns {"games": {name: score}, "mean", "median", "iqm", "interval", "superhuman"}. Raises BadInput.
     """
-    known = json.loads(BUNDLED.read_text())["games"]
-    raw = {game: entry["storm_seeds"] for game, entry in known.items()} if path is None else _read(path, known)
+    raw = _read(path or str(BUNDLED))
     normalised = {
-        game: [normalise(score, known[game]["random"], known[game]["human"]) for score in scores]
+        game: [normalise(score, suites.ATARI[game].random, suites.ATARI[game].human) for score in scores]
         for game, scores in raw.items()
     }
     games = {game: float(np.mean(values)) for game, values in normalised.items()}
@@ -99,7 +100,7 @@ def atari_scores(path: str | None = None) -> dict:
     return {"games": games, **aggregate(normalised), "superhuman": superhuman}
 
 
-def _read(path: str, known: dict) -> dict[str, list[float]]:
+def _read(path: str) -> dict[str, list[float]]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except OSError as problem:
@@ -108,7 +109,7 @@ def _read(path: str, known: dict) -> dict[str, list[float]]:
         raise BadInput(f'{path} is not a score file ({problem}); write {{"Game": [score of each seed, ...]}}') from None
     if not isinstance(content, dict) or not content:
         raise BadInput(f'{path} holds no scores; write one JSON object {{"Game": [score of each seed, ...], ...}}')
-    return {_game(game, known, path): _numbers(game, scores, path) for game, scores in content.items()}
+    return {_game(game, path): _numbers(game, scores, path) for game, scores in content.items()}
 
 
 def _without_repeats(pairs: list[tuple]) -> dict:
@@ -120,13 +121,13 @@ def _without_repeats(pairs: list[tuple]) -> dict:
     return content
 
 
-def _game(game: str, known: dict, path: str) -> str:
-    if game in known:
+def _game(game: str, path: str) -> str:
+    if game in suites.ATARI:
         return game
-    plain = {name.lower(): name for name in known}
+    plain = {name.lower(): name for name in suites.ATARI}
     near = difflib.get_close_matches(game.lower().replace("_", ""), plain, n=1, cutoff=0.5)
     hint = f"did you mean {plain[near[0]]!r}? " if near else ""
-    raise BadInput(f"{path}: unknown game {game!r}; {hint}The games are {', '.join(known)}")
+    raise BadInput(f"{path}: unknown game {game!r}; {hint}The games are {', '.join(suites.ATARI)}")
 
 
 def _numbers(game: str, scores: object, path: str) -> list[float]:

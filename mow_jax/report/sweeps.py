@@ -175,6 +175,18 @@ def episodes(results: dict[str, Any]) -> int:
     return max((len(task.get("returns", ())) for task in results["tasks"].values()), default=0)
 
 
+def scored(results: dict[str, Any]) -> dict[str, Any]:
+    """What tables and figures take of a run's results.json."""
+    return {
+        "returns": returns(results),
+        "commit": results.get("commit"),
+        "step": results["step"],
+        "actions": actions(results),
+        "episodes": episodes(results),
+        "tasks": {name: task["normalised"] for name, task in results["tasks"].items()},
+    }
+
+
 def returns(results: dict[str, Any]) -> dict[str, float]:
     """{task: mean return} of results, as far as they have any."""
     return {name: float(np.mean(task["returns"])) for name, task in results["tasks"].items() if task.get("returns")}

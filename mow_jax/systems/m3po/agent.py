@@ -22,7 +22,7 @@ from mow_jax.systems.m3po.fresh import Trust
 from mow_jax.systems.m3po.planner import Planner
 from mow_jax.systems.m3po.types import ActState, Draws, State
 from mow_jax.systems.m3po.world_model import WorldModel
-from mow_jax.types import Batch, Shard
+from mow_jax.types import Acted, Batch, Shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +242,7 @@ def init_acting(agent: Agent, tasks: int, envs: int) -> ActState:
 
 def act(
     agent: Agent, state: State, acting: ActState, observation, is_first, step, shard: Shard, explore: bool = True
-) -> tuple[jax.Array, dict[str, jax.Array], ActState]:
+) -> Acted:
     """Actions [K', E, A] for frames [K', E, ...] at joint step `step`, what to store with the rows, and the plans.
 
     To learn, the first environments act by the bare policy, and the others take an elite of their plan with noise;
@@ -285,4 +285,4 @@ def act(
                 "raw": extras["raw"].at[:, :count].set(raw),
                 "log_prob": extras["log_prob"].at[:, :count].set(log_prob),
             }
-    return action, extras, ActState(mean)
+    return Acted(action, extras, ActState(mean))

@@ -12,9 +12,9 @@ from mow_jax.systems.m3po import agent as algorithm
 from mow_jax.systems.m3po.agent import Agent
 from mow_jax.systems.m3po.fresh import Trust
 from mow_jax.systems.m3po.planner import Planner
-from mow_jax.systems.m3po.types import ActState, State
+from mow_jax.systems.m3po.types import State
 from mow_jax.systems.m3po.world_model import WorldModel
-from mow_jax.types import Acted, BadInput, Component, Plan, Shard, System, Task, Update, Window
+from mow_jax.types import BadInput, Component, Plan, System, Task, Update, Window
 
 
 def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
@@ -32,7 +32,7 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
         name=config.system,
         init=bound(algorithm.init),
         init_acting=bound(algorithm.init_acting),
-        act=bound(act),
+        act=bound(algorithm.act),
         updates=updates,
         extras=extras,
         facts=functools.partial(facts, config, made),
@@ -41,11 +41,6 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
         exported=("update", "params"),
         carry_over=carry_over,
     )
-
-
-def act(agent: Agent, state: State, acting: ActState, observation, is_first, step, shard: Shard, explore: bool):
-    """Plans, or acts by the bare policy and stores what it drew and how likely that was."""
-    return Acted(*algorithm.act(agent, state, acting, observation, is_first, step, shard, explore))
 
 
 def agent(config: ConfigDict, tasks: list[Task], plan: Plan) -> Agent:

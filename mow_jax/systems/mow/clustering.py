@@ -29,7 +29,6 @@ class Clusters(NamedTuple):
     method: str
     seed: int
     similarity: dict[str, Any]  # {"cluster": [K, K] or None, "experts": the same}
-    norms: dict[str, dict[str, list[float]]]  # part -> layer -> gradient norm of each task
 
 
 def unit_vectors(layers: dict[str, np.ndarray]) -> np.ndarray:
@@ -130,11 +129,7 @@ def cluster_tasks(
         expert_table(parts.get("experts"), tasks, experts, active, method, seed),
     )
     similarity = {part: cosine(parts[part]) if parts else None for part in ("cluster", "experts")}
-    norms = {
-        part: {layer: np.linalg.norm(v, axis=1).tolist() for layer, v in vectors.items()}
-        for part, vectors in (layers or {}).items()
-    }
-    return Clusters(names, table, method, seed, similarity, norms)
+    return Clusters(names, table, method, seed, similarity)
 
 
 def write(path: Path, clusters: Clusters) -> None:
@@ -147,7 +142,6 @@ def write(path: Path, clusters: Clusters) -> None:
         "method": clusters.method,
         "seed": clusters.seed,
         "similarity": {part: plain(matrix) for part, matrix in clusters.similarity.items()},
-        "norms": clusters.norms,
     }
     _replace(path, content)
 
@@ -204,7 +198,7 @@ def read(path: str | Path, names: list[str], *, clusters: int, experts: int, act
             f'clustering.table={path}: "similarity" must hold a matrix {(len(rows),) * 2} a part, "seed" a whole number'
             f" ({error!r}); mend or remove them"
         ) from None
-    return Clusters(names, Table(cluster[order], chosen[order]), "file", seed, similarity, {})
+    return Clusters(names, Table(cluster[order], chosen[order]), "file", seed, similarity)
 
 
 def _check(path, field: str, values: np.ndarray, shape: tuple, limit: int, key: str) -> None:

@@ -44,7 +44,7 @@ def _predictions(model: WorldModel, rows: Rows, batch: Batch, key: jax.Array) ->
 
     def error(step):
         z, real = step
-        frames, _ = world_model.decode(model, rows, z)
+        frames = world_model.decode(model, rows, z)
         return ((frames - real.astype(jnp.float32) / 255) ** 2).sum((-3, -2, -1))
 
     def surprise(hidden):
@@ -145,6 +145,6 @@ def _open_loop(model: WorldModel, rows: Rows, batch: Batch, key: jax.Array, cont
         jax.random.split(key_steps, time),
     )
     _, zs = jax.lax.scan(step, (jnp.zeros_like(posterior.z[:, 0]), cache), inputs)
-    frames = [world_model.decode(model, rows, z)[0] for z in (posterior.z, zs.swapaxes(0, 1))]
+    frames = [world_model.decode(model, rows, z) for z in (posterior.z, zs.swapaxes(0, 1))]
     reconstructed, imagined = [(jnp.clip(f, 0, 1) * 255).round().astype(jnp.uint8) for f in frames]
     return reconstructed, imagined

@@ -49,7 +49,7 @@ def see(agent: Agent, own: Own, frame: jax.Array, key: jax.Array) -> tuple[Momen
 
 def picture(agent: Agent, rows: Rows, z: jax.Array) -> jax.Array:
     """The frame [S, S, 3] in 0..1 of a latent [1, Z]."""
-    return world_model.decode(agent.world, rows, z[:, None])[0][0, 0].clip(0, 1)
+    return world_model.decode(agent.world, rows, z[:, None])[0, 0].clip(0, 1)
 
 
 def choose(agent: Agent, own: Own, dream: Moment, mask: jax.Array, key: jax.Array) -> jax.Array:

@@ -208,15 +208,14 @@ def unimixed(model: WorldModel, logits: jax.Array) -> jax.Array:
     return distributions.unimix(logits.reshape(*logits.shape[:-1], model.categoricals, model.classes), model.unimix)
 
 
-def decode(model: WorldModel, rows: Rows, z, train: bool = False, pool: Pool = _no_pool) -> tuple[jax.Array, Any]:
-    """Frames [B, T, S, S, 3] in float32 of latents [B, T, Z], and the decoder's new running statistics."""
-    decoded, statistics = _decode(model, rows, z, train, pool)
-    frames = vae.to_frames(decoded)
-    return frames.reshape(*z.shape[:-1], *frames.shape[1:]), statistics
+def decode(model: WorldModel, rows: Rows, z) -> jax.Array:
+    """Frames [B, T, S, S, 3] in float32 of latents [B, T, Z], by running statistics."""
+    frames = vae.to_frames(_decode(model, rows, z, False, _no_pool)[0])
+    return frames.reshape(*z.shape[:-1], *frames.shape[1:])
 
 
 def _decode(model: WorldModel, rows: Rows, z, train: bool, pool: Pool) -> tuple[jax.Array, Any]:
-    """The same with frames as the decoder lays them out, [B * T, ...]."""
+    """Frames as the decoder lays them out, [B * T, ...], and its new running statistics."""
     flat = z.reshape(-1, z.shape[-1])
     embedding = jnp.broadcast_to(rows.embedding, (flat.shape[0], rows.embedding.shape[-1]))
     return _run(model, rows, "decoder", flat, embedding, train=train, pool=pool)

@@ -25,7 +25,7 @@ from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
 from mow_jax.systems.scalezero.types import ActState, Context, State
 from mow_jax.systems.scalezero.world_model import WorldModel
-from mow_jax.types import Batch, Shard
+from mow_jax.types import Acted, Batch, Shard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +213,7 @@ def init_acting(agent: Agent, tasks: int, envs: int) -> ActState:
 
 def act(
     agent: Agent, state: State, acting: ActState, observation, is_first, step, shard: Shard, explore: bool = True
-) -> tuple[jax.Array, dict[str, jax.Array], ActState]:
+) -> Acted:
     """Actions [K', E] for frames [K', E, S, S, 3] at joint step `step`, the policies [K', E, A] to store with the rows,
     and the new contexts. Without `explore` the search is of the plain policy; the best action is taken, or, if such are
     to be scored, one drawn: by visits, or for "gumbel" by the noise at the root, which is that search's only draw.
@@ -241,7 +241,7 @@ def act(
     value = targets.scalar(root.value)
     found = search.search(setup, follow, root.policy, value, node, mask, noise, warmth)
     action = unfold(found.action)
-    return action, {"policy": unfold(found.policy)}, world_model.push(acting, observation, action)
+    return Acted(action, {"policy": unfold(found.policy)}, world_model.push(acting, observation, action))
 
 
 # --- After an evaluation ----------------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from mow_jax.systems.scalezero import inspection, stages
 from mow_jax.systems.scalezero.agent import Agent
 from mow_jax.systems.scalezero.search import Search
 from mow_jax.systems.scalezero.stages import Stages
-from mow_jax.systems.scalezero.types import ActState, State
+from mow_jax.systems.scalezero.types import State
 from mow_jax.systems.scalezero.world_model import WorldModel
-from mow_jax.types import Acted, AfterEvaluation, BadInput, Batch, Component, Plan, Shard, System, Task, Update, Window
+from mow_jax.types import AfterEvaluation, BadInput, Batch, Component, Plan, Shard, System, Task, Update, Window
 
 
 def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
@@ -33,7 +33,7 @@ def system(config: ConfigDict, tasks: list[Task], plan: Plan) -> System:
         name=config.system,
         init=bound(algorithm.init),
         init_acting=bound(algorithm.init_acting),
-        act=bound(act),
+        act=bound(algorithm.act),
         updates=updates,
         extras={"policy": ("float32", (made.world.action_size,))},
         facts=functools.partial(facts, config, made),
@@ -74,11 +74,6 @@ def check_stages(config: ConfigDict, plan: Plan) -> None:
             f"stages.target={stages.target} needs evaluations while the run learns, and evaluation.every={every} makes"
             f" none in train.steps={steps}: set it between, or stages.target=inf, so that stages end by their budget"
         )
-
-
-def act(agent: Agent, state: State, acting: ActState, observation, is_first, step, shard: Shard, explore: bool):
-    """Searches; what the search says of the actions is stored beside the row."""
-    return Acted(*algorithm.act(agent, state, acting, observation, is_first, step, shard, explore))
 
 
 def update(agent: Agent, state: State, batch: Batch, shard: Shard) -> tuple[State, dict]:
