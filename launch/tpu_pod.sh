@@ -28,7 +28,7 @@ here="--zone=$zone"
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 command -v gcloud > /dev/null || { echo "gcloud is not there: install Google Cloud's command line" >&2; exit 2; }
-"${PYTHON:-python3}" -c 'import mow_jax.origin' || { echo "run this from the root of the project, with python3 or \$PYTHON" >&2; exit 2; }
+"${PYTHON:-python3}" -B -c 'import mow_jax.origin' || { echo "run this from the root of the project, with python3 or \$PYTHON" >&2; exit 2; }
 if [[ " $*" != *" --workdir=/mnt/runs/"* ]]; then
   echo "--workdir must lie under /mnt/runs, the share that all workers see" >&2
   exit 2
@@ -67,7 +67,7 @@ echo prepared
 END
 
 # Which code it is: results name it, and the workers have no git.
-commit() { "${PYTHON:-python3}" -c 'from mow_jax.origin import commit; print(commit())'; }
+commit() { "${PYTHON:-python3}" -B -c 'from mow_jax.origin import commit; print(commit())'; }
 
 # The run: workers find each other by the TPU's own metadata. Each leaves its exit code in ~/code.
 write_run() {
