@@ -80,7 +80,7 @@ def test_a_comparison_says_who_is_better_where_and_at_what_cost(sweep: Path, tmp
     assert "| one | 2 | 200 | 0.400 [-0.871, 1.671] |" in text  # 0.5 and 0.3: 12.706 standard errors of 0.1
     assert text.index("| one | 2 |") < text.index("| mow | 2 |")  # as in the sweep's table
     assert "| router.experts | 1 | 4 |" in text and "| seed |" not in text
-    assert "| mow | 1.000 | 1+1, 1+1 |" in text or "| mow | – | 1+1, 1+1 |" in text
+    assert "| mow | 1.000 | 1+1 (2) |" in text or "| mow | – | 1+1 (2) |" in text
     for picture in ("overview", "profile", "improvement", "curves", "clusters"):
         assert (folder / f"{picture}.png").exists() and (folder / f"{picture}.dark.png").exists()
     assert f"| one | 200 | 20 | {10 / 3600:.3f} |" in text

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from processes import own_git
 
@@ -260,13 +259,26 @@ def test_curves_are_explained_where_a_run_has_them(workdir):
 
 def test_dots_of_learning_curves_are_said_to_be_means(workdir, monkeypatch):
     shown = []
-    monkeypatch.setattr(Figure, "legend", lambda self, **given: shown.extend(given["handles"]))
+    monkeypatch.setattr(curves, "legend_above", lambda figure, handles, names, size: shown.extend(handles))
     section = pages._curves(data.read(str(workdir)), workdir)
     assert (
         "the mean of those that ended between two lines" in section.text[0] and "Every episode" not in section.text[0]
     )
     dots = [line.get_label() for line in shown if line.get_marker() == "."]
     assert dots and all("mean" in label and "between two lines" in label for label in dots)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "columns"), [("mow", 2, 2), ("mow", 7, 5), ("clusters=3+grouping=some", 8, 3)]
+)
+def test_a_legend_is_as_wide_as_its_figure_at_most(name: str, count: int, columns: int, tmp_path):
+    with plotting.picture(tmp_path / "made.png", 7.5, 3.0) as figure:
+        drawn = [axes.plot([0, 1], [0, 1])[0] for axes in plotting.panels(figure, 3, 3)]
+        plotting.legend_above(figure, drawn[:1] * count, [name] * count)
+    (legend,) = figure.legends
+    around = legend.get_window_extent()
+    assert 0 <= around.x0 and around.x1 <= figure.bbox.width and around.y1 <= figure.bbox.height
+    assert legend._ncols == columns and (figure.get_figheight() > 3.0) == (count > columns)
 
 
 def test_searches_have_a_section_that_says_how_to_read_them(workdir):

@@ -247,17 +247,19 @@ def _clusters(groups: Groups, directory: Path) -> Section | None:
     text = (
         "Which tasks share a cluster in each run. Agreement of two runs is the adjusted Rand index of their groupings:"
         " 1, the same; 0, as alike as by chance. A dash where there is one run, or nothing to group. Sizes: how many"
-        " tasks the groups have, largest first; groupings are set beside those of equal sizes."
+        " tasks the groups have, largest first, and in brackets in how many runs; groupings are set beside those of"
+        " equal sizes."
     )
     rows = [[name, ratio(agreement(runs)), sizes(runs)] for name, runs in groups.items()]
-    tables = [Table(["variant", "mean agreement of its runs", "sizes of the groups, run by run"], rows)]
+    tables = [Table(["variant", "mean agreement of its runs", "sizes of the groups (runs)"], rows)]
     return Section("Clusters", [text], tables, [Picture("clusters.png", "Tasks by cluster, a map a run")])
 
 
 def sizes(runs: list[Run]) -> str:
-    """How many tasks share a cluster in each run, "9+3+1, 8+4+1"."""
+    """How many tasks share a cluster, and in how many runs, the commonest first: "9+3+1 (4), 8+4+1 (1)"."""
     found = [np.bincount(run.clusters.cluster) for run in runs if run.clusters is not None]
-    return ", ".join("+".join(map(str, sorted(counts[counts > 0].tolist(), reverse=True))) for counts in found) or NONE
+    text = Counter("+".join(map(str, sorted(counts[counts > 0].tolist(), reverse=True))) for counts in found)
+    return ", ".join(f"{each} ({count})" for each, count in text.most_common()) or NONE
 
 
 def agreement(runs: list[Run]) -> float | None:

@@ -18,7 +18,18 @@ from scipy import stats
 
 from mow_jax.report.data import Run, Series
 from mow_jax.report.inference import DRAWS, ENOUGH, beats, ends, interval
-from mow_jax.report.plotting import COLOURS, FAINT, INK, columns_for, compact, panels, picture, short, smooth
+from mow_jax.report.plotting import (
+    COLOURS,
+    FAINT,
+    INK,
+    columns_for,
+    compact,
+    legend_above,
+    panels,
+    picture,
+    short,
+    smooth,
+)
 from mow_jax.report.sweeps import left_out, reference
 
 Looks = dict[str, dict[str, Any]]  # variant -> colour and kind of line, as plotting.looks makes them
@@ -193,7 +204,7 @@ def curves(runs: dict[str, list[Run]], looks: Looks, path: Path, kind: str = "re
         seen = {
             name: handle for axes in figure.axes for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(seen.values(), seen.keys(), loc="outside upper center", ncols=5, fontsize=8.5)
+        legend_above(figure, list(seen.values()), list(seen))
     return True
 
 

@@ -21,6 +21,7 @@ from mow_jax.report.plotting import (
     TRAINING,
     columns_for,
     compact,
+    legend_above,
     panels,
     picture,
     short,
@@ -51,7 +52,7 @@ def learning_curves(run: Run, kind: str, path: Path) -> bool:
         figure.supxlabel("agent steps", fontsize=9.5)
         figure.supylabel(f"episode {kind}", fontsize=9.5)
         names = {text.get_label() for axes in figure.axes for text in (*axes.lines, *axes.texts)}
-        figure.legend(handles=_legend(names), loc="outside upper center", ncols=5, fontsize=9)
+        legend_above(figure, *_legend(names), size=9)
     return True
 
 
@@ -117,5 +118,7 @@ for _name, _look in _LINES.items():
     _look["label"] = _name
 
 
-def _legend(names: set[str]) -> list[Line2D]:
-    return [Line2D([], [], **look) for name, look in _LINES.items() if name in names]
+def _legend(names: set[str]) -> tuple[list[Line2D], list[str]]:
+    """Handles and names of what is drawn."""
+    shown = [name for name in _LINES if name in names]
+    return [Line2D([], [], **_LINES[name]) for name in shown], shown

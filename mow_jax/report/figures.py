@@ -24,6 +24,7 @@ from mow_jax.report.plotting import (
     TRAINING,
     columns_for,
     compact,
+    legend_above,
     line_style,
     log_scale,
     panels,
@@ -220,8 +221,8 @@ def losses(run: Run, area: str, path: Path) -> bool:
         figure.supxlabel("updates", fontsize=9.5)
         named = {task: colour for task, colour in colours.items() if any(task in lines for lines in kinds.values())}
         if named:
-            handles = [Line2D([], [], color=colour, label=short(task)) for task, colour in named.items()]
-            figure.legend(handles=handles, loc="outside upper center", ncols=5, fontsize=8.5)
+            handles = [Line2D([], [], color=colour) for colour in named.values()]
+            legend_above(figure, handles, list(map(short, named)))
     return True
 
 

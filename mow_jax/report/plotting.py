@@ -6,7 +6,7 @@ knowledge, comparing, compare and sweep.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,18 @@ def _darken(figure: Figure) -> None:
                     put([DARK.get(to_hex(row), row) for row in value])
             elif is_color_like(value) and to_hex(value) in DARK:
                 put(DARK[to_hex(value)])
+
+
+def legend_above(figure: Figure, handles: Sequence[Any], names: Sequence[str], size: float = 8.5) -> None:
+    """A legend above all panels, in at most five columns and no more than fit; its rows make the figure higher."""
+    for columns in range(min(len(names), 5), 0, -1):
+        place = {"loc": "outside upper center", "ncols": columns, "fontsize": size}
+        legend = figure.legend(handles, names, **place)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            rows = -(-len(names) // columns)
+            figure.set_figheight(figure.get_figheight() + (rows - 1) * 1.6 * size / 72)
+            return
+        legend.remove()
 
 
 def panels(figure: Figure, count: int, columns: int) -> list[Axes]:

@@ -39,7 +39,7 @@ th, td { padding: .28rem .9rem .28rem 0; text-align: right; white-space: nowrap;
 th:first-child, td:first-child { text-align: left; }
 table.text th, table.text td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 table.text td:first-child { white-space: nowrap; }
-th { color: var(--quiet); font-weight: 600; }
+th { color: var(--quiet); font-weight: 600; white-space: normal; vertical-align: bottom; }
 tbody tr:hover { background: var(--hover); }
 figure { margin: 1rem 0 1.6rem; } img { max-width: 100%; height: auto; display: block; }
 .gallery { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; } .gallery figure { margin: .4rem 0; }
