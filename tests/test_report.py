@@ -277,7 +277,7 @@ def test_a_legend_is_as_wide_as_its_figure_at_most(name: str, count: int, column
         plotting.legend_above(figure, drawn[:1] * count, [name] * count)
     (legend,) = figure.legends
     around = legend.get_window_extent()
-    assert 0 <= around.x0 and around.x1 <= figure.bbox.width and around.y1 <= figure.bbox.height
+    assert around.x0 >= 0 and around.x1 <= figure.bbox.width and around.y1 <= figure.bbox.height
     assert legend._ncols == columns and (figure.get_figheight() > 3.0) == (count > columns)
 
 
