@@ -371,3 +371,13 @@ def test_a_gradient_after_long_silence_moves_no_parameter_further_than_the_clip_
     np.testing.assert_array_equal(moved[0.0], moved["plain"])
     np.testing.assert_allclose(moved["plain"] / 1e-3, [-3.16, -1.0, 3.16], atol=0.2)
     np.testing.assert_allclose(moved[1.0] / 1e-3, [-1.0, -1.0, 1.0], atol=2e-3)
+
+
+def test_groups_of_images_add_up_in_float32():
+    """In bfloat16 a running sum of many groups would lose more than the products do."""
+    x, y = 0.5 + normal(0, 2**17, 2, 2, 4), 0.5 + normal(1, 2**17, 2, 2, 4)
+    same = lambda z: z
+    add = lambda dtype: jax.jit(lambda *z: convolution._contract(same, same, *z))(x.astype(dtype), y.astype(dtype))
+    exact, rounded = add(jnp.float32), add(jnp.bfloat16)
+    assert rounded.dtype == jnp.bfloat16
+    assert jnp.linalg.norm(rounded.astype(jnp.float32) - exact) < 0.004 * jnp.linalg.norm(exact)

@@ -110,12 +110,12 @@ def _contract(left: Callable, right: Callable, x: jax.Array, y: jax.Array) -> ja
 
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
         grouped = lambda z: z.reshape(-1, size * math.prod(z.shape[1:3]), z.shape[-1])
-        return jnp.einsum("gri,gro->gio", grouped(left(x)), grouped(right(y))).sum(0)
+        return jnp.einsum("gri,gro->gio", grouped(left(x)), grouped(right(y))).sum(0, dtype=jnp.float32)
 
     if not _one_by_one(x):
-        return product(x, y)
+        return product(x, y).astype(x.dtype)
     part = lambda i: product(*(jax.lax.dynamic_slice_in_dim(z, i * size, size) for z in (x, y)))
-    return jax.lax.fori_loop(1, x.shape[0] // size, lambda i, total: total + part(i), part(0))
+    return jax.lax.fori_loop(1, x.shape[0] // size, lambda i, total: total + part(i), part(0)).astype(x.dtype)
 
 
 def _in_groups(function: Callable, x: jax.Array) -> jax.Array:
