@@ -129,7 +129,7 @@ def test_measured_numbers_keep_their_digits_in_a_model_of_bfloat16():
     layers = networks.init_mlp(jax.random.key(0), 1, (), 16, "normed")
     places = jnp.array([[0.6], [0.6013]])
     of = lambda **exact: (
-        networks.linear(layers[0], places, jnp.bfloat16) if not exact else networks.measured(layers[0], places)
+        networks.linear(layers[0], places, jnp.bfloat16) if not exact else networks.exactly(layers[0], places)
     )
     assert not np.any(np.diff(of(), axis=0)) and np.all(np.diff(of(exact=True), axis=0))
     above = networks.linear(
