@@ -28,7 +28,10 @@ here="--zone=$zone"
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 command -v gcloud > /dev/null || { echo "gcloud is not there: install Google Cloud's command line" >&2; exit 2; }
-"${PYTHON:-python3}" -B -c 'import mow_jax.origin' || { echo "run this from the root of the project, with python3 or \$PYTHON" >&2; exit 2; }
+if ! [[ -f mow_jax/origin.py ]] || ! "${PYTHON:-python3}" -B -c 'import mow_jax.origin'; then
+  echo "run this from the root of the project, with python3 or \$PYTHON" >&2
+  exit 2
+fi
 if [[ " $*" != *" --workdir=/mnt/runs/"* ]]; then
   echo "--workdir must lie under /mnt/runs, the share that all workers see" >&2
   exit 2

@@ -20,7 +20,10 @@ FLAT = 0.05  # of a return's size: no gain
 FAR = 10.0  # times the largest return that was ever met
 AWAY = 30.0  # times the loss that sigma should follow
 KEPT = 0.7  # of what a return has gained: less is forgotten ...
-CLEAR = 3.0  # ... where it falls by so many times its range while it was solved
+CLEAR, LEAST = (
+    3.0,
+    0.1,
+)  # ... where it falls by so many times its range while it was solved, at least so much of its gain
 MEMORY = 100  # lines back to when it was
 
 
@@ -70,7 +73,8 @@ def forgotten(returns: list[float]) -> bool:
     first, late = min(returns[:PATIENCE]), max(returns[-PATIENCE:])
     windows = [returns[-MEMORY:][start:-PATIENCE] for start in range(PATIENCE)]
     lowest, highest = max((min(window), max(window)) for window in zip(*windows, strict=False))
-    return late < first + KEPT * (lowest - first) and lowest - late > CLEAR * (highest - lowest)
+    gain, spread = lowest - first, highest - lowest
+    return gain > 0 and late < first + KEPT * gain and lowest - late > CLEAR * max(spread, LEAST * gain)
 
 
 def explodes(imagined: list[float], returns: list[float]) -> bool:
@@ -111,7 +115,7 @@ RULES = (
     ),
     Rule(
         "A solved task is forgotten, late",
-        "{task} was learned and is lost again; bound each update (MoW: optimizer.world_update_clip) or learn slower",
+        "{task} was learned and is lost again; lower optimizer.world_update_clip (MoW; 0 is none) or learn slower",
         ("episode/{task}/return",),
         forgotten,
     ),
@@ -141,9 +145,9 @@ class Advice:
 
     def __init__(self, tasks: list[str], warmup: int, fresh: bool = True, once: bool = False):
         """`warmup`: updates of the warm-up, of which only losses are looked at; `fresh`: learned from nothing, else a
-        loss may well stay where it began; `once`: evaluated at its end alone."""
+        loss may well stay where it began, and a return has no gain to lose; `once`: evaluated at its end alone."""
         self._tasks, self._warmup = tasks, warmup
-        self._rules = [rule for rule in RULES if fresh or rule.holds is not stands]
+        self._rules = [rule for rule in RULES if fresh or rule.holds not in (stands, forgotten)]
         if once:
             self._rules.append(REWARDS._replace(names=(*REWARDS.names, "update"), holds=unknown_at_end))
         self._series: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""The records that flow between the rooms, and the letters their shapes are written in.
+"""The records that flow between modules, and the letters their shapes are written in.
 
 Imports nothing of ours and no jax: environments, actors, replay and report rely on it.
 

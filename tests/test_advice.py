@@ -80,6 +80,10 @@ def test_a_return_is_forgotten_where_it_had_kept_and_stays_away():
     assert told(*rose, *kept, 5.0, 6.0, 5.0) == 0, "not far"
     assert told(*rose, 9.0, 4.0, 7.0, 0.0, 2.0, 1.0) == 0, "no further than it had swayed"
     assert told(*rose, *kept, 0.0, 3.0) == 0, "too early to tell"
+    assert told(*[0.0] * 6, -0.01, -0.02, -0.01) == told(*[-100.0] * 3, *[-150.0] * 100, *[-160.0] * 3) == 0, "no gain"
+    assert told(0.0, 0.0, 1.0, *[8.0] * 6, 5.5, 5.5, 5.5) == 1 > told(0.0, 0.0, 1.0, *[8.0] * 6, 5.7, 5.7, 5.7)
+    forgets = lambda n: {"episode/a/return": [0.0, 0.0, 1.0, *[8.0] * 6, 2.0, 2.0, 2.0][n]}
+    assert len(heard(forgets, 12)) == 1 and heard(forgets, 12, fresh=False) == []
 
 
 def test_the_only_evaluation_counts_where_it_is_at_the_end_of_a_long_run():

@@ -87,23 +87,6 @@ def test_the_jobset_starts_one_process_a_pod():
     assert flags["coordinator_address"] == f"{names}:{container['ports'][0]['containerPort']}"
 
 
-def test_the_jobset_starts_no_run_again_that_was_refused():
-    spec = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())["spec"]
-    (job,) = spec["replicatedJobs"]
-    job = job["template"]["spec"]
-    (container,) = job["template"]["spec"]["containers"]
-    words = [*container["command"][1:], *container["args"][4:], "--config.seed=-1"]  # those of one process
-    refused = subprocess.run([sys.executable, *words], cwd=LAUNCH.parent, capture_output=True, check=False).returncode
-    (rule,) = job["podFailurePolicy"]["rules"]
-    codes = rule["onExitCodes"]
-    assert (codes["operator"], codes["values"], rule["action"]) == ("In", [refused], "FailJob")
-    assert codes["containerName"] == container["name"] and job["template"]["spec"]["restartPolicy"] == "Never"
-    (rule,) = spec["failurePolicy"]["rules"]
-    assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
-    (preempted,) = (word for word in container["args"] if "preempted" in word)
-    assert preempted.partition("=")[2] not in map(str, codes["values"])
-
-
 def test_the_launcher_on_this_machine_explains_itself():
     done = subprocess.run([LAUNCH / "local.sh"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "launch/local.sh N --config" in done.stdout

@@ -111,6 +111,24 @@ def no_plans() -> ActState:
     return ActState(np.zeros((TASKS, ENVS, HORIZON, ACTIONS), np.float32))
 
 
+def test_who_acts_by_the_bare_policy_draws_in_float32(monkeypatch):
+    """Its probabilities are the ratios' denominators: the same numbers in a model of bfloat16 as in one of float32."""
+    made, noise = agent(), np.random.default_rng(2).normal(size=(5, ACTIONS)).astype(np.float32)
+    half = dataclasses.replace(made, world=dataclasses.replace(made.world, dtype=jnp.bfloat16))
+    layers, z = started(made).params["policy"], np.random.default_rng(3).random((5, 16)).astype(np.float32)
+    drawn = lambda made, **how: world_model.choose(made.world, layers, np.ones(3), MASK[0], z, noise, **how).raw
+    np.testing.assert_array_equal(drawn(half, exact=True), drawn(made))
+    assert np.abs(drawn(half) - drawn(made)).max() > 1e-4
+    asked, choose = [], world_model.choose
+    monkeypatch.setattr(world_model, "choose", lambda *given, **how: asked.append(how) or choose(*given, **how))
+    row, first_steps = rows(ENVS, 1), np.ones((TASKS, ENVS), bool)
+    act = jax.vmap(functools.partial(algorithm.act, half), axis_name="device")
+    lead = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)
+    given = (started(made), no_plans(), row.observation[:, :, 0], first_steps, np.int32(0))
+    jax.eval_shape(act, *map(lead, given), shard(MASK, 1))
+    assert {"exact": True} in asked
+
+
 def by_path(*trees) -> dict:
     flat = [jax.tree_util.tree_leaves_with_path(tree) for tree in trees]
     return {jax.tree_util.keystr(row[0][0]): tuple(leaf for _, leaf in row) for row in zip(*flat, strict=True)}

@@ -127,7 +127,8 @@ def test_no_bonus_where_nothing_is_known_or_nothing_differs():
 def scaled(monkeypatch) -> None:
     """The policy's only parameter is by how much of the latent its mean is."""
 
-    def choose(model, scale, e, mask, z, noise, exact=False):
+    def choose(model, scale, e, mask, z, noise, exact):
+        assert exact, "a ratio takes probabilities in float32"
         mean = scale * z
         return Choice(jnp.tanh(mean), mean, mean, jnp.full_like(mean, -3.0))
 
@@ -139,7 +140,9 @@ def scaled(monkeypatch) -> None:
 def test_a_ratio_that_has_led_far_enough_leads_no_further(scaled, ratio: float, advantage: float):
     """Of one row: the loss is -min(ratio A, clip(ratio, 0.8, 1.2) A), and there is no gradient where the clip won."""
     made, mask, z = trust(bonus="none", beta=0.0, steps=1), np.ones(2), np.array([[0.6, 0.9]])
-    likely = lambda scale: fresh.log_prob(fresh.world_model.choose(None, scale, None, mask, z, None), mask, 0.52 * z)
+    likely = lambda scale: fresh.log_prob(
+        fresh.world_model.choose(None, scale, None, mask, z, None, True), mask, 0.52 * z
+    )
     before = likely(0.51) - np.log(ratio)
     rows = fresh.Rows(z, 0.52 * z, before, np.array([advantage]), {})
     ask = lambda scale: fresh.loss(RAW, made, {"policy": scale}, None, mask, rows)
@@ -156,7 +159,7 @@ def test_the_policy_alone_steps_at_the_round_s_weight(scaled, monkeypatch):
     monkeypatch.setattr(fresh.world_model, "critic", lambda model, layers, e, z: z @ layers)
     rng, mask = np.random.default_rng(0), np.ones((1, 2), bool)
     z, start = 0.5 + rng.random((1, 5, 2)), {"policy": jnp.float32(0.51), "value": jnp.float32(rng.normal(size=(2, 7)))}
-    before = fresh.log_prob(fresh.world_model.choose(None, 0.51, None, 1, z, None), 1, 0.52 * z)
+    before = fresh.log_prob(fresh.world_model.choose(None, 0.51, None, 1, z, None, True), 1, 0.52 * z)
     rows = fresh.Rows(z, 0.52 * z, before, rng.normal(size=(1, 5)), {"value": rng.normal(size=(1, 5))})
     model, places = types.SimpleNamespace(tasks=1, limit=3.0, squashed=False), shard(mask, 1)
 
@@ -180,7 +183,7 @@ def test_a_row_that_was_lost_with_its_environment_says_nothing_of_the_policy(sca
     made, mask, rng = trust(bonus="none", beta=0.0, steps=1), np.ones(2), np.random.default_rng(0)
     z, advantage = 0.5 + rng.random((5, 2)), rng.normal(size=5)
     raw = 0.52 * z
-    drawn = fresh.log_prob(fresh.world_model.choose(None, 0.5, None, mask, z, None), mask, raw)
+    drawn = fresh.log_prob(fresh.world_model.choose(None, 0.5, None, mask, z, None, True), mask, raw)
     whole = fresh.Rows(z, raw, drawn, advantage, {})
     lost = whole._replace(raw=whole.raw * (np.arange(5) != 3)[:, None], log_prob=drawn * (np.arange(5) != 3))
     without = jax.tree.map(lambda x: x[np.arange(5) != 3], whole)
@@ -215,7 +218,8 @@ def test_every_epoch_goes_through_the_rows_once():
 def test_a_round_s_bonus_for_entropy_narrows_a_policy_that_tanh_cuts_and_widens_others(monkeypatch):
     """The policy's only parameter is its log deviation; nothing was better than anything else."""
 
-    def choose(model, log_std, e, mask, z, noise, exact=False):
+    def choose(model, log_std, e, mask, z, noise, exact):
+        assert exact
         raw = jnp.exp(log_std) * noise
         return Choice(jnp.tanh(raw), raw, jnp.zeros_like(raw), jnp.broadcast_to(log_std, raw.shape))
 
@@ -226,7 +230,7 @@ def test_a_round_s_bonus_for_entropy_narrows_a_policy_that_tanh_cuts_and_widens_
     def slope(model, deviation: float) -> float:
         """Of the loss: where it is negative the policy widens."""
         raw, at = deviation * noise, float(np.log(deviation))
-        likely = fresh.log_prob(choose(model, at, None, mask, None, noise), mask, raw)
+        likely = fresh.log_prob(choose(model, at, None, mask, None, noise, True), mask, raw)
         rows = fresh.Rows(noise, raw, likely, np.zeros(500), {})
         return float(jax.grad(lambda at: fresh.loss(model, made, {"policy": at}, None, mask, rows)[0])(at))
 
