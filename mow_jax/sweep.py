@@ -124,11 +124,12 @@ def compiled_once(options: argparse.Namespace, runs: int) -> Iterator[None]:
 def _refuse_another(job: Job, settings: Any) -> None:
     """Raises BadInput where the run's folder holds a run of other settings."""
     try:
-        saved = config.of_saved(json.loads((job.directory / "config.json").read_text()))
+        written = json.loads((job.directory / "config.json").read_text())
+        saved, began = config.of_saved(written), config.kept(written, settings, _words(job))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # there is none yet, or training says what is wrong with it
     plain = lambda settings: checks.scheduled(checks.flat(json.loads(json.dumps(settings.to_dict(), default=list))))
-    wanted, found = plain(settings) | {"seed": job.seed}, plain(saved)
+    wanted, found = plain(settings) | {"seed": job.seed} | began, plain(saved)
     under = lambda key, keys: any(key == other or key.startswith(f"{other}.") for other in keys)
     locked = config.of_system(settings.system).LOCKED
     for key in [key for key in wanted if not under(key, FREE) or under(key, locked)]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 
 from mow_jax import locks, processes
 from mow_jax.checks import FREE_ON_RESUME, flat
-from mow_jax.config import check_keys, default, of_saved, of_system
+from mow_jax.config import check_keys, default, kept, of_saved, of_system
 from mow_jax.types import BadInput
 
 # What a run owes is counted by these from its first step: changed later, none of it or thousands of updates are due.
@@ -60,7 +61,10 @@ def agree(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Config
     if not (workdir / "config.json").exists():
         config.train.schedule_steps = config.train.schedule_steps or config.train.steps
         return config
-    old = read(workdir)
+    old, saved = read(workdir), json.loads((workdir / "config.json").read_text())
+    if old.system == config.system:
+        began = kept(saved, config, sys.argv)
+        config.update_from_flattened_dict({k: began[k] for k in began if not _under(k, allowed)})
     config.train.schedule_steps = config.train.schedule_steps or old.train.schedule_steps
     counted = [line for line in differences(old, config) if line.split(":")[0] in COUNTED]
     if counted and has_saved(workdir):
@@ -129,8 +133,13 @@ def differences(old: ConfigDict, new: ConfigDict, allowed: tuple[str, ...] = ())
     """Lines "key: old -> new" for the keys that a resumed run must not change, those under `allowed` left out."""
     before, after = flat(old), flat(new)
     free = (*(key for key in FREE_ON_RESUME if key not in of_system(old.system).LOCKED), *allowed)
-    locked = [k for k in sorted(before | after) if not any(k == f or k.startswith(f + ".") for f in free)]
+    locked = [k for k in sorted(before | after) if not _under(k, free)]
     return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in locked if before.get(k) != after.get(k)]
+
+
+def _under(key: str, names: tuple[str, ...]) -> bool:
+    """Whether a key is one of the names, or in a section that is."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def read(workdir: Path) -> ConfigDict:

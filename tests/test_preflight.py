@@ -317,6 +317,23 @@ def test_a_config_that_cannot_be_written_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_of_before_a_key_goes_on_as_it_began(tmp_path, monkeypatch):
+    """By the command that began it, whatever the key's default is; another value is refused or allowed as ever."""
+    workdir.write(tmp_path, tiny())
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["optimizer"]["world_update_clip"], saved["agent"]["unimix"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    agreed = workdir.agree(tmp_path, tiny(), ())
+    assert (agreed.optimizer.world_update_clip, agreed.agent.unimix) == (0.0, 0.0)
+    agreed = workdir.agree(tmp_path, tiny(), ("optimizer",))
+    assert (agreed.optimizer.world_update_clip, agreed.agent.unimix) == (1.0, 0.0)
+    with pytest.raises(BadInput, match="optimizer.world_update_clip: 0.0 -> 0.5"):
+        workdir.agree(tmp_path, tiny({"optimizer.world_update_clip": 0.5}), ())
+    monkeypatch.setattr("sys.argv", ["train", "--config.optimizer.world_update_clip=1.0"])
+    with pytest.raises(BadInput, match="optimizer.world_update_clip: 0.0 -> 1.0"):
+        workdir.agree(tmp_path, tiny(), ())
+
+
 def test_a_schedule_that_is_given_is_taken_refused_or_allowed(tmp_path):
     agreed = lambda steps, schedule, allowed=(): workdir.agree(
         tmp_path, tiny({"train.steps": steps, "train.schedule_steps": schedule}), allowed

@@ -197,6 +197,7 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path, monkeypatch,
     [
         ("agent", "unimix", 0.01),  # older ones mixed nothing in, whatever is the default since
         ("router", "noise", 0.75),  # not the default, which they had
+        ("agent", "unimix", None),  # a default that came later binds no older run, unless it is asked for
         ("suite", "gymnasium", None),  # of all keys the default, which is wanted
     ],
 )

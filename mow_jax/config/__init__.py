@@ -159,6 +159,15 @@ def of_saved(saved: dict[str, Any]) -> ConfigDict:
     return config
 
 
+def kept(saved: dict[str, Any], config: ConfigDict, words: list[str]) -> dict[str, Any]:
+    """{key: value} that a run began with whose config.json, `saved`, is older than the key, where `config` has but the
+    default that came with it, and no word of the command asks for it: the run goes on as it began."""
+    before, held = checks.flat(of_system(config.system).BEFORE), checks.flat(saved)
+    now, usual = checks.flat(config), checks.flat(default(config.system))
+    asked = {word.partition("=")[0].removeprefix("--config.") for word in words}
+    return {k: value for k, value in before.items() if k not in {*held, *asked} and now.get(k) == usual[k]}
+
+
 def _renamed(saved: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     """A saved config with its keys as they are called now."""
     for old, new in names.items():
