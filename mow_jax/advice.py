@@ -20,10 +20,8 @@ FLAT = 0.05  # of a return's size: no gain
 FAR = 10.0  # times the largest return that was ever met
 AWAY = 30.0  # times the loss that sigma should follow
 KEPT = 0.7  # of what a return has gained: less is forgotten ...
-CLEAR, LEAST = (
-    3.0,
-    0.1,
-)  # ... where it falls by so many times its range while it was solved, at least so much of its gain
+CLEAR = 3.0  # ... where it falls by so many times its range while it was solved,
+LEAST = 0.1  # a range taken to be at least so much of the gain
 MEMORY = 100  # lines back to when it was
 
 

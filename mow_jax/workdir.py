@@ -62,7 +62,7 @@ def agree(workdir: Path, config: ConfigDict, allowed: tuple[str, ...]) -> Config
         config.train.schedule_steps = config.train.schedule_steps or config.train.steps
         return config
     old, saved = read(workdir), json.loads((workdir / "config.json").read_text())
-    if old.system == config.system:
+    if old.system == config.system:  # a value that is the default may still have been asked for: the command says
         began = kept(saved, config, sys.argv)
         config.update_from_flattened_dict({k: began[k] for k in began if not _under(k, allowed)})
     config.train.schedule_steps = config.train.schedule_steps or old.train.schedule_steps
